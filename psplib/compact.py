@@ -1,0 +1,160 @@
+"""A pruned network without its dead units: the same function, less work.
+
+A unit that no surviving weight or bias feeds puts out zero; one that no surviving weight reads
+changes nothing. Both go, along the whole chain of layers. What is left of a layer is a smaller
+dense layer or, where few of its weights survive, a sparse one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .masks import Mask
+
+# Below this density the sparse products of the CPU are faster than the dense ones (measured:
+# 0.30 against 1.05 ms a step at 5 % of 784x300, batch 100).
+SPARSE_BELOW = 0.1
+
+
+@dataclass(frozen=True)
+class Compact:
+    """`model` computes what the full network computes under its mask.
+
+    `index` (p,) int64 holds, for each of the compact model's p parameters in order, its position
+    in the full network's flat vector. `inputs` holds the input features that are read, or None
+    where the model reads images whole.
+    """
+
+    model: nn.Module
+    index: Tensor
+    inputs: Tensor | None
+    units: tuple[int, ...]
+
+    def read(self, x: Tensor) -> Tensor:
+        """The part of a batch of images (N, C, H, W) that the model reads."""
+        return x if self.inputs is None else x.flatten(1)[:, self.inputs]
+
+
+def compact(model: nn.Module, mask: Mask) -> Compact:
+    """The compact form of a chain of layers under a mask; other networks keep their shape.
+
+    The full `model` is not changed, and its values are not copied: load them through `index`.
+    """
+    whole = torch.arange(len(mask.flat))
+    chain = dict(model.named_children()) if isinstance(model, nn.Sequential) else {}
+    layers = [name for name, m in chain.items() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not layers or mask.kept == len(mask.flat):
+        return Compact(model, whole, None, ())
+    masks = dict(mask.items())
+    positions = dict(mask.with_flat(torch.ones_like(mask.flat)).items())
+    start = 0
+    for name, m in positions.items():
+        positions[name] = torch.arange(start, start + m.numel()).view(m.shape)
+        start += m.numel()
+    weights = [_by_unit(masks[f"{name}.weight"], chain, layers, i) for i, name in enumerate(layers)]
+    alive = _alive(weights, [masks[f"{name}.bias"] for name in layers])
+
+    small: OrderedDict[str, nn.Module] = OrderedDict()
+    index: list[Tensor] = []
+    first_is_linear = isinstance(chain[layers[0]], nn.Linear)
+    units = alive[0] if first_is_linear else torch.arange(weights[0].shape[1])
+    inputs = units if first_is_linear else None
+    for name, module in chain.items():
+        if name not in layers:
+            # A compact first layer is fed features that are flat already.
+            small[name] = nn.Identity() if inputs is not None and not index else module
+            continue
+        kept = alive[layers.index(name) + 1]
+        at, survives = positions[f"{name}.weight"][kept], masks[f"{name}.weight"][kept]
+        columns = _columns(units, at.shape[1] // weights[layers.index(name)].shape[1])
+        at, survives = at[:, columns], survives[:, columns]
+        is_sparse = at.ndim == 2 and float(survives.float().mean()) < SPARSE_BELOW
+        if is_sparse and not index:
+            small[name] = SparseLinear(survives)
+            index.append(at[survives])
+        elif isinstance(module, nn.Conv2d):
+            small[name] = nn.Conv2d(
+                at.shape[1], at.shape[0], module.kernel_size, module.stride, module.padding
+            )
+            index.append(at.flatten())
+        else:
+            small[name] = nn.Linear(at.shape[1], at.shape[0])
+            index.append(at.flatten())
+        index.append(positions[f"{name}.bias"][kept])
+        units = kept
+    counts = tuple(len(a) for a in (alive if first_is_linear else alive[1:]))
+    return Compact(nn.Sequential(small), torch.cat(index), inputs, counts)
+
+
+def _by_unit(mask: Tensor, chain: dict[str, nn.Module], layers: list[str], i: int) -> Tensor:
+    """A layer's mask as (units out, units in): a convolution's unit is a channel, also for the
+    linear layer that reads its flattened maps."""
+    if mask.ndim == 4:
+        return mask.flatten(2).any(2)
+    before = chain[layers[i - 1]] if i else None
+    if isinstance(before, nn.Conv2d):
+        return mask.view(len(mask), before.out_channels, -1).any(2)
+    return mask
+
+
+def _alive(weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
+    """Indices of the live units before and after each layer; the network's outputs all live.
+
+    One pass forwards (who is fed) and one backwards (who is read) reach the fixed point: what
+    feeds a fed unit is fed itself, and what a read unit reads is read.
+    """
+    fed = [torch.ones(weights[0].shape[1], dtype=torch.bool)]
+    for weight, bias in zip(weights, biases, strict=True):
+        fed.append(bias | (weight & fed[-1]).any(1))
+    read = [torch.ones(len(weights[-1]), dtype=torch.bool)]
+    for weight in reversed(weights):
+        read.append((weight & read[-1][:, None]).any(0))
+    alive = [(f & r).nonzero().flatten() for f, r in zip(fed, reversed(read), strict=True)]
+    alive[-1] = torch.arange(len(weights[-1]))
+    # A layer may die out altogether; one idle unit keeps the shapes legal and changes nothing.
+    return [a if len(a) else torch.zeros(1, dtype=torch.int64) for a in alive]
+
+
+def _columns(units: Tensor, block: int) -> Tensor:
+    """The columns of a weight that read `units`, each of which owns `block` neighbours."""
+    return (units[:, None] * block + torch.arange(block)).flatten()
+
+
+class _SparseProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, pattern: Tensor) -> Tensor:
+        ctx.save_for_backward(x, pattern)
+        return (pattern @ x.t().contiguous()).t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        x, pattern = ctx.saved_tensors
+        columns = gradient.t().contiguous()
+        return torch.sparse.sampled_addmm(pattern, columns, x, beta=0.0).values(), None, None
+
+
+class SparseLinear(nn.Module):
+    """A linear layer that stores, multiplies and learns its surviving weights only.
+
+    It is a network's first layer: no gradient reaches its input.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        rows = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
+        self.register_buffer("rows", rows.int(), persistent=False)
+        self.register_buffer("columns", mask.nonzero()[:, 1].int(), persistent=False)
+        self.shape = tuple(mask.shape)
+        self.weight = nn.Parameter(torch.zeros(int(mask.sum())))
+        self.bias = nn.Parameter(torch.zeros(len(mask)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pattern = torch.sparse_csr_tensor(
+            self.rows, self.columns, self.weight.detach(), self.shape, check_invariants=False
+        )
+        return _SparseProduct.apply(self.weight, x, pattern) + self.bias

@@ -1,0 +1,216 @@
+"""The paper's experiments: from a panel's configuration to runs, from runs to a tidy table."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import data, lobster, models, tickets
+from .checks import PsplibError
+from .lobster import Lobster
+from .masks import Mask
+from .runs import Artefact, Parts, Store
+from .scales import EXPERIMENTS, SCALES, Panel, panel
+from .tickets import Retraining
+from .training import Checkpoint, Report
+
+Config = Lobster | Retraining
+
+
+def known(panel: Panel, store: Store) -> list[Config]:
+    """The runs of a panel, in the order of their worth.
+
+    How many points a gradual run has is known only when it is done: until then the retrainings
+    from its masks are not in the list.
+    """
+    gradual: list[Config] = [*panel.lobsters[:1], panel.dense, *panel.lobsters[1:]]
+    if not store.has(panel.lobsters[0]):
+        return gradual
+    points = store.load(panel.lobsters[0]).table("points")["point"]
+    return gradual + list(panel.retrainings([int(p) for p in points if p > 0]))
+
+
+def compute(
+    config: Config,
+    store: Store,
+    device: torch.device,
+    report: Report = lambda done, total, note: None,
+    wait: bool = True,
+) -> Artefact | None:
+    """Make a run, or load it if it is there; None if another process has it and `wait` is false."""
+
+    def make(checkpoint: Checkpoint) -> tuple[Parts, data.Data]:
+        gradual = config if isinstance(config, Lobster) else config.lobster
+        loaded = _load(gradual.data, device, gradual.split_seed, gradual.architecture)
+        with _one_thread(device):
+            if isinstance(config, Lobster):
+                return _gradual_parts(lobster.run(config, loaded, checkpoint)), loaded
+            mask = point_mask(config.lobster, config.point, store)
+            return _retraining_parts(tickets.run(config, loaded, mask, checkpoint)), loaded
+
+    return store.compute(config, make, report, wait)
+
+
+def point_mask(config: Lobster, point: int, store: Store) -> Mask:
+    """The mask at a point of a gradual run; point 0 is dense and needs no run."""
+    dense = Mask.dense(models.build(config.architecture, config.seed))
+    if point == 0:
+        return dense
+    masks = store.load(config).tensors("masks")["packed"]
+    if point >= len(masks):
+        raise PsplibError(f"The gradual run has {len(masks)} points; point {point} was asked for.")
+    bits = np.unpackbits(masks[point].numpy(), count=len(dense.flat))
+    return dense.with_flat(torch.from_numpy(bits).bool())
+
+
+def point_weights(config: Lobster, point: int, store: Store) -> torch.Tensor:
+    """The weights (P,) of a gradual run at a point, pruned ones zero."""
+    survivors = store.load(config).tensors("weights")[f"point{point}"]
+    flat = point_mask(config, point, store).flat
+    return torch.zeros(len(flat)).masked_scatter_(flat, survivors)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, device: torch.device, seed: int, architecture: str) -> data.Data:
+    return data.load(name, device=device, seed=seed, image=models.IMAGE[architecture])
+
+
+@contextlib.contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU a run has one thread: its bits do not depend on the number of cores, and several
+    runs side by side use them better."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gradual_parts(result: lobster.Result) -> Parts:
+    packed = torch.from_numpy(np.packbits(result.masks.numpy(), axis=1))
+    survivors = {
+        f"point{i}": weights[mask]
+        for i, (weights, mask) in enumerate(zip(result.weights, result.masks, strict=True))
+        if i > 0  # the dense network is large, and nothing is made from it
+    }
+    return {
+        "points": result.points, "history": result.history,
+        "masks": {"packed": packed}, "weights": survivors,
+    }
+
+
+def _retraining_parts(result: tickets.Result) -> Parts:
+    packed = torch.from_numpy(np.packbits(result.mask.numpy()))
+    return {
+        "replicas": result.replicas, "history": result.history,
+        "best": {"packed": packed, "weights": result.weights[result.mask]},
+    }
+
+
+@dataclass(frozen=True)
+class Figure1:
+    """A panel's tidy table: a row per network.
+
+    Columns: `arm`, `lobster_seed`, `replica`, `point`, `kept`, `sparsity`, `weight_sparsity`,
+    `validation_loss`, `validation_error`, `test_loss`, `test_error` (shares, not per cent),
+    `best_epoch`. `missing` holds the runs that are not there; `artefacts` those that are.
+    """
+
+    panel: Panel
+    table: pd.DataFrame
+    missing: tuple[Config, ...]
+    artefacts: tuple[Artefact, ...]
+
+
+COLUMNS = (
+    "arm", "lobster_seed", "replica", "point", "kept", "sparsity", "weight_sparsity",
+    "validation_loss", "validation_error", "test_loss", "test_error", "best_epoch",
+)
+
+
+def collect(panel: Panel, store: Store) -> Figure1:
+    """The panel's table from the runs that a store has."""
+    frames, missing, artefacts = [], [], []
+    for config in known(panel, store):
+        if not store.has(config):
+            missing.append(config)
+            continue
+        artefact = store.load(config)
+        artefacts.append(artefact)
+        if isinstance(config, Lobster):
+            frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
+        else:
+            frame = artefact.table("replicas").assign(
+                arm=config.arm, lobster_seed=config.lobster.seed, point=config.point
+            )
+        frames.append(frame.reindex(columns=list(COLUMNS)))
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
+    table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
+    return Figure1(panel, table, tuple(missing), tuple(artefacts))
+
+
+def largest_published(name: str, store: Store) -> Panel:
+    """The panel at the largest scale of which the store has the first gradual run."""
+    for scale in reversed(SCALES):
+        candidate = panel(name, scale)
+        if store.has(candidate.lobsters[0]):
+            return candidate
+    raise PsplibError(f"No results of {name} are published yet under {store.root}.")
+
+
+# Seconds of one core for an epoch of LeNet-300, measured: on MNIST dense, and in compact form.
+_DENSE_EPOCH, _COMPACT_EPOCH = 1.15, 0.45
+_EPOCHS_OF_A_GRADUAL_RUN = 800
+
+
+def seconds(config: Config, store: Store) -> float:
+    """What a run costs in seconds of one core: measured if it is done, else estimated."""
+    if store.has(config):
+        return float(store.load(config).provenance["seconds"])
+    gradual = config if isinstance(config, Lobster) else config.lobster
+    share = 0.025 if gradual.data == "digits" else 1.0
+    if isinstance(config, Lobster):
+        epochs = min(config.max_epochs, _EPOCHS_OF_A_GRADUAL_RUN)
+        return share * epochs * (_DENSE_EPOCH + 3 * _COMPACT_EPOCH) / 4
+    dense = config.arm == "dense" or (config.arm.startswith("restructured") and config.point < 3)
+    epoch = _DENSE_EPOCH if dense else _COMPACT_EPOCH
+    return share * len(config.replicas) * config.epochs * epoch
+
+
+def status(store: Store, shown: Store) -> pd.DataFrame:
+    """A row per experiment and scale: runs done, running, missing, published; hours of one core
+    spent and still to spend."""
+    rows: list[dict[str, Any]] = []
+    for name in EXPERIMENTS:
+        for scale in SCALES:
+            configs = known(panel(name, scale), store)
+            done = [c for c in configs if store.has(c)]
+            running = [c for c in configs if not store.has(c) and store.running(c)]
+            left = sum(seconds(c, store) * (1 - _share(c, store)) for c in configs if c not in done)
+            open_ended = not store.has(configs[0])
+            rows.append(
+                {
+                    "experiment": name, "scale": scale, "done": len(done),
+                    "running": len(running), "missing": len(configs) - len(done) - len(running),
+                    "published": sum(shown.has(c) for c in known(panel(name, scale), shown)),
+                    "core minutes spent": round(sum(seconds(c, store) for c in done) / 60, 1),
+                    "core minutes left": f"{'> ' if open_ended else ''}{left / 60:.1f}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _share(config: Config, store: Store) -> float:
+    progress = store.progress(config)
+    return min(1.0, progress["done"] / progress["total"]) if progress else 0.0
+
+

@@ -1,0 +1,188 @@
+"""What is retrained from the mask of a gradual pruning run, without its regulariser.
+
+`rewound`: the initial values of the pruned network (Frankle & Carbin, 2019; the paper's
+"one-shot"). `reinitialised`: new initial values (Liu et al., 2019). `restructured-layer` and
+`restructured-global`: new initial values and a random mask of the same count, layer by layer or over
+the whole network. `magnitude`: the mask of the largest weights of the trained dense network, rewound
+(one-shot magnitude pruning). `dense`: nothing pruned, new initial values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import models
+from .checks import one_of
+from .config import setting
+from .data import Data
+from .lobster import Lobster
+from .masks import Mask, magnitude, random_structure
+from .training import Checkpoint, Learner, Sgd, flat, order
+
+ARMS = (
+    "dense", "rewound", "reinitialised", "restructured-layer", "restructured-global", "magnitude",
+)
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Replicas of one arm at one point of a gradual pruning run.
+
+    A replica's number draws its order of samples and, where the arm asks for them, its initial
+    values and its structure: arms share them replica by replica, so that they can be compared in
+    pairs.
+    """
+
+    lobster: Lobster = setting("paper", "Sec. 5: the masks are LOBSTER's")
+    point: int = setting("paper", "Fig. 1: one x-value")
+    arm: str = setting("paper", "Sec. 5; the paper names no scope of the random structures: both")
+    replicas: tuple[int, ...] = setting(
+        "paper", "Sec. 5: 10 initialisations, 10 structures; ours also repeats the rewound network"
+    )
+    epochs: int = setting(
+        "reference",
+        "Frankle & Carbin train LeNet-300 for 50,000 steps of 60 images, 3.0 million; 60 epochs of "
+        "54,000 are 3.2 million",
+        default=60,
+    )
+    learning_rate: float = setting("ours", "as in the LOBSTER run", default=0.1)
+    batch_size: int = setting("ours", "as in the LOBSTER run", default=100)
+
+    def __post_init__(self) -> None:
+        one_of("arm", self.arm, ARMS)
+
+
+@dataclass(frozen=True)
+class Result:
+    """`replicas`: a row per replica, scored at its best epoch (lowest validation error, of equal
+    ones lowest validation loss); `history`: a row per epoch; `weights` (P,) and `mask` of the
+    replica that is best on validation."""
+
+    replicas: pd.DataFrame
+    history: pd.DataFrame
+    weights: Tensor
+    mask: Tensor
+
+
+def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
+    """Initial values (P,) and mask of a replica; `mask` is that of the point."""
+    architecture = config.lobster.architecture
+    rewinds = config.arm in ("rewound", "magnitude")
+    seed = config.lobster.seed if rewinds else models.derive("replica", replica)
+    if config.arm.startswith("restructured"):
+        generator = torch.Generator().manual_seed(
+            models.derive("structure", config.arm, config.point, replica)
+        )
+        mask = random_structure(mask, config.arm.removeprefix("restructured-"), generator)
+    return flat(models.build(architecture, seed)), mask
+
+
+def magnitude_mask(config: Retraining, data: Data, kept: int) -> Mask:
+    """The `kept` largest weights of the dense network after its own training."""
+    model = models.build(config.lobster.architecture, config.lobster.seed)
+    mask = Mask.dense(model)
+    learner = Learner(model, mask, data, config.batch_size)
+    learner.weights = flat(model).to(data.train.x.device)
+    for epoch in range(1, config.epochs + 1):
+        learner.epoch(
+            order(len(data.train), config.lobster.seed, epoch), Sgd(config.learning_rate)
+        )
+    return magnitude(learner.weights.cpu(), mask, kept)
+
+
+def run(
+    config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None
+) -> Result:
+    """Retrain every replica of the configuration from the mask of its point."""
+    checkpoint = checkpoint or Checkpoint()
+    model = models.build(config.lobster.architecture, config.lobster.seed)
+    device = data.train.x.device
+    rows: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
+    champion: dict[str, Tensor] = {}
+    resumed: tuple[dict[str, Tensor], Any] | None = checkpoint.load()
+    if resumed:
+        tensors, state = resumed
+        rows, history = state["rows"], state["history"]
+        if config.arm == "magnitude":
+            mask = mask.with_flat(tensors["mask"])
+        champion = {n: tensors[f"champion.{n}"] for n in ("weights", "mask") if rows}
+    elif config.arm == "magnitude":
+        mask = magnitude_mask(config, data, mask.kept)
+
+    for position, replica in enumerate(config.replicas):
+        if position < len(rows):
+            continue
+        weights, own_mask = initial(config, mask, replica)
+        learner = Learner(model, own_mask, data, config.batch_size)
+        learner.weights = weights.to(device)
+        best, first = _Best(learner.state()), 1
+        if resumed and resumed[1]["replica"] == replica:
+            tensors, state = resumed
+            learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
+            kept = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
+            best, first = _Best(kept, *state["best"]), state["epoch"] + 1
+        for epoch in range(first, config.epochs + 1):
+            samples = order(len(data.train), models.derive("replica", replica), epoch)
+            learner.epoch(samples, Sgd(config.learning_rate))
+            score = learner.score("validation")
+            best.offer(learner, score.error, score.loss, epoch)
+            history.append(
+                {"replica": replica, "epoch": epoch, "validation_loss": score.loss,
+                 "validation_error": score.error}
+            )
+            done = position * config.epochs + epoch
+            checkpoint.report(
+                done, len(config.replicas) * config.epochs,
+                f"{config.arm}, point {config.point}, replica {position + 1} "
+                f"of {len(config.replicas)}",
+            )
+            if epoch < config.epochs:
+                checkpoint.save(
+                    lambda: {
+                        "mask": mask.flat,
+                        **{f"now.{n}": t for n, t in learner.state().items()},
+                        **{f"best.{n}": t for n, t in best.state.items()},
+                        **{f"champion.{n}": t for n, t in champion.items()},
+                    },
+                    lambda: {
+                        "rows": rows, "history": history, "replica": replica, "epoch": epoch,
+                        "best": [best.error, best.loss, best.epoch],
+                    },
+                )
+        last = learner.score("test")
+        learner.load(best.state)
+        test = learner.score("test")
+        row = {
+            "replica": replica, "best_epoch": best.epoch, "kept": own_mask.kept,
+            "sparsity": own_mask.sparsity, "weight_sparsity": own_mask.weight_sparsity,
+            "validation_loss": best.loss, "validation_error": best.error,
+            "test_loss": test.loss, "test_error": test.error,
+            "last_test_loss": last.loss, "last_test_error": last.error,
+        }
+        if all(
+            (best.error, best.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
+        ):
+            champion = {"weights": learner.weights.cpu(), "mask": own_mask.flat}
+        rows.append(row)
+    return Result(
+        pd.DataFrame(rows), pd.DataFrame(history), champion["weights"], champion["mask"]
+    )
+
+
+@dataclass
+class _Best:
+    state: dict[str, Tensor]
+    error: float = inf
+    loss: float = inf
+    epoch: int = 0
+
+    def offer(self, learner: Learner, error: float, loss: float, epoch: int) -> None:
+        if (error, loss) < (self.error, self.loss):
+            self.state, self.error, self.loss, self.epoch = learner.state(), error, loss, epoch

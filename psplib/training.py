@@ -1,0 +1,214 @@
+"""Training of one network: steps, evaluation, checkpoint and resume.
+
+Randomness is stateless: the order of epoch e is drawn from (seed, e), so that a run resumed at
+any epoch sees the minibatches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import files
+from .compact import compact
+from .data import Data, Split
+from .masks import Mask
+from .models import derive
+
+EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy in nats and share of wrong answers over a whole split."""
+
+    loss: float
+    error: float
+
+
+class Update(Protocol):
+    """What happens to the weights after the gradient of a minibatch is known."""
+
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
+        """Change `weights` (P,) in place."""
+
+    def idle(self, weights: Tensor, steps: int) -> None:
+        """Change in place weights whose gradient was zero for `steps` steps."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Plain stochastic gradient descent."""
+
+    learning_rate: float
+
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
+        weights.add_(gradient, alpha=-self.learning_rate)
+
+    def idle(self, weights: Tensor, steps: int) -> None:
+        """No gradient, no change."""
+
+
+def order(size: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of `size` samples for an epoch."""
+    generator = torch.Generator().manual_seed(derive("order", seed, epoch))
+    return torch.randperm(size, generator=generator)
+
+
+def evaluate(model: nn.Module, split: Split) -> Score:
+    """Loss and error of a model over a split; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    loss, wrong = torch.zeros((), dtype=torch.float64), 0
+    with torch.inference_mode():
+        for x, y in zip(
+            split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = model(x)
+            loss += F.cross_entropy(logits, y, reduction="sum").double().cpu()
+            wrong += int((logits.argmax(1) != y).sum())
+    model.train(was_training)
+    return Score(float(loss) / len(split), wrong / len(split))
+
+
+def flatten_(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Turn a model's parameters and gradients into views of two vectors (P,), which are returned."""
+    parameters = list(model.parameters())
+    weights = torch.cat([p.detach().flatten() for p in parameters])
+    gradient = torch.zeros_like(weights)
+    start = 0
+    for p in parameters:
+        stop = start + p.numel()
+        p.data, p.grad = weights[start:stop].view_as(p), gradient[start:stop].view_as(p)
+        start = stop
+    return weights, gradient
+
+
+def flat(model: nn.Module) -> Tensor:
+    """A copy of a model's parameters as one vector (P,)."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+class Learner:
+    """A network under a fixed mask, trained in its compact form.
+
+    `weights` (P,) are in full coordinates wherever they are read or set; pruned ones are zero.
+    Weights that survive but are cut off from the input or the output (idle) see no gradient.
+    """
+
+    def __init__(self, model: nn.Module, mask: Mask, data: Data, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.mask = mask
+        self.compact = compact(model, mask)
+        device = data.train.x.device
+        self.model = self.compact.model.to(device)
+        self._weights, self._gradient = flatten_(self.model)
+        self._index = self.compact.index.to(device)
+        self._full = torch.zeros(len(mask.flat), device=device)
+        survives = mask.flat.to(device)
+        self._mask = survives[self._index]
+        if bool(self._mask.all()):
+            self._mask = None
+        self._idle = survives.clone()
+        self._idle[self._index] = False
+        self.splits = {
+            name: Split(self.compact.read(getattr(data, name).x), getattr(data, name).y)
+            for name in ("train", "validation", "test")
+        }
+
+    @property
+    def weights(self) -> Tensor:
+        """A copy of the weights in full coordinates (P,)."""
+        full = self._full.clone()
+        full[self._index] = self._weights
+        return full
+
+    @weights.setter
+    def weights(self, full: Tensor) -> None:
+        self._full.copy_(full).mul_(self.mask.flat.to(full.device))
+        self._weights.copy_(self._full[self._index])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training changes: weights and the buffers of normalisation."""
+        buffers = {f"buffer.{n}": b.clone() for n, b in self.model.state_dict().items()
+                   if n in dict(self.model.named_buffers())}
+        return {"weights": self.weights, **buffers}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Return to a `state`."""
+        self.weights = state["weights"].to(self._full.device)
+        for name, buffer in self.model.named_buffers():
+            if f"buffer.{name}" in state:
+                buffer.copy_(state[f"buffer.{name}"])
+
+    def epoch(self, order: Tensor, update: Update) -> None:
+        """One pass over the training set in the given order, updating after each minibatch."""
+        train, weights, gradient, mask = (
+            self.splits["train"], self._weights, self._gradient, self._mask,
+        )
+        self.model.train()
+        steps = 0
+        for rows in order.to(train.y.device).split(self.batch_size):
+            gradient.zero_()
+            F.cross_entropy(self.model(train.x[rows]), train.y[rows]).backward()
+            update.step(weights, gradient)
+            if mask is not None:
+                weights.mul_(mask)
+            steps += 1
+        idle = self._full[self._idle]
+        update.idle(idle, steps)
+        self._full[self._idle] = idle
+        pruned = ~self.mask.flat
+        assert not bool(self.weights.cpu()[pruned].any()), "a pruned weight came back to life"
+
+    def score(self, split: str) -> Score:
+        """Loss and error on `train`, `validation` or `test`."""
+        return evaluate(self.model, self.splits[split])
+
+
+Report = Callable[[float, float, str], None]
+
+
+@dataclass
+class Checkpoint:
+    """Where a run keeps its state, and whom it tells of its progress.
+
+    Without a folder nothing is kept. Saving is throttled to one in `interval` seconds: what is
+    lost by an interruption is recomputed to the same bits. `elapsed` counts the seconds of every
+    session that led to this state.
+    """
+
+    folder: Path | None = None
+    report: Report = lambda done, total, note: None
+    interval: float = 5.0
+    _before: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+    _saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> Path | None:
+        return self.folder / "checkpoint.safetensors" if self.folder else None
+
+    @property
+    def elapsed(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def load(self) -> tuple[dict[str, Tensor], Any] | None:
+        """The tensors and the state last saved, if any."""
+        if self.path is None or not self.path.exists():
+            return None
+        tensors, (self._before, state) = files.read_tensors(self.path)
+        return tensors, state
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]], state: Callable[[], Any]) -> None:
+        """Keep this state if the last one is older than `interval`."""
+        if self.path and time.monotonic() - self._saved >= self.interval:
+            files.write_tensors(self.path, tensors(), [self.elapsed, state()])
+            self._saved = time.monotonic()
