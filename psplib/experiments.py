@@ -33,8 +33,8 @@ def known(panel: Panel, store: Store) -> list[Config]:
     gradual: list[Config] = [*panel.lobsters[:1], panel.dense, *panel.lobsters[1:]]
     if not store.has(panel.lobsters[0]):
         return gradual
-    points = store.load(panel.lobsters[0]).table("points")["point"]
-    return gradual + list(panel.retrainings([int(p) for p in points if p > 0]))
+    points = store.load(panel.lobsters[0]).table("points")
+    return gradual + list(panel.retrainings([1 - s for s in points["sparsity"]]))
 
 
 def compute(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import files
+from . import chain, files
 from .compact import compact
 from .data import Data, Split
 from .masks import Mask
@@ -110,6 +110,7 @@ class Learner:
         device = data.train.x.device
         self.model = self.compact.model.to(device)
         self._weights, self._gradient = flatten_(self.model)
+        self._differentiate = chain.gradient(self.model)
         self._index = self.compact.index.to(device)
         self._full = torch.zeros(len(mask.flat), device=device)
         survives = mask.flat.to(device)
@@ -156,8 +157,7 @@ class Learner:
         self.model.train()
         steps = 0
         for rows in order.to(train.y.device).split(self.batch_size):
-            gradient.zero_()
-            F.cross_entropy(self.model(train.x[rows]), train.y[rows]).backward()
+            self._differentiate(train.x[rows], train.y[rows])
             update.step(weights, gradient)
             if mask is not None:
                 weights.mul_(mask)
