@@ -39,7 +39,8 @@ def sha256(path: Path) -> str:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: Any = None) -> None:
     """Write tensors as safetensors, with `state` (JSON) in the header; atomic."""
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # safetensors refuses tensors that share memory, as a mask and its copy may.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     write(path, safetensors.torch.save(plain, {"state": json.dumps(state)}))
 
 
