@@ -81,7 +81,11 @@ def compact(model: nn.Module, mask: Mask) -> Compact:
             index.append(at[survives])
         elif isinstance(module, nn.Conv2d):
             small[name] = nn.Conv2d(
-                at.shape[1], at.shape[0], module.kernel_size, module.stride, module.padding
+                at.shape[1],
+                at.shape[0],
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
             )
             index.append(at.flatten())
         else:

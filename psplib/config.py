@@ -31,9 +31,7 @@ def setting(source: Source, why: str, default: Any = dataclasses.MISSING) -> Any
 def origins(config: Any) -> dict[str, Origin]:
     """The `Origin` of each field of a configuration that states one."""
     return {
-        f.name: f.metadata["origin"]
-        for f in dataclasses.fields(config)
-        if "origin" in f.metadata
+        f.name: f.metadata["origin"] for f in dataclasses.fields(config) if "origin" in f.metadata
     }
 
 

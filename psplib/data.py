@@ -179,7 +179,7 @@ def augment(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) float64 of images (N, C, H, W), in pieces to spare memory."""
+    """Mean and standard deviation (C,) float64 of images (N, C, H, W), in pieces to save memory."""
     pieces = x.split(1000)
     count = x.numel() / x.shape[1]
     mean = sum(p.double().sum(dim=(0, 2, 3)) for p in pieces) / count

@@ -103,15 +103,18 @@ def _gradual_parts(result: lobster.Result) -> Parts:
         if i > 0  # the dense network is large, and nothing is made from it
     }
     return {
-        "points": result.points, "history": result.history,
-        "masks": {"packed": packed}, "weights": survivors,
+        "points": result.points,
+        "history": result.history,
+        "masks": {"packed": packed},
+        "weights": survivors,
     }
 
 
 def _retraining_parts(result: tickets.Result) -> Parts:
     packed = torch.from_numpy(np.packbits(result.mask.numpy()))
     return {
-        "replicas": result.replicas, "history": result.history,
+        "replicas": result.replicas,
+        "history": result.history,
         "best": {"packed": packed, "weights": result.weights[result.mask]},
     }
 
@@ -132,8 +135,18 @@ class Figure1:
 
 
 COLUMNS = (
-    "arm", "lobster_seed", "replica", "point", "kept", "sparsity", "weight_sparsity",
-    "validation_loss", "validation_error", "test_loss", "test_error", "best_epoch",
+    "arm",
+    "lobster_seed",
+    "replica",
+    "point",
+    "kept",
+    "sparsity",
+    "weight_sparsity",
+    "validation_loss",
+    "validation_error",
+    "test_loss",
+    "test_error",
+    "best_epoch",
 )
 
 
@@ -156,6 +169,14 @@ def collect(panel: Panel, store: Store) -> Figure1:
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
     return Figure1(panel, table, tuple(missing), tuple(artefacts))
+
+
+def history(figure: Figure1, arm: str) -> pd.DataFrame | None:
+    """Epoch by epoch, the retraining of an arm at the sparsest point that the figure has."""
+    runs = [a for a in figure.artefacts if a.config.get("arm") == arm]
+    if not runs:
+        return None
+    return max(runs, key=lambda a: a.config["point"]).table("history")
 
 
 def largest_published(name: str, store: Store) -> Panel:
@@ -199,8 +220,11 @@ def status(store: Store, shown: Store) -> pd.DataFrame:
             open_ended = not store.has(configs[0])
             rows.append(
                 {
-                    "experiment": name, "scale": scale, "done": len(done),
-                    "running": len(running), "missing": len(configs) - len(done) - len(running),
+                    "experiment": name,
+                    "scale": scale,
+                    "done": len(done),
+                    "running": len(running),
+                    "missing": len(configs) - len(done) - len(running),
                     "published": sum(shown.has(c) for c in known(panel(name, scale), shown)),
                     "core minutes spent": round(sum(seconds(c, store) for c in done) / 60, 1),
                     "core minutes left": f"{'> ' if open_ended else ''}{left / 60:.1f}",
@@ -214,3 +238,44 @@ def _share(config: Config, store: Store) -> float:
     return min(1.0, progress["done"] / progress["total"]) if progress else 0.0
 
 
+def progress(panel: Panel, store: Store) -> tuple[float, str]:
+    """The share of a panel's known work that is done, and what is being made now."""
+    configs = known(panel, store)
+    cost = {c: seconds(c, store) for c in configs}
+    done = sum(cost[c] * (1.0 if store.has(c) else _share(c, store)) for c in configs)
+    now = [p["note"] for c in configs if not store.has(c) and (p := store.progress(c))]
+    ready = sum(store.has(c) for c in configs)
+    return done / sum(cost.values()), f"{ready} of {len(configs)} runs; {'; '.join(now)}"
+
+
+def check_belongs(artefact: Artefact, store: Store) -> None:
+    """Raise `PsplibError` unless the tables of a run say what its configuration asked for."""
+    config = artefact.config
+
+    def insist(truth: bool, what: str) -> None:
+        if not truth:
+            raise PsplibError(f"{artefact.folder}: {what} does not belong to its configuration.")
+
+    kind = {"Lobster": "lobster", "Retraining": "retraining"}.get(config.get("type", ""))
+    insist(kind == artefact.folder.parent.name, "the folder")
+    if kind == "lobster":
+        points = artefact.table("points")
+        kept = [int(bits.sum()) for bits in _unpack(artefact, "masks")]
+        insist(points["kept"].tolist() == kept, "the table of points")
+        last = points.iloc[-1]
+        ended = last["sparsity"] >= config["target_sparsity"]
+        insist(ended or last["epoch"] == config["max_epochs"], "the table of points")
+        return
+    replicas = artefact.table("replicas")
+    insist(replicas["replica"].tolist() == config["replicas"], "the table of replicas")
+    insist(bool(replicas["best_epoch"].between(1, config["epochs"]).all()), "the best epoch")
+    survivors = len(artefact.tensors("best")["weights"])
+    insist(bool((replicas["kept"] == survivors).all()), "the number of survivors")
+    gradual = Lobster(**{k: v for k, v in config["lobster"].items() if k != "type"})
+    if config["point"] and store.has(gradual):
+        points = store.load(gradual).table("points").set_index("point")
+        insist(points["kept"].get(config["point"]) == survivors, "the number of survivors")
+
+
+def _unpack(artefact: Artefact, name: str) -> np.ndarray:
+    return np.unpackbits(artefact.tensors(name)["packed"].numpy(), axis=1)

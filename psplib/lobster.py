@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, log
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import models
 from .config import setting
@@ -21,7 +21,7 @@ from .training import Checkpoint, Learner, flat, order
 
 @dataclass(frozen=True)
 class Lobster:
-    """One gradual pruning run. Point k of the run is the network at its plateau after k prunings."""
+    """One gradual pruning run. Its point k is the network at the plateau after k prunings."""
 
     architecture: str = setting("paper", "Sec. 5: the networks of the four panels of Fig. 1")
     data: str = setting("paper", "Sec. 5: the data sets of the four panels of Fig. 1")
@@ -160,8 +160,12 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
         if plateau.best < previous:
             best, best_epoch = learner.state(), epoch
         history.append(
-            {"epoch": epoch, "sparsity": mask.sparsity, "validation_loss": score.loss,
-             "validation_error": score.error}
+            {
+                "epoch": epoch,
+                "sparsity": mask.sparsity,
+                "validation_loss": score.loss,
+                "validation_error": score.error,
+            }
         )
         if plateau.bad >= config.patience or epoch == config.max_epochs:
             learner.load(best)
@@ -178,22 +182,29 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
             learner = Learner(model, mask, data, config.batch_size)
             learner.load(best)
             plateau = Plateau()
+        # The time to the target grows with the logarithm of the density, about.
         checkpoint.report(
-            mask.sparsity, config.target_sparsity, f"epoch {epoch}, {mask.sparsity:.2%} pruned"
+            -log(1 - mask.sparsity),
+            -log(1 - config.target_sparsity),
+            f"LOBSTER, epoch {epoch}, {mask.sparsity:.2%} pruned",
         )
-        checkpoint.save(
-            lambda: {
-                "mask": mask.flat,
-                "points.weights": _stack(kept_weights, mask),
-                "points.masks": _stack(kept_masks, mask).bool(),
-                **{f"now.{n}": t for n, t in learner.state().items()},
-                **{f"best.{n}": t for n, t in best.items()},
-            },
-            lambda: {
-                "points": points, "history": history, "epoch": epoch,
-                "plateau": [plateau.best, plateau.bad], "best_epoch": best_epoch,
-            },
-        )
+        if checkpoint.due:
+            checkpoint.save(
+                {
+                    "mask": mask.flat,
+                    "points.weights": _stack(kept_weights, mask),
+                    "points.masks": _stack(kept_masks, mask).bool(),
+                    **{f"now.{n}": t for n, t in learner.state().items()},
+                    **{f"best.{n}": t for n, t in best.items()},
+                },
+                {
+                    "points": points,
+                    "history": history,
+                    "epoch": epoch,
+                    "plateau": [plateau.best, plateau.bad],
+                    "best_epoch": best_epoch,
+                },
+            )
     return Result(
         pd.DataFrame(points),
         pd.DataFrame(history),

@@ -110,6 +110,20 @@ class Store:
         if self.root.exists():
             yield from sorted(p for p in self.root.glob("[!.]*/*") if p.is_dir())
 
+    def adopt(self, artefact: Artefact) -> None:
+        """Copy a finished run of another store into this one; whole or not at all."""
+        folder = self.root / artefact.folder.parent.name / artefact.folder.name
+        aside = self.root / ".work" / f"{folder.name}.{os.getpid()}"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(artefact.folder, aside / folder.name)
+            open_artefact(aside / folder.name)
+            (aside / folder.name).rename(folder)
+        except OSError as error:
+            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
     @contextlib.contextmanager
     def lock(self, config: Any, wait: bool = True) -> Iterator[bool]:
         """Hold the only right to make this run; yields False if another process holds it."""
@@ -170,7 +184,8 @@ class Store:
                 whole.mkdir()
                 digests = {n: files.sha256(whole / n) for n in _write_parts(whole, parts)}
                 facts = provenance(data) | {
-                    "seconds": round(checkpoint.elapsed, 1), "files": digests,
+                    "seconds": round(checkpoint.elapsed, 1),
+                    "files": digests,
                 }
                 files.write(whole / "config.json", canonical(config).encode())
                 files.write(whole / "provenance.json", json.dumps(facts, indent=1).encode())
@@ -245,7 +260,7 @@ def _processor() -> str:
     return platform.processor() or "CPU"
 
 
-def _checkout() -> Path | None:
+def checkout() -> Path | None:
     here = Path(__file__).resolve().parent.parent
     return here if (here / "_toc.yml").exists() else None
 
@@ -254,17 +269,17 @@ def local() -> Store:
     """This machine's runs: `$PSPLIB_RUNS`, `runs/` of the checkout, or the user's cache."""
     if named := os.environ.get("PSPLIB_RUNS"):
         return Store(Path(named))
-    checkout = _checkout()
-    return Store(checkout / "runs" if checkout else Path.home() / ".cache" / "psplib" / "runs")
+    root = checkout()
+    return Store(root / "runs" if root else Path.home() / ".cache" / "psplib" / "runs")
 
 
 def published() -> Store:
     """The runs that the book shows: `$PSPLIB_RESULTS`, or `results/` of the checkout."""
     if named := os.environ.get("PSPLIB_RESULTS"):
         return Store(Path(named))
-    checkout = _checkout()
-    if not checkout:
+    root = checkout()
+    if not root:
         raise PsplibError(
-            "Published results come with the repository; point PSPLIB_RESULTS at its results folder."
+            "Published results come with the repository; point PSPLIB_RESULTS at its results/."
         )
-    return Store(checkout / "results")
+    return Store(root / "results")

@@ -45,8 +45,13 @@ class Panel:
         points = spread(densities[1:], self.most_points)
         return [
             Retraining(
-                shared.lobster, point + 1, arm, shared.replicas,
-                shared.epochs, shared.learning_rate, shared.batch_size,
+                shared.lobster,
+                point + 1,
+                arm,
+                shared.replicas,
+                shared.epochs,
+                shared.learning_rate,
+                shared.batch_size,
             )
             for arm in RETRAINED
             for point in points
@@ -77,29 +82,55 @@ def figure_1a(scale: str, seed: int = 0) -> Panel:
     whole_number("seed", seed)
     if scale == "smoke":
         return _panel(
-            scale, "LeNet-300, digits", seed, runs=1, replicas=2, epochs=10, points=4,
-            lobster={"data": "digits", "shrinkage": 5e-3, "tolerance": 0.2, "patience": 3,
-                     "target_sparsity": 0.9, "max_epochs": 100},
+            scale,
+            "LeNet-300, digits",
+            seed,
+            runs=1,
+            replicas=2,
+            epochs=10,
+            points=4,
+            lobster={
+                "data": "digits",
+                "shrinkage": 5e-3,
+                "tolerance": 0.2,
+                "patience": 3,
+                "target_sparsity": 0.9,
+                "max_epochs": 100,
+            },
         )
     runs, replicas, epochs, points = {"quick": (1, 3, 20, 6), "paper": (3, 10, 40, 8)}[scale]
     return _panel(
-        scale, "LeNet-300, MNIST", seed, runs=runs, replicas=replicas, epochs=epochs,
-        points=points, lobster={"data": "mnist"},
+        scale,
+        "LeNet-300, MNIST",
+        seed,
+        runs=runs,
+        replicas=replicas,
+        epochs=epochs,
+        points=points,
+        lobster={"data": "mnist"},
     )
 
 
 def _panel(
-    scale: str, title: str, seed: int, runs: int, replicas: int, epochs: int, points: int,
+    scale: str,
+    title: str,
+    seed: int,
+    runs: int,
+    replicas: int,
+    epochs: int,
+    points: int,
     lobster: dict[str, Any],
 ) -> Panel:
     lobsters = tuple(
-        Lobster(**{"architecture": "lenet-300", "seed": seed * runs + i} | lobster)
-        for i in range(runs)
+        Lobster(architecture="lenet-300", seed=seed * runs + i, **lobster) for i in range(runs)
     )
     numbers = tuple(seed * replicas + i for i in range(replicas))
     shared: dict[str, Any] = {"replicas": numbers, "epochs": epochs}
     return Panel(
-        "figure_1a", scale, title, lobsters,
+        "figure_1a",
+        scale,
+        title,
+        lobsters,
         Retraining(lobsters[0], 0, "dense", **shared),
         Retraining(lobsters[0], 1, "rewound", **shared),
         points,

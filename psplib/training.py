@@ -79,7 +79,7 @@ def evaluate(model: nn.Module, split: Split) -> Score:
 
 
 def flatten_(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Turn a model's parameters and gradients into views of two vectors (P,), which are returned."""
+    """Make a model's parameters and gradients views of two vectors (P,), which are returned."""
     parameters = list(model.parameters())
     weights = torch.cat([p.detach().flatten() for p in parameters])
     gradient = torch.zeros_like(weights)
@@ -114,9 +114,8 @@ class Learner:
         self._index = self.compact.index.to(device)
         self._full = torch.zeros(len(mask.flat), device=device)
         survives = mask.flat.to(device)
-        self._mask = survives[self._index]
-        if bool(self._mask.all()):
-            self._mask = None
+        within = survives[self._index]
+        self._mask = None if bool(within.all()) else within
         self._idle = survives.clone()
         self._idle[self._index] = False
         self.splits = {
@@ -138,8 +137,11 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes: weights and the buffers of normalisation."""
-        buffers = {f"buffer.{n}": b.clone() for n, b in self.model.state_dict().items()
-                   if n in dict(self.model.named_buffers())}
+        buffers = {
+            f"buffer.{n}": b.clone()
+            for n, b in self.model.state_dict().items()
+            if n in dict(self.model.named_buffers())
+        }
         return {"weights": self.weights, **buffers}
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -152,7 +154,10 @@ class Learner:
     def epoch(self, order: Tensor, update: Update) -> None:
         """One pass over the training set in the given order, updating after each minibatch."""
         train, weights, gradient, mask = (
-            self.splits["train"], self._weights, self._gradient, self._mask,
+            self.splits["train"],
+            self._weights,
+            self._gradient,
+            self._mask,
         )
         self.model.train()
         steps = 0
@@ -180,8 +185,8 @@ Report = Callable[[float, float, str], None]
 class Checkpoint:
     """Where a run keeps its state, and whom it tells of its progress.
 
-    Without a folder nothing is kept. Saving is throttled to one in `interval` seconds: what is
-    lost by an interruption is recomputed to the same bits. `elapsed` counts the seconds of every
+    Without a folder nothing is kept. Saving is due once in `interval` seconds: what is lost by an
+    interruption is recomputed to the same bits. `elapsed` counts the seconds of every
     session that led to this state.
     """
 
@@ -207,8 +212,13 @@ class Checkpoint:
         tensors, (self._before, state) = files.read_tensors(self.path)
         return tensors, state
 
-    def save(self, tensors: Callable[[], dict[str, Tensor]], state: Callable[[], Any]) -> None:
-        """Keep this state if the last one is older than `interval`."""
-        if self.path and time.monotonic() - self._saved >= self.interval:
-            files.write_tensors(self.path, tensors(), [self.elapsed, state()])
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.path is not None and time.monotonic() - self._saved >= self.interval
+
+    def save(self, tensors: dict[str, Tensor], state: Any) -> None:
+        """Keep this state in the place of the last one."""
+        if self.path:
+            files.write_tensors(self.path, tensors, [self.elapsed, state])
             self._saved = time.monotonic()

@@ -1,0 +1,78 @@
+# `make` lists the targets. Nothing is needed beforehand but Python 3.11 or newer and make.
+PYTHON ?= python3
+SCALE  ?= published
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+SETUP  := $(VENV)/.complete
+ASSETS := book/_static/vendor/.complete
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+SHELL := bash
+
+.DEFAULT_GOAL := help
+# Each target keeps all cores busy by itself: with -j they would only slow one another down.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup assets book test lint format bench reproduce lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(SETUP) ## install the locked packages into .venv (6 GB, 2 to 3 minutes)
+
+assets: $(ASSETS) ## fetch the browser scripts that let the book work offline
+
+book: setup assets ## build _build/html/index.html; SCALE=published (default), smoke, quick or paper
+	@$(PY) -m psplib book --scale $(SCALE)
+
+test: setup assets ## run every test, the chapters at smoke scale included
+	@$(PY) -m pytest
+
+lint: setup ## check format, style and types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: setup ## format the code and the notebooks
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix-only .
+
+bench: setup ## measure psplib beside its peers
+	@$(PY) -m benchmarks
+
+reproduce: setup ## compute the whole paper; goes on where it was stopped; ARGS="--scale quick"
+	@$(PY) -m psplib reproduce $(ARGS)
+
+# Locks hold hashes and no addresses, so that any mirror serves them.
+lock: ## resolve requirements.lock and package-lock.json anew (needs uv and npm)
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+	    --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	    --output-file requirements.lock
+	@npm install --package-lock-only --omit=optional --loglevel=error
+
+clean: ## remove what was built; keeps .venv, runs and results
+	@rm -rf _build $(dir $(ASSETS)) node_modules *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(SETUP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("psplib needs Python 3.11 or newer, and $(PYTHON) is %d.%d: name another one, as in make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Setting up $(VENV): about 6 GB, 2 to 3 minutes on a fast line"
+	@set -o pipefail; $(PY) -m pip install --progress-bar off --require-hashes -r requirements.lock \
+	    | awk -v all="$$(grep -c == requirements.lock)" \
+	        '/^ *(Collecting|Processing)/ && ++n % 20 == 0 { print "  " n " of about " all " packages"; fflush() } \
+	         /^ *Installing/ { print "  unpacking them"; fflush() }'
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Only the venv's node is used, so that every machine runs the same npm.
+$(ASSETS): package.json package-lock.json .npmrc $(SETUP)
+	@echo "Fetching the browser scripts"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --loglevel=error > /dev/null
+	@rm -rf $(@D) && mkdir -p $(@D)/input/tex
+	@cp node_modules/@jupyter-widgets/html-manager/dist/{embed.js,*.woff2} $(@D)
+	@cp node_modules/mathjax/es5/tex-svg.js $(@D)
+	@cp -R node_modules/mathjax/es5/input/tex/extensions $(@D)/input/tex
+	@rm -rf node_modules
+	@touch $@

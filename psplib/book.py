@@ -1,0 +1,147 @@
+"""Run the chapters, build the book; what a chapter needs to begin."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from . import checks, experiments, runs, scales
+from .checks import PsplibError
+
+PARAMETERS = ("scale", "device", "seed")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The parameters of a chapter, checked."""
+
+    scale: str
+    device: torch.device
+    seed: int
+
+    def figure_1(self, name: str) -> experiments.Figure1:
+        """A panel of Fig. 1: published, or computed here from what is not there yet."""
+        if self.scale == scales.PUBLISHED:
+            store = runs.published()
+            return experiments.collect(experiments.largest_published(name, store), store)
+        panel, store = scales.panel(name, self.scale, self.seed), runs.local()
+        reproduce(panel, store, self.device)
+        return experiments.collect(panel, store)
+
+
+def chapter(scale: str, device: str, seed: int) -> Chapter:
+    """Begin a chapter: refuse unknown or bad parameters before anything is computed."""
+    for name in injected():
+        checks.one_of("parameter", name, PARAMETERS)
+    scales.check(scale, seed)
+    return Chapter(scale, checks.device(device), seed)
+
+
+def injected() -> list[str]:
+    """The names that papermill set in this notebook (it only warns of unknown ones)."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return []
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    names = []
+    for cell in cells:
+        if cell.startswith("# Parameters\n"):
+            for node in ast.parse(cell).body:
+                if isinstance(node, ast.Assign):
+                    names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+    return names
+
+
+def reproduce(panel: scales.Panel, store: runs.Store, device: torch.device) -> None:
+    """Compute what a panel lacks, in this process, with a progress bar for each run."""
+    while missing := [c for c in experiments.known(panel, store) if not store.has(c)]:
+        with Bar() as bar:
+            experiments.compute(missing[0], store, device, bar.report)
+
+
+class Bar:
+    """A progress bar with the time left, for one run."""
+
+    def __init__(self, hidden: bool = False) -> None:
+        self.hidden = hidden
+
+    def __enter__(self) -> Bar:
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        self._bar = tqdm(total=1.0, bar_format=layout, leave=False, disable=self.hidden)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def report(self, done: float, total: float, note: str) -> None:
+        self._bar.set_description_str(note, refresh=False)
+        self._bar.n = min(1.0, done / total)
+        self._bar.update(0)
+
+
+def build(scale: str, device: str = "auto") -> Path:
+    """Execute every chapter at a scale and render the book; the path of its first page.
+
+    The templates are not touched: chapters are executed into `_build/source`.
+    """
+    scales.check(scale, 0)
+    checks.device(device)
+    root = runs.checkout()
+    if root is None:
+        raise PsplibError("The book is built from a checkout of the repository.")
+    source = root / "_build" / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(root / name, source)
+    shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns(".*"))
+    chapters = sorted((root / "book").glob("*.ipynb"))
+    for template in tqdm(chapters, desc="chapters", unit="chapter"):
+        execute(template, source / "book" / template.name, {"scale": scale, "device": device})
+    _render(source, root)
+    return root / "_build" / "html" / "index.html"
+
+
+def execute(template: Path, output: Path, parameters: dict[str, Any]) -> None:
+    """Execute a chapter; its injected parameters are not shown in the page."""
+    import nbformat
+    import papermill
+
+    # Kernels on the loopback device need no certificate, and no warning at each start.
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            str(template), str(output), parameters, cwd=str(template.parent), progress_bar=False
+        )
+    except papermill.PapermillExecutionError as error:
+        raise PsplibError(
+            f"{template.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+        ) from None
+    notebook = nbformat.read(output, as_version=4)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+    nbformat.write(notebook, output)
+
+
+def _render(source: Path, root: Path) -> None:
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source)]
+    command += ["--path-output", str(root), "-W", "-n", "--keep-going", "-q"]
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)
+    done = subprocess.run(command, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    if done.returncode:
+        raise PsplibError(
+            "Jupyter Book reported warnings or errors (above); the book is not built."
+        )

@@ -1,0 +1,310 @@
+"""Table -> figure, in one style for the whole book; a figure's badge and its downloads."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from . import claims, experiments
+from .config import canonical
+from .experiments import Figure1
+
+# Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
+# marker and its name in every chapter.
+ARMS = {
+    "lobster": ("#0072B2", "o", "gradual (LOBSTER)"),
+    "rewound": ("#D55E00", "s", "one-shot, original values"),
+    "reinitialised": ("#E69F00", "^", "one-shot, new random values"),
+    "restructured-layer": ("#009E73", "D", "random structure, layer by layer"),
+    "restructured-global": ("#CC79A7", "v", "random structure, global"),
+    "dense": ("#555555", "", "dense"),
+}
+STYLE: Any = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "psplib",
+    "svg.fonttype": "path",
+}
+
+
+def figure_1(figure: Figure1) -> Figure:
+    """Test error against density: arms with mean, 95 % interval and single replicas (faint)."""
+    with mpl.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
+        _dense_line(ax, figure)
+        density = claims.densities(figure)
+        for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
+            _arm(ax, arm, claims.errors(figure, arm), density)
+        _gradual(ax, figure)
+        lowest = figure.table["sparsity"].max()
+        ax.set(xscale="log", yscale="log", title=figure.panel.title, ylabel="test error [%]")
+        ax.set_xlabel("surviving parameters [%]  (sparser →)")
+        ax.set_xlim(110, 100 * (1 - lowest) * 0.88)
+        # An interval of few replicas may reach below zero; the networks set the range.
+        seen = 100 * figure.table["test_error"]
+        ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
+        _percent_ticks(ax.xaxis)
+        _percent_ticks(ax.yaxis)
+        ax.legend(fontsize=9, loc="upper left")
+        plt.close(fig)
+    return fig
+
+
+def _dense_line(ax: Axes, figure: Figure1) -> None:
+    dense = claims.errors(figure, "dense")
+    if dense.empty:
+        return
+    color, _, name = ARMS["dense"]
+    mean = claims.interval(dense.loc[0].dropna())
+    ax.axhline(mean.mean, color=color, lw=1.2, ls="--", label=f"{name} ({mean.mean:.2f} %)")
+    if np.isfinite(mean.low):
+        ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
+
+
+def _arm(ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series) -> None:
+    if errors.empty:
+        return
+    color, marker, name = ARMS[arm]
+    x = 100 * density.loc[errors.index].to_numpy(dtype=float)
+    for replica in errors.columns:
+        ax.plot(x, errors[replica], marker, ms=2.5, color=color, alpha=0.35, mew=0)
+    intervals = [claims.interval(row.dropna()) for _, row in errors.iterrows()]
+    mean = [i.mean for i in intervals]
+    low, high = [i.low for i in intervals], [i.high for i in intervals]
+    ax.plot(x, mean, marker=marker, ms=5, lw=1.6, color=color, label=name)
+    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+
+
+def _gradual(ax: Axes, figure: Figure1) -> None:
+    color, marker, name = ARMS["lobster"]
+    rows = figure.table[figure.table["arm"] == "lobster"]
+    for i, (_, run) in enumerate(rows.groupby("lobster_seed")):
+        count = (
+            f", {rows['lobster_seed'].nunique()} runs" if rows["lobster_seed"].nunique() > 1 else ""
+        )
+        ax.plot(
+            100 * (1 - run["sparsity"]),
+            100 * run["test_error"],
+            marker=marker,
+            ms=4 if i == 0 else 2.5,
+            lw=2 if i == 0 else 1,
+            alpha=1 if i == 0 else 0.55,
+            color=color,
+            label=name + count if i == 0 else None,
+            zorder=3,
+        )
+
+
+def _percent_ticks(axis: Axis) -> None:
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def summary(figure: Figure1) -> pd.DataFrame:
+    """A row per point: sparsity, LOBSTER's error, and each arm's mean and 95 % interval."""
+    density = claims.densities(figure)
+    first = figure.panel.lobsters[0].seed
+    gradual = figure.table[
+        (figure.table["arm"] == "lobster") & (figure.table["lobster_seed"] == first)
+    ].set_index("point")
+    rows = []
+    for point in density.index:
+        row = {
+            "sparsity": f"{100 * gradual.loc[point, 'sparsity']:.2f} %",
+            "weights only": f"{100 * gradual.loc[point, 'weight_sparsity']:.2f} %",
+            "LOBSTER": f"{100 * gradual.loc[point, 'test_error']:.2f}",
+        }
+        for arm in (
+            "dense",
+            "rewound",
+            "reinitialised",
+            "restructured-layer",
+            "restructured-global",
+        ):
+            errors = claims.errors(figure, arm)
+            row[ARMS[arm][2]] = _plus_minus(errors.loc[point]) if point in errors.index else ""
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _plus_minus(values: pd.Series) -> str:
+    i = claims.interval(values.dropna())
+    return f"{i.mean:.2f} ± {i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
+
+
+def facts(figure: Figure1) -> dict[str, str]:
+    """What the badge says: scale, seeds, device, date, commit, and what is missing."""
+    provenance = [a.provenance for a in figure.artefacts]
+    commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
+    replicas = len(figure.panel.retrained.replicas)
+    return {
+        "scale": figure.panel.scale,
+        "seeds": f"{len(figure.panel.lobsters)} LOBSTER × {replicas} replicas",
+        "device": ", ".join(sorted({p["device"] for p in provenance})),
+        "finished": max((p["finished"][:10] for p in provenance), default=""),
+        "commit": ", ".join(commits),
+        "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
+        **({"missing runs": str(len(figure.missing))} if figure.missing else {}),
+    }
+
+
+def badge(figure: Figure1) -> str:
+    """The facts as one line of HTML."""
+    items = "".join(
+        f"<span><b>{html.escape(k)}</b> {html.escape(v)}</span>" for k, v in facts(figure).items()
+    )
+    return f'<p class="psplib-badge">{items}</p>'
+
+
+def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
+    """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
+    content, so that they work in a live notebook, in the static page and without a network."""
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(svg, format="svg", metadata={"Date": None})
+    files: Sequence[tuple[str, str, bytes]] = (
+        ("svg", "image/svg+xml", svg.getvalue()),
+        ("csv", "text/csv", table.to_csv(index=False).encode()),
+        ("json", "application/json", canonical(config).encode()),
+    )
+    links = " ".join(
+        f'<a download="{name}.{ending}" '
+        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{ending.upper()}</a>'
+        for ending, kind, content in files
+    )
+    return f'<p class="psplib-downloads">Download: {links}</p>'
+
+
+def show(name: str, fig: Figure, figure: Figure1) -> None:
+    """Display a figure as PNG, with its badge and its downloads."""
+    from IPython.display import HTML, Image, display
+
+    png = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(png, format="png", metadata={"Software": None})
+    display(Image(png.getvalue(), width=int(100 * fig.get_figwidth())))
+    links = downloads(name, fig, figure.table, figure.panel)
+    display(HTML(badge(figure) + links))
+
+
+def verdicts(found: Sequence[claims.Verdict]) -> Any:
+    """Verdicts as an HTML table: claim, verdict, effect with its interval, test."""
+    from IPython.display import HTML
+
+    rows = ""
+    for v in found:
+        known = np.isfinite([v.effect, v.low, v.high]).all()
+        effect = f"{v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" if known else "–"
+        label = f'<span class="psplib-verdict {v.verdict.replace(" ", "-")}">{v.verdict}</span>'
+        cells = (html.escape(v.claim), label, effect, str(v.n or "–"), html.escape(v.test))
+        rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    head = "".join(
+        f"<th>{h}</th>"
+        for h in ("claim of the paper", "verdict", "effect [points] and 95 % interval", "n", "test")
+    )
+    return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
+
+
+def convergence(figure: Figure1, arms: Sequence[str] = ("rewound", "reinitialised")) -> Figure:
+    """Validation error by epoch of retraining at the sparsest point: mean and 95 % interval."""
+    with mpl.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
+        lowest = 100.0
+        for arm in arms:
+            history = experiments.history(figure, arm)
+            if history is None:
+                continue
+            color, _, name = ARMS[arm]
+            grouped = history.groupby("epoch")["validation_error"]
+            intervals = [claims.interval(100 * values) for _, values in grouped]
+            epochs = list(grouped.groups)
+            lowest = min(lowest, 100 * history["validation_error"].min())
+            ax.plot(epochs, [i.mean for i in intervals], color=color, label=name)
+            ax.fill_between(
+                epochs,
+                [i.low for i in intervals],
+                [i.high for i in intervals],
+                color=color,
+                alpha=0.2,
+                lw=0,
+            )
+        ax.set(xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log")
+        ax.set_ylim(bottom=0.85 * max(lowest, 0.1))
+        _percent_ticks(ax.yaxis)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(fontsize=9)
+        plt.close(fig)
+    return fig
+
+
+def reading(figure: Figure1) -> str:
+    """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
+    gradual = figure.table[figure.table["arm"] == "lobster"]
+    ends = gradual.sort_values("point").groupby("lobster_seed").last()
+    ended = ", ".join(
+        f"{100 * row.test_error:.2f} % at {100 * row.sparsity:.2f} %" for row in ends.itertuples()
+    )
+    sentences = [
+        f"LOBSTER ends with a test error of {ended} sparsity "
+        f"({_counted(len(ends), 'run')}; weights alone counted, the first is "
+        f"{100 * ends['weight_sparsity'].iloc[0]:.2f} % sparse)."
+    ]
+    dense = claims.errors(figure, "dense")
+    if len(dense):
+        sentences.append(
+            f"The dense network, trained without it, errs on {_plus_minus(dense.loc[0])} %."
+        )
+    density = claims.densities(figure)
+    arms = {arm: claims.errors(figure, arm) for arm in ARMS if arm not in ("lobster", "dense")}
+    arms = {arm: errors for arm, errors in arms.items() if len(errors)}
+    for arm, errors in arms.items():
+        first, last = errors.index[0], errors.index[-1]
+        sentences.append(
+            f"**{ARMS[arm][2].capitalize()}**: {_plus_minus(errors.loc[first])} % at "
+            f"{100 * (1 - density[first]):.1f} % sparsity, {_plus_minus(errors.loc[last])} % at "
+            f"{100 * (1 - density[last]):.1f} %."
+        )
+    gaps = [
+        f"{what} by {_plus_minus(gap)} points"
+        for what, worse, better in (
+            ("new initial values raise the error", "reinitialised", "rewound"),
+            (
+                "a new structure of the same layer sizes raises it further",
+                "restructured-layer",
+                "reinitialised",
+            ),
+        )
+        if worse in arms
+        and better in arms
+        and len(gap := (arms[worse] - arms[better]).dropna(how="all").mean().dropna())
+    ]
+    if gaps:
+        sentences.append(
+            f"Averaged over the points, replica by replica: {'; '.join(gaps)} "
+            "(a minus sign would mean that they lower it)."
+        )
+    return "\n\n".join(sentences)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
