@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import logging
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,19 @@ class Bar:
         self._bar.update(0)
 
 
-def build(scale: str, device: str = "auto") -> Path:
+def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     """Execute every chapter at a scale and render the book; the path of its first page.
 
-    The templates are not touched: chapters are executed into `_build/source`.
+    The templates are not touched: chapters are executed in `<output>/source`, and the pages are
+    `<output>/html`; `output` is `_build` in the checkout unless given.
     """
     scales.check(scale, 0)
     checks.device(device)
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
-    source = root / "_build" / "source"
+    output = output or root / "_build"
+    source = output / "source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
@@ -110,11 +112,11 @@ def build(scale: str, device: str = "auto") -> Path:
     chapters = sorted((root / "book").glob("*.ipynb"))
     for template in tqdm(chapters, desc="chapters", unit="chapter"):
         execute(template, source / "book" / template.name, {"scale": scale, "device": device})
-    _render(source, root)
-    return root / "_build" / "html" / "index.html"
+    _render(source, output)
+    return output / "html" / "index.html"
 
 
-def execute(template: Path, output: Path, parameters: dict[str, Any]) -> None:
+def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
     """Execute a chapter; its injected parameters are not shown in the page."""
     import nbformat
     import papermill
@@ -123,25 +125,27 @@ def execute(template: Path, output: Path, parameters: dict[str, Any]) -> None:
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
-            str(template), str(output), parameters, cwd=str(template.parent), progress_bar=False
+            str(template), str(target), parameters, cwd=str(template.parent), progress_bar=False
         )
     except papermill.PapermillExecutionError as error:
         raise PsplibError(
             f"{template.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
         ) from None
-    notebook = nbformat.read(output, as_version=4)
+    notebook = nbformat.read(target, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
-    nbformat.write(notebook, output)
+    nbformat.write(notebook, target)
 
 
-def _render(source: Path, root: Path) -> None:
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source)]
-    command += ["--path-output", str(root), "-W", "-n", "--keep-going", "-q"]
-    shutil.rmtree(root / "_build" / "html", ignore_errors=True)
-    done = subprocess.run(command, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
-    if done.returncode:
-        raise PsplibError(
-            "Jupyter Book reported warnings or errors (above); the book is not built."
-        )
+def _render(source: Path, output: Path) -> None:
+    """Jupyter Book puts its pages into `_build/html` of the folder that it is given."""
+    tool = str(Path(sys.executable).with_name("jupyter-book"))
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [tool, "build", str(source), "--path-output", scratch]
+        command += ["-W", "-n", "--keep-going", "-q"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise PsplibError(f"Jupyter Book warns, and the book is not built:\n{done.stdout}")
+        shutil.rmtree(output / "html", ignore_errors=True)
+        shutil.move(Path(scratch) / "_build" / "html", output / "html")

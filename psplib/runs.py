@@ -35,6 +35,12 @@ from .training import Checkpoint, Report
 Parts = dict[str, "pd.DataFrame | dict[str, Tensor]"]
 
 
+# Newer pandas reads floats to the bit by default, and warns of the option.
+_EXACT: dict[str, Any] = (
+    {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
+)
+
+
 @dataclass(frozen=True)
 class Artefact:
     """A finished run, its digests checked when it was opened."""
@@ -45,7 +51,7 @@ class Artefact:
 
     def table(self, name: str) -> pd.DataFrame:
         """The table `<name>.csv`; floats come back to the bit."""
-        return pd.read_csv(self.folder / f"{name}.csv", float_precision="round_trip")
+        return pd.read_csv(self.folder / f"{name}.csv", **_EXACT)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `<name>.safetensors`."""

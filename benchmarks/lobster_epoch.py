@@ -1,0 +1,106 @@
+"""A LOBSTER epoch of LeNet-300 (54,000 MNIST images, batch 100, validation included): psplib
+against the loop that one would write: DataLoader, torchvision transforms, SGD, the regulariser
+parameter by parameter."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
+from torchvision import transforms
+
+from psplib import data, models
+from psplib.lobster import Lobster, Shrink
+from psplib.masks import Mask
+from psplib.training import Learner, flat, order
+
+CONFIG = Lobster(architecture="lenet-300", data="mnist", seed=0)
+
+
+def psplib_epoch() -> Callable[[int], float]:
+    """An epoch of psplib; returns the validation loss."""
+    loaded = data.load("mnist")
+    model = models.build(CONFIG.architecture, CONFIG.seed)
+    learner = Learner(model, Mask.dense(model), loaded, CONFIG.batch_size)
+    learner.weights = flat(model)
+    update = Shrink(CONFIG.learning_rate, CONFIG.shrinkage)
+
+    def epoch(number: int) -> float:
+        learner.epoch(order(len(loaded.train), CONFIG.seed, number), update)
+        return learner.score("validation").loss
+
+    return epoch
+
+
+class Mnist(Dataset):
+    """What `torchvision.datasets.MNIST` does for each image, from the same arrays as psplib."""
+
+    def __init__(self) -> None:
+        arrays, _, _ = data._pinned("mnist", download=False)
+        self.pixels, self.labels = arrays["x_train"], arrays["y_train"].astype(np.int64)
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[i])), int(self.labels[i])
+
+
+def plain_epoch(workers: int) -> Callable[[int], float]:
+    """The plain loop; returns the validation loss."""
+    parts: list[Subset] = random_split(Mnist(), [54000, 6000])
+    train = DataLoader(parts[0], CONFIG.batch_size, shuffle=True, num_workers=workers)
+    validation = DataLoader(parts[1], CONFIG.batch_size, num_workers=workers)
+    model = models.build(CONFIG.architecture, CONFIG.seed)
+    optimiser = torch.optim.SGD(model.parameters(), CONFIG.learning_rate)
+
+    def epoch(number: int) -> float:
+        for x, y in train:
+            optimiser.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimiser.step()
+            with torch.no_grad():
+                for p in model.parameters():
+                    insensitivity = torch.clamp(1 - p.grad.abs(), min=0)
+                    p -= CONFIG.shrinkage * p * insensitivity
+        loss = 0.0
+        with torch.no_grad():
+            for x, y in validation:
+                loss += F.cross_entropy(model(x), y, reduction="sum").item()
+        return loss / len(parts[1])
+
+    return epoch
+
+
+CONTENDERS = {
+    "psplib": psplib_epoch,
+    "plain loop": lambda: plain_epoch(0),
+    "plain loop, 2 workers": lambda: plain_epoch(2),
+}
+
+
+def main(contender: str, epochs: int) -> None:
+    """Time epochs after one that is not counted; print the median, the loss, the peak memory."""
+    epoch = CONTENDERS[contender]()
+    epoch(1)
+    seconds, loss = [], 0.0
+    for number in range(2, 2 + epochs):
+        start = time.perf_counter()
+        loss = epoch(number)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{np.median(seconds):.4f} {loss:.4f} {peak:.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,120 @@
+"""Deterministic properties, one thread, and data small enough to be checked by brute force."""
+
+import contextlib
+import itertools
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from psplib import book, data, runs, scales
+from psplib.data import Data, Split
+from psplib.runs import Store
+from psplib.training import Checkpoint
+
+# The tests, and the chapters that nbval runs, share one store of their own.
+_RUNS = tempfile.TemporaryDirectory(prefix="psplib-runs-")
+os.environ["PSPLIB_RUNS"] = _RUNS.name
+
+settings.register_profile(
+    "psplib",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("psplib")
+torch.set_num_threads(1)
+
+T = TypeVar("T")
+
+
+def synthetic(image: tuple[int, int, int], sizes: tuple[int, int, int]) -> Data:
+    """Ten noisy prototypes: learnt in a few epochs, but not to the last sample."""
+    generator = torch.Generator().manual_seed(1)
+    prototypes = torch.randn(10, *image, generator=generator)
+
+    def split(size: int) -> Split:
+        y = torch.randint(10, (size,), generator=generator)
+        return Split(0.25 * prototypes[y] + torch.randn(size, *image, generator=generator), y)
+
+    channels = image[0]
+    return Data(
+        "synthetic", "tiny", "0" * 64, (0.0,) * channels, (1.0,) * channels, *map(split, sizes)
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Data:
+    """What a LeNet reads: 300 images for training, 50 for validation, 60 for the test."""
+    return synthetic((1, 28, 28), (300, 50, 60))
+
+
+@pytest.fixture(scope="session")
+def tiny_colour() -> Data:
+    """What a ResNet reads: 40 images for training, 20 for validation, 20 for the test."""
+    return synthetic((3, 32, 32), (40, 20, 20))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def smoke() -> Store:
+    """Every run of Fig. 1a at smoke scale, made once, in this process."""
+    store = runs.local()
+    book.reproduce(scales.figure_1a("smoke"), store, torch.device("cpu"))
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def in_pieces(tmp_path: Path) -> Callable[[Callable[[Checkpoint], T]], tuple[T, int]]:
+    """Make a run that is interrupted, and loses an epoch of work, after every checkpoint.
+
+    Gives what the run gives in the end, and the number of interruptions.
+    """
+
+    def make(run: Callable[[Checkpoint], T]) -> tuple[T, int]:
+        for interruptions in itertools.count():
+            checkpoint = Checkpoint(tmp_path, interval=0.0)
+            before = checkpoint.path.read_bytes() if checkpoint.path.exists() else b""
+
+            def report(*_: object, before: bytes = before, path: Path = checkpoint.path) -> None:
+                if path.exists() and path.read_bytes() != before:
+                    raise KeyboardInterrupt
+
+            checkpoint.report = report
+            with contextlib.suppress(KeyboardInterrupt):
+                return run(checkpoint), interruptions
+        raise AssertionError
+
+    return make
+
+
+@pytest.fixture
+def disk_of() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """`with disk_of(n):` the operating system fails a write where a file would pass n bytes."""
+
+    @contextlib.contextmanager
+    def full(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full

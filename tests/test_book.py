@@ -1,0 +1,110 @@
+"""The book: chapters refuse bad parameters, run from anywhere, and render without a warning."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from psplib import book
+from psplib.checks import PsplibError
+from psplib.runs import Store
+
+ROOT = Path(__file__).parent.parent
+CHAPTER = ROOT / "book" / "figure_1.ipynb"
+
+
+def papermill(cwd: Path, *words: str) -> subprocess.CompletedProcess:
+    tool = Path(sys.executable).with_name("papermill")
+    command = [str(tool), str(CHAPTER), "out.ipynb", *words, "--no-progress-bar"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_a_chapter_runs_from_any_folder(smoke: Store, tmp_path: Path) -> None:
+    done = papermill(tmp_path, "-p", "scale", "smoke")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "image/png" in text
+    assert "psplib-verdict" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("-p", "scale", "hugee"), "scale must be one of published, smoke, quick, paper; got 'hu"),
+        (("-p", "scal", "smoke"), "parameter must be one of scale, device, seed; got 'scal'."),
+    ],
+)
+def test_papermill_with_a_bad_parameter_fails_before_anything_is_computed(
+    words: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSPLIB_RUNS", str(tmp_path / "runs"))
+    done = papermill(tmp_path, *words)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("scale", "device", "seed", "sentence"),
+    [
+        ("smoke", "tpu", 0, "device must be one of auto, cpu, cuda; got 'tpu'."),
+        ("smoke", "cpu", -1, "seed must be a whole number of at least 0; got -1."),
+        ("smoke", "cpu", "1", "seed must be a whole number of at least 0; got '1'."),
+        ("published", "cpu", 1, "The published results have seed 0; got seed 1."),
+    ],
+)
+def test_a_chapter_refuses_bad_values(scale: str, device: str, seed: int, sentence: str) -> None:
+    with pytest.raises(PsplibError) as refused:
+        book.chapter(scale, device, seed)
+    assert str(refused.value) == sentence
+
+
+def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
+    chapters = sorted(CHAPTER.parent.glob("*.ipynb"))
+    assert chapters
+    for path in chapters:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        code = [c for c in notebook.cells if c.cell_type == "code"]
+        assert not any(c.outputs or c.execution_count for c in code), path.name
+        assert code[0].metadata.tags[0] == "parameters"
+        assert code[0].source == 'scale = "smoke"\ndevice = "auto"\nseed = 0'
+
+
+@pytest.fixture(scope="module")
+def site(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
+
+
+def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
+    pages = {p.stem: p.read_text() for p in (site / "book").glob("*.html")}
+    assert {"index", "figure_1", "deviations", "provenance", "references"} <= set(pages)
+    assert "psplib-verdict" in pages["figure_1"]
+    assert 'download="figure_1a.csv"' in pages["figure_1"]
+    assert "injected" not in pages["figure_1"]
+    assert pages["provenance"].count("digits (scikit-learn)") == 14
+    assert "Frankle" in pages["references"]
+
+
+def test_pages_load_nothing_from_outside(site: Path) -> None:
+    loaded = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)="(https?:|//)[^"]*"')
+    for page in site.rglob("*.html"):
+        assert not loaded.findall(page.read_text()), page.name
+
+
+def test_the_published_book_needs_no_data_and_computes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSPLIB_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("PSPLIB_RUNS", str(tmp_path / "runs"))
+    done = papermill(tmp_path, "-p", "scale", "published")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert "LeNet-300" in (tmp_path / "out.ipynb").read_text()

@@ -1,0 +1,130 @@
+"""Verdicts: intervals against scipy, the rules on hand-written tables."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from psplib import claims, scales
+from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
+from psplib.experiments import COLUMNS, Figure1
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))
+def test_interval_is_scipys_t_interval(values: list[float]) -> None:
+    found = claims.interval(values)
+    spread = np.std(values, ddof=1)
+    if spread < 1e-9:
+        assert found.low == pytest.approx(found.high, abs=1e-6)
+        return
+    low, high = stats.t.interval(
+        0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
+    )
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_one_value_decides_nothing() -> None:
+    one = claims.interval([0.3])
+    assert (one.mean, one.low, one.high, one.n) == (0.3, -math.inf, math.inf, 1)
+    assert claims.higher(one) == claims.comparable(one, 1) == claims.at_most(one, 1) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher", "at_most", "comparable"),
+    [
+        (0.1, 0.2, HOLDS, HOLDS, HOLDS),
+        (-0.2, -0.1, FAILS, HOLDS, HOLDS),
+        (-0.1, 0.1, UNDECIDED, HOLDS, HOLDS),
+        (0.1, 0.6, HOLDS, UNDECIDED, UNDECIDED),
+        (0.6, 0.7, HOLDS, FAILS, FAILS),
+        (-0.7, -0.6, FAILS, HOLDS, FAILS),
+        (-0.7, 0.7, UNDECIDED, UNDECIDED, UNDECIDED),
+    ],
+)
+def test_verdicts_follow_the_interval(
+    low: float, high: float, higher: str, at_most: str, comparable: str
+) -> None:
+    difference = Interval((low + high) / 2, low, high, 10)
+    assert claims.higher(difference) == higher
+    assert claims.at_most(difference, 0.5) == at_most
+    assert claims.comparable(difference, 0.5) == comparable
+
+
+def test_a_claim_about_many_points_needs_them_all() -> None:
+    assert claims.everywhere([HOLDS, HOLDS]) == HOLDS
+    assert claims.everywhere([HOLDS, UNDECIDED]) == UNDECIDED
+    assert claims.everywhere([UNDECIDED, FAILS]) == FAILS
+    assert claims.everywhere([]) == NOT_RUN
+
+
+def panel(error: Callable[[str, float, int], float], arms: tuple[str, ...]) -> Figure1:
+    """A panel whose test errors are `error(arm, density, replica)`, 6 replicas, 4 densities."""
+    rows: list[dict[str, object]] = []
+    for point, density in enumerate((1.0, 0.4, 0.04, 0.01)):
+        shared = {"lobster_seed": 0, "point": point, "sparsity": 1 - density}
+        rows.append({"arm": "lobster", "test_error": error("lobster", density, 0)} | shared)
+        for arm in arms:
+            if (arm == "dense") == (point == 0):
+                rows += [
+                    {"arm": arm, "replica": r, "test_error": error(arm, density, r)} | shared
+                    for r in range(6)
+                ]
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    return Figure1(scales.figure_1a("paper"), table, (), ())
+
+
+def noise(replica: int) -> float:
+    return 1e-5 * (-1) ** replica
+
+
+def papers_world(arm: str, density: float, replica: int) -> float:
+    """Test errors under which everything that the paper says is true."""
+    if arm in ("lobster", "dense"):
+        return 0.018 + noise(replica)
+    slightly_worse = 2e-4 if arm == "reinitialised" else 0
+    return 0.018 + (0.01 if density < 0.05 else 0) + slightly_worse + noise(replica // 2)
+
+
+ARMS = ("dense", "rewound", "reinitialised")
+
+
+def test_every_claim_holds_in_the_papers_world() -> None:
+    found = claims.figure_1(panel(papers_world, ARMS))
+    assert len(found) == 7
+    assert {v.verdict for v in found} == {HOLDS}
+    gap = found[-1]
+    assert gap.effect == pytest.approx(0.02), "percentage points"
+    assert gap.n == 6
+
+
+def test_claims_fail_in_the_opposite_world() -> None:
+    def error(arm: str, density: float, replica: int) -> float:
+        if density < 0.05:
+            return {"rewound": 0.008, "reinitialised": 0.006}.get(arm, 0.03) + noise(replica)
+        return {"rewound": 0.03, "reinitialised": 0.01}.get(arm, 0.02) + noise(replica)
+
+    verdicts = [v.verdict for v in claims.figure_1(panel(error, ARMS))]
+    recovers = [FAILS, HOLDS]  # the original values never do, the random ones at once
+    assert verdicts == [*recovers, FAILS, FAILS, FAILS, FAILS, FAILS]
+
+
+def test_missing_arms_are_not_run() -> None:
+    found = claims.figure_1(panel(papers_world, ("dense",)))
+    assert {v.verdict for v in found} == {NOT_RUN}
+    assert all(math.isnan(v.effect) for v in found)
+
+
+def test_differences_are_taken_replica_by_replica() -> None:
+    """Between-replica spread that both arms share must not blur their difference."""
+
+    def error(arm: str, density: float, replica: int) -> float:
+        return 0.02 + 0.004 * replica + {"reinitialised": 3e-4}.get(arm, 0) + noise(replica) / 100
+
+    better = claims.figure_1(panel(error, ARMS))[-1]
+    assert better.verdict == HOLDS
+    assert better.high - better.low < 1e-3

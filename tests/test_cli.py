@@ -1,0 +1,175 @@
+"""The command line as its users meet it: real processes, real runs at smoke scale."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from psplib import experiments, scales
+from psplib.runs import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+def psplib(*words: str, runs: Path, results: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "psplib", *words],
+        env=environment(runs, results),
+        cwd=runs.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def environment(runs: Path, results: Path | None = None) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PSPLIB_RUNS": str(runs),
+        "PSPLIB_RESULTS": str(results or runs.parent / "results"),
+    }
+
+
+@pytest.fixture(scope="module")
+def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("published") / "results"
+    done = psplib("publish", "--scale", "smoke", runs=smoke.root, results=results)
+    assert "14 runs published, 0 were there already" in done.stdout
+    return results
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("reproduce", "--scale", "huge"), "scale must be one of smoke, quick, paper; got 'huge'."),
+        (("reproduce", "--only", "figure_9"), "experiment must be one of figure_1a; got 'fig"),
+        (("reproduce", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
+        (("reproduce", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
+        (("reproduce", "--seed", "-1"), "seed must be a whole number of at least 0; got -1."),
+        (("reproduce", "--budget", "-3"), "budget must be a positive number of minutes; got -3."),
+        (("book", "--scale", "huge"), "scale must be one of published, smoke, quick, paper; got"),
+        (("book", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
+        (("publish", "--scale", "published"), "scale must be one of smoke, quick, paper; got"),
+    ],
+)
+def test_a_bad_argument_gets_one_sentence_and_nothing_is_computed(
+    words: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    done = psplib(*words, runs=tmp_path / "runs")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"psplib: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_absent_data_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSPLIB_DATA", str(tmp_path / "empty"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = psplib("reproduce", "--scale", "quick", "--jobs", "1", runs=tmp_path / "runs")
+    assert done.returncode == 2
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.endswith("point PSPLIB_DATA at the folder that has it, or ask for download.")
+    assert "mnist" in sentence
+    assert not [*Store(tmp_path / "runs").all()]
+
+
+def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_path: Path) -> None:
+    runs = Store(tmp_path / "runs")
+    words = [sys.executable, "-m", "psplib", "reproduce", "--scale", "smoke", "--jobs", "2"]
+    process = subprocess.Popen(
+        words,
+        env=environment(runs.root),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while len([*runs.all()]) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted. Nothing is lost: the same command goes on from here." in errors
+    assert "Traceback" not in errors
+    first = [*runs.all()]
+    assert 2 <= len(first) < 14
+    assert psplib("verify", "--local", runs=runs.root).returncode == 0
+
+    done = psplib("reproduce", "--scale", "smoke", "--jobs", "2", runs=runs.root)
+    assert done.returncode == 0, done.stderr
+    assert "is complete" in done.stdout
+    ours = {p.relative_to(runs.root): p.read_bytes() for p in files(runs)}
+    theirs = {p.relative_to(smoke.root): p.read_bytes() for p in files(smoke)}
+    assert ours == theirs
+
+
+def files(store: Store) -> list[Path]:
+    found = [p for run in store.all() for p in run.iterdir() if p.name != "provenance.json"]
+    assert len(found) == 5 + 13 * 4
+    return found
+
+
+def test_a_budget_stops_in_time_and_keeps_what_is_done(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    words = ("reproduce", "--scale", "smoke", "--budget", "0.04", "--jobs", "1")
+    start = time.monotonic()
+    done = psplib(*words, runs=store.root)
+    assert time.monotonic() - start < 30
+    assert done.returncode == 0
+    assert "is not complete: the same command goes on from here" in done.stdout
+    panel = scales.figure_1a("smoke")
+    assert any(store.work(c).exists() or store.has(c) for c in experiments.known(panel, store))
+
+
+def test_status_counts_what_is_done_and_what_is_missing(smoke: Store, tmp_path: Path) -> None:
+    line = next(
+        line for line in psplib("status", runs=smoke.root).stdout.splitlines() if "smoke" in line
+    )
+    assert line.split()[:6] == ["figure_1a", "smoke", "14", "0", "0", "0"]
+    fresh = psplib("status", runs=tmp_path / "none").stdout.splitlines()
+    line = next(line for line in fresh if "smoke" in line)
+    assert line.split()[:6] == ["figure_1a", "smoke", "0", "0", "2", "0"]
+    assert ">" in line, "the cost of what is not known yet is open"
+
+
+def test_publishing_again_changes_nothing(smoke: Store, published: Path) -> None:
+    done = psplib("publish", "--scale", "smoke", runs=smoke.root, results=published)
+    assert "0 runs published, 14 were there already" in done.stdout
+    assert not [*(published / ".work").iterdir()]
+
+
+def test_verify_accepts_what_was_published(published: Path) -> None:
+    done = psplib("verify", runs=published.parent / "runs", results=published)
+    assert done.returncode == 0
+    assert "14 of 14 runs are whole" in done.stdout
+
+
+@pytest.mark.parametrize("victim", ["config.json", "replicas.csv", "best.safetensors"])
+def test_verify_names_what_was_tampered_with(published: Path, tmp_path: Path, victim: str) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(published, results)
+    folder = sorted((results / "retraining").iterdir())[3]
+    content = bytearray((folder / victim).read_bytes())
+    content[-3] ^= 1
+    (folder / victim).write_bytes(content)
+    done = psplib("verify", runs=tmp_path / "runs", results=results)
+    assert done.returncode == 1
+    assert folder.name in done.stderr
+    assert "13 of 14 runs are whole" in done.stdout
+
+
+def test_verify_finds_a_table_of_another_configuration(published: Path, tmp_path: Path) -> None:
+    """Digests alone would pass: the table and its digest are moved together."""
+    results = tmp_path / "results"
+    shutil.copytree(published, results)
+    panel, store = scales.figure_1a("smoke"), Store(results)
+    first, last = (store.folder(c) for c in panel.retrainings([1.0, 0.5, 0.1, 0.05])[:2])
+    for name in ("provenance.json", "replicas.csv", "history.csv", "best.safetensors"):
+        shutil.copy(first / name, last / name)
+    done = psplib("verify", runs=tmp_path / "runs", results=results)
+    assert done.returncode == 1
+    assert f"{last}: the number of survivors does not belong to its configuration." in done.stderr

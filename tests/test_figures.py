@@ -1,0 +1,70 @@
+"""Figures, badges and downloads say what the tables say."""
+
+import base64
+import io
+import re
+
+import pandas as pd
+import pytest
+from test_claims import ARMS, panel, papers_world
+
+from psplib import deviations, figures, scales
+from psplib.config import canonical
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return panel(papers_world, ARMS)
+
+
+def test_the_curves_are_the_tables(figure) -> None:
+    (ax,) = figures.figure_1(figure).axes
+    drawn = {line.get_label(): line.get_xydata() for line in ax.lines}
+    mean = 100 * sum(papers_world("rewound", 0.04, r) for r in range(6)) / 6
+    assert drawn["one-shot, original values"][1] == pytest.approx([4.0, mean])
+    assert drawn["gradual (LOBSTER)"][:, 0] == pytest.approx([100, 40, 4, 1])
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
+
+
+def test_single_replicas_are_always_drawn(figure) -> None:
+    (ax,) = figures.figure_1(figure).axes
+    single = [line for line in ax.lines if line.get_label().startswith("_child")]
+    points = sum(len(line.get_xdata()) for line in single)
+    assert points == 2 * 3 * 6, "two arms, three points, six replicas"
+
+
+def test_downloads_carry_their_content(figure) -> None:
+    links = figures.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+    content = {
+        ending: base64.b64decode(data)
+        for ending, data in re.findall(r'download="panel\.(\w+)" href="data:[^,]*,([^"]*)"', links)
+    }
+    assert content["svg"].lstrip().startswith(b"<?xml")
+    assert content["json"].decode() == canonical(figure.panel)
+    table = pd.read_csv(io.BytesIO(content["csv"]))
+    assert table["test_error"].tolist() == figure.table["test_error"].tolist()
+
+
+def test_the_svg_is_deterministic(figure) -> None:
+    first, second = (
+        figures.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_the_reading_quotes_the_table(figure) -> None:
+    text = figures.reading(figure)
+    assert "1.80 % at 99.00 % sparsity" in text
+    assert "new initial values raise the error by 0.02 ± 0.00 points" in text
+
+
+def test_every_setting_is_in_the_deviations() -> None:
+    gradual = deviations.table("figure_1a", "lobster").data
+    for text in ("learning rate", "TWT", "PWE", "0.985", "split seed", "0 to 2"):
+        assert text in gradual
+    retrained = deviations.table("figure_1a", "retraining").data
+    assert "epochs" in retrained
+    assert "0 to 9" in retrained
+    assert str(scales.figure_1a("paper").retrained.epochs) in retrained
