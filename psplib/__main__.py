@@ -80,7 +80,7 @@ def reproduce(
     if budget is not None and budget <= 0:
         raise PsplibError(f"budget must be a positive number of minutes; got {budget:g}.")
     if jobs is None:
-        jobs = 1 if where.type == "cuda" else len(os.sched_getaffinity(0))
+        jobs = 1 if where.type == "cuda" else os.cpu_count() or 1
     checks.whole_number("jobs", jobs, 1)
     if budget is not None:
         deadline = time.time() + 60 * budget

@@ -42,9 +42,10 @@ class Compact:
         return x if self.inputs is None else x.flatten(1)[:, self.inputs]
 
 
-def compact(model: nn.Module, mask: Mask) -> Compact:
+def compact(model: nn.Module, mask: Mask, sparse: bool = True) -> Compact:
     """The compact form of a chain of layers under a mask; other networks keep their shape.
 
+    With `sparse` (for a CPU), a first linear layer of low density becomes a `SparseLinear`.
     The full `model` is not changed, and its values are not copied: load them through `index`.
     """
     whole = torch.arange(len(mask.flat))
@@ -53,17 +54,14 @@ def compact(model: nn.Module, mask: Mask) -> Compact:
     if not layers or mask.kept == len(mask.flat):
         return Compact(model, whole, None, ())
     masks = dict(mask.items())
-    positions = dict(mask.with_flat(torch.ones_like(mask.flat)).items())
-    start = 0
-    for name, m in positions.items():
-        positions[name] = torch.arange(start, start + m.numel()).view(m.shape)
-        start += m.numel()
+    positions = dict(mask.split(whole))
     weights = [_by_unit(masks[f"{name}.weight"], chain, layers, i) for i, name in enumerate(layers)]
     alive = _alive(weights, [masks[f"{name}.bias"] for name in layers])
 
     small: OrderedDict[str, nn.Module] = OrderedDict()
     index: list[Tensor] = []
     first_is_linear = isinstance(chain[layers[0]], nn.Linear)
+    sparse = sparse and {type(m) for m in chain.values()} <= CHAIN
     units = alive[0] if first_is_linear else torch.arange(weights[0].shape[1])
     inputs = units if first_is_linear else None
     for name, module in chain.items():
@@ -75,8 +73,7 @@ def compact(model: nn.Module, mask: Mask) -> Compact:
         at, survives = positions[f"{name}.weight"][kept], masks[f"{name}.weight"][kept]
         columns = _columns(units, at.shape[1] // weights[layers.index(name)].shape[1])
         at, survives = at[:, columns], survives[:, columns]
-        is_sparse = at.ndim == 2 and float(survives.float().mean()) < SPARSE_BELOW
-        if is_sparse and not index and set(map(type, chain.values())) <= CHAIN:
+        if not index and sparse and float(survives.float().mean()) < SPARSE_BELOW:
             small[name] = SparseLinear(survives)
             index.append(at[survives])
         elif isinstance(module, nn.Conv2d):
@@ -111,8 +108,8 @@ def _by_unit(mask: Tensor, chain: dict[str, nn.Module], layers: list[str], i: in
 def _alive(weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
     """Indices of the live units before and after each layer; the network's outputs all live.
 
-    One pass forwards (who is fed) and one backwards (who is read) reach the fixed point: what
-    feeds a fed unit is fed itself, and what a read unit reads is read.
+    One pass forwards (who is fed) and one backwards (who is read) reach the fixed point: a fed unit
+    that feeds a read one is read, and a read unit that reads a fed one is fed.
     """
     fed = [torch.ones(weights[0].shape[1], dtype=torch.bool)]
     for weight, bias in zip(weights, biases, strict=True):
@@ -134,17 +131,14 @@ def _columns(units: Tensor, block: int) -> Tensor:
 class SparseLinear(nn.Module):
     """A linear layer that stores, multiplies and learns its surviving weights only.
 
-    It is a network's first layer; `chain.gradient` knows its gradient, autograd does not.
+    It is the first layer of a chain on a CPU; `chain.gradient` knows its gradient, autograd
+    does not.
     """
-
-    rows: Tensor
-    columns: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         rows = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
-        self.register_buffer("rows", rows.int(), persistent=False)
-        self.register_buffer("columns", mask.nonzero()[:, 1].int(), persistent=False)
+        self.rows, self.columns = rows.int(), mask.nonzero()[:, 1].int()
         self.shape = tuple(mask.shape)
         self.weight = nn.Parameter(torch.zeros(int(mask.sum())))
         self.bias = nn.Parameter(torch.zeros(len(mask)))

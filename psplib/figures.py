@@ -25,11 +25,11 @@ from .experiments import Figure1
 # marker and its name in every chapter.
 ARMS = {
     "lobster": ("#0072B2", "o", "gradual (LOBSTER)"),
+    "dense": ("#555555", "", "dense"),
     "rewound": ("#D55E00", "s", "one-shot, original values"),
     "reinitialised": ("#E69F00", "^", "one-shot, new random values"),
     "restructured-layer": ("#009E73", "D", "random structure, layer by layer"),
     "restructured-global": ("#CC79A7", "v", "random structure, global"),
-    "dense": ("#555555", "", "dense"),
 }
 STYLE: Any = {
     "figure.dpi": 100,
@@ -121,26 +121,23 @@ def _percent_ticks(axis: Axis) -> None:
 
 
 def summary(figure: Figure1) -> pd.DataFrame:
-    """A row per point: sparsity, LOBSTER's error, and each arm's mean and 95 % interval."""
+    """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
+    for each point that is retrained from, and for the last."""
     density = claims.densities(figure)
     first = figure.panel.lobsters[0].seed
     gradual = figure.table[
         (figure.table["arm"] == "lobster") & (figure.table["lobster_seed"] == first)
     ].set_index("point")
+    arms = [arm for arm in ARMS if arm != "lobster"]
+    retrained = {p for arm in arms for p in claims.errors(figure, arm).index}
     rows = []
-    for point in density.index:
+    for point in sorted(retrained | {density.index[0], density.index[-1]}):
         row = {
             "sparsity": f"{100 * gradual.loc[point, 'sparsity']:.2f} %",
             "weights only": f"{100 * gradual.loc[point, 'weight_sparsity']:.2f} %",
             "LOBSTER": f"{100 * gradual.loc[point, 'test_error']:.2f}",
         }
-        for arm in (
-            "dense",
-            "rewound",
-            "reinitialised",
-            "restructured-layer",
-            "restructured-global",
-        ):
+        for arm in arms:
             errors = claims.errors(figure, arm)
             row[ARMS[arm][2]] = _plus_minus(errors.loc[point]) if point in errors.index else ""
         rows.append(row)

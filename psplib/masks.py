@@ -43,12 +43,16 @@ class Mask:
         """Another mask for the same network."""
         return Mask(flat, self.shapes)
 
-    def items(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and mask of each parameter, in its own shape; views of `flat`."""
+    def split(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and part of each parameter, in its own shape, of any vector (P,); views of it."""
         start = 0
         for name, shape in self.shapes:
-            yield name, self.flat[start : start + prod(shape)].view(shape)
+            yield name, flat[start : start + prod(shape)].view(shape)
             start += prod(shape)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and mask of each parameter."""
+        return self.split(self.flat)
 
     @property
     def kept(self) -> int:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import chain, files
+from .checks import PsplibError
 from .compact import compact
 from .data import Data, Split
 from .masks import Mask
@@ -106,8 +107,8 @@ class Learner:
     def __init__(self, model: nn.Module, mask: Mask, data: Data, batch_size: int) -> None:
         self.batch_size = batch_size
         self.mask = mask
-        self.compact = compact(model, mask)
         device = data.train.x.device
+        self.compact = compact(model, mask, sparse=device.type == "cpu")
         self.model = self.compact.model.to(device)
         self._weights, self._gradient = flatten_(self.model)
         self._differentiate = chain.gradient(self.model)
@@ -115,7 +116,7 @@ class Learner:
         self._full = torch.zeros(len(mask.flat), device=device)
         survives = mask.flat.to(device)
         within = survives[self._index]
-        self._mask = None if bool(within.all()) else within
+        self._mask = None if bool(within.all()) else within.float()
         self._idle = survives.clone()
         self._idle[self._index] = False
         self.splits = {
@@ -137,41 +138,35 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes: weights and the buffers of normalisation."""
-        buffers = {
-            f"buffer.{n}": b.clone()
-            for n, b in self.model.state_dict().items()
-            if n in dict(self.model.named_buffers())
-        }
+        buffers = {f"buffer.{n}": b.clone() for n, b in self.model.named_buffers()}
         return {"weights": self.weights, **buffers}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Return to a `state`."""
         self.weights = state["weights"].to(self._full.device)
         for name, buffer in self.model.named_buffers():
-            if f"buffer.{name}" in state:
-                buffer.copy_(state[f"buffer.{name}"])
+            buffer.copy_(state[f"buffer.{name}"])
 
     def epoch(self, order: Tensor, update: Update) -> None:
-        """One pass over the training set in the given order, updating after each minibatch."""
-        train, weights, gradient, mask = (
-            self.splits["train"],
-            self._weights,
-            self._gradient,
-            self._mask,
-        )
+        """One pass over the training set in the given order, updating after each minibatch.
+
+        The mask holds after every step. `PsplibError` if the weights are not finite any more.
+        """
+        train, weights, gradient = self.splits["train"], self._weights, self._gradient
         self.model.train()
-        steps = 0
-        for rows in order.to(train.y.device).split(self.batch_size):
-            self._differentiate(train.x[rows], train.y[rows])
+        batches = order.to(train.y.device).split(self.batch_size)
+        for rows in batches:
+            self._differentiate(train.x.index_select(0, rows), train.y.index_select(0, rows))
             update.step(weights, gradient)
-            if mask is not None:
-                weights.mul_(mask)
-            steps += 1
+            if self._mask is not None:
+                weights.mul_(self._mask)
         idle = self._full[self._idle]
-        update.idle(idle, steps)
+        update.idle(idle, len(batches))
         self._full[self._idle] = idle
-        pruned = ~self.mask.flat
-        assert not bool(self.weights.cpu()[pruned].any()), "a pruned weight came back to life"
+        full = self.weights.cpu()
+        if not bool(full.isfinite().all()):
+            raise PsplibError("The training diverged: its weights are not finite any more.")
+        assert not bool(full[~self.mask.flat].any()), "a pruned weight came back to life"
 
     def score(self, split: str) -> Score:
         """Loss and error on `train`, `validation` or `test`."""
