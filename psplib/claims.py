@@ -216,6 +216,18 @@ def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[
     ]
 
 
+def in_short(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts in one sentence for each outcome (Markdown)."""
+    sentences = []
+    for outcome in (HOLDS, FAILS, UNDECIDED, NOT_RUN):
+        these = [v.claim for v in verdicts if v.verdict == outcome]
+        if these:
+            sentences.append(
+                f"- **{outcome}** ({len(these)} of {len(verdicts)}): {' '.join(these)}"
+            )
+    return "\n".join(sentences)
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

@@ -232,7 +232,8 @@ def _pinned(name: str, download: bool) -> tuple[dict[str, np.ndarray], str, str]
             places = " or ".join(str(p) for p in looked)
             raise PsplibError(
                 f"The data set {name} was not found (looked for {places}); put {name}.npz there, "
-                f"point PSPLIB_DATA at the folder that has it, or ask for download."
+                f"point PSPLIB_DATA at its folder, or call psplib.data.load({name!r}, "
+                "download=True) once."
             )
         path = _download(name, looked[-1])
     arrays = _read(path)

@@ -72,8 +72,8 @@ def test_absent_data_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     done = psplib("reproduce", "--scale", "quick", "--jobs", "1", runs=tmp_path / "runs")
     assert done.returncode == 2
     sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.endswith("point PSPLIB_DATA at the folder that has it, or ask for download.")
-    assert "mnist" in sentence
+    assert sentence.startswith("psplib: The data set mnist was not found (looked for ")
+    assert sentence.endswith("or call psplib.data.load('mnist', download=True) once.")
     assert not [*Store(tmp_path / "runs").all()]
 
 

@@ -87,9 +87,11 @@ def removed_one_by_one(model: nn.Sequential, mask: Mask) -> list[set[int]]:
     return live
 
 
-def loaded(model: nn.Module, mask: Mask) -> tuple[compact.Compact, Tensor, Tensor]:
+def loaded(
+    model: nn.Module, mask: Mask, sparse: bool = True
+) -> tuple[compact.Compact, Tensor, Tensor]:
     """The compact form with the model's values, as views of one vector; and its gradient."""
-    form = compact.compact(copy.deepcopy(model), mask)
+    form = compact.compact(copy.deepcopy(model), mask, sparse)
     weights, gradient = training.flatten_(form.model)
     weights.copy_((flat(model) * mask.flat)[form.index])
     return form, weights, gradient
@@ -189,17 +191,14 @@ def test_the_live_units_of_a_sparse_lenet_are_those_left_by_removal(name: str) -
 
 
 @pytest.mark.parametrize("density", [0.0, 0.004, 0.05])
-def test_a_sparse_first_layer_equals_a_dense_one(
-    density: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sparse_first_layer_equals_a_dense_one(density: float) -> None:
     model = build("lenet-300", 0)
     mask = random_mask(model, [density, 1.0, 0.5, 1.0, 1.0, 1.0], 1)
     x = torch.randn(30, 1, 28, 28)
     y = torch.arange(30) % 10
     found = {}
-    for kind, below in ((SparseLinear, 2.0), (nn.Linear, -1.0)):
-        monkeypatch.setattr(compact, "SPARSE_BELOW", below)
-        form, weights, gradient = loaded(model, mask)
+    for sparse, kind in ((True, SparseLinear), (False, nn.Linear)):
+        form, weights, gradient = loaded(model, mask, sparse)
         assert type(form.model.fc1) is kind
         differentiate = chain.gradient(form.model)
         for _ in range(20):
@@ -207,8 +206,8 @@ def test_a_sparse_first_layer_equals_a_dense_one(
             weights.sub_(0.1 * gradient).mul_(mask.flat[form.index])
         trained = torch.zeros(len(mask.flat))
         trained[form.index] = weights
-        found[kind] = (trained, form.model(form.read(x)).detach())
-    torch.testing.assert_close(found[SparseLinear], found[nn.Linear], rtol=1e-5, atol=1e-6)
+        found[sparse] = (trained, form.model(form.read(x)).detach())
+    torch.testing.assert_close(found[True], found[False], rtol=1e-5, atol=1e-6)
 
 
 def test_a_dense_network_and_a_resnet_keep_their_shape() -> None:

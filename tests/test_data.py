@@ -234,18 +234,18 @@ def test_no_damaged_byte_changes_the_data(
     path = places[0] / "mnist.npz"
     save(path, **arrays("mnist"))
     whole, expected = path.read_bytes(), data.load("mnist")
-    refused = 0
-    for position in range(len(whole)):
+    refusals = []
+    for position in range(0, len(whole), 3):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
             found = data.load("mnist")
         except PsplibError as error:
-            assert str(path) in str(error)
-            refused += 1
+            refusals.append(str(error))
         else:  # a byte that carries no data, such as a date
             assert torch.equal(found.train.x, expected.train.x)
             assert torch.equal(found.test.y, expected.test.y)
-    assert refused > len(whole) / 2
+    assert len(refusals) > len(whole) / 6
+    assert all(str(path) in refusal for refusal in refusals)
 
 
 def test_both_variants_of_the_cifar10_test_set_are_accepted_by_digest(
@@ -266,7 +266,7 @@ def test_both_variants_of_the_cifar10_test_set_are_accepted_by_digest(
         np.testing.assert_array_equal(pixels(loaded, loaded.test), by_channel(content["x_test"]))
         variants[loaded.variant] = loaded.digest
     assert len(variants) == len(set(variants.values())) == 2
-    for part in ("x_test", "y_test"):
+    for part in official:
         np.savez(path, **(official | {part: official[part] ^ 1}))
         with pytest.raises(PsplibError, match=part):
             data.load("cifar10")

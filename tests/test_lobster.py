@@ -23,7 +23,8 @@ from psplib.training import Learner, Score, evaluate, flat, order
 
 CONFIG = Lobster(
     "lenet-300", "synthetic", 0,
-    batch_size=50, shrinkage=5e-3, tolerance=0.2, patience=2, target_sparsity=0.9, max_epochs=60,
+    learning_rate=0.3, batch_size=20, shrinkage=0.015, tolerance=0.2, patience=2,
+    target_sparsity=0.9, max_epochs=80,
 )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_an_epoch_of_a_learner_is_the_published_rule_on_the_full_network(
     dense = Mask.dense(oracle)
     kept = torch.rand(len(dense.flat), generator=torch.Generator().manual_seed(0)) < density
     mask = dense.with_flat(kept)
-    mask.apply_(oracle)
+    nn.utils.vector_to_parameters(flat(oracle) * kept / density**0.5, oracle.parameters())
     learner = Learner(build("lenet-300", 0), mask, tiny, 50)
     learner.weights = initial = flat(oracle).float()
     assert bool(learner._idle.any()) == (density == 0.02)
@@ -102,7 +103,7 @@ def test_an_epoch_of_a_learner_is_the_published_rule_on_the_full_network(
                     p -= 5e-3 * p * (1 - p.grad.abs()).clamp_min(0)
             mask.apply_(oracle)
     torch.testing.assert_close(learner.weights, flat(oracle).float(), rtol=1e-4, atol=1e-5)
-    assert float((learner.weights - initial).abs().max()) > 0.01
+    assert float((learner.weights - initial).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,12 @@ def test_bad_epochs_are_counted_as_by_hand(losses: list[float], bad: list[int]) 
         counted.append(plateau.bad)
         best.append(plateau.best)
     assert counted == bad
-    assert best == [min([x for x in losses[: i + 1] if x == x], default=inf) for i in range(len(losses))]
+    assert best == [
+        min([x for x in losses[: i + 1] if x == x], default=inf) for i in range(len(losses))
+    ]
 
 
-sizes_with_ties = st.lists(st.integers(0, 30), min_size=1, max_size=60)
+sizes_with_ties = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 
 @given(sizes_with_ties, st.data())
@@ -147,15 +150,14 @@ def test_a_threshold_is_within_the_bound_and_the_next_is_not_whatever_the_loss(
     found = largest_threshold(torch.tensor(sizes, dtype=torch.float32), loss, 2.0)
     assert len(asked) == len(set(asked)) <= ceil(log2(len(sizes)))
     assert found == 0 or table[found] <= 2
-    larger = [s for s in levels if s > found or (found == 0 and s == 0 and 0.0 not in asked)]
-    assert found < levels[-1] or levels == [0]  # the largest weight stays
-    if larger[:-1]:
-        assert table[larger[0]] > 2
+    larger = [s for s in levels if s > found]
+    assert larger  # the largest weight stays
+    assert len(larger) == 1 or table[larger[0]] > 2
 
 
-@given(sizes_with_ties, st.integers(-1, 30))
+@given(sizes_with_ties, st.integers(0, 30))
 def test_of_a_growing_loss_the_largest_threshold_is_found(sizes: list[int], last: int) -> None:
-    values = torch.tensor(sizes, dtype=torch.float32) + 1
+    values = torch.tensor(sizes, dtype=torch.float32)
     found = largest_threshold(values, lambda threshold: float(threshold > last), 0.5)
     good = [v for v in values.tolist() if v <= last and v < float(values.max())]
     assert found == max(good, default=0.0)
@@ -267,7 +269,7 @@ def test_every_wait_ends_with_its_bad_epochs_and_returns_to_its_best(result: Res
     assert history.index.tolist() == list(range(1, len(history) + 1))
     ends, start = [], 1
     for epoch in history.index:
-        wait = history[start:epoch]
+        wait = history.loc[start:epoch]
         best_so_far = wait.cummin().shift(fill_value=inf)
         bad = (wait >= 1.01 * best_so_far).tolist()
         if bad[-2:] == [True, True]:
@@ -278,7 +280,9 @@ def test_every_wait_ends_with_its_bad_epochs_and_returns_to_its_best(result: Res
     pd.testing.assert_frame_equal(
         result.points[columns[:2]], expected[columns[:2]], check_dtype=False
     )
-    np.testing.assert_allclose(result.points["validation_loss"], expected["validation_loss"], rtol=1e-5)
+    np.testing.assert_allclose(
+        result.points["validation_loss"], expected["validation_loss"], rtol=1e-5
+    )
 
 
 def test_the_weight_decay_ablation_differs_from_the_first_epoch_on(
@@ -307,10 +311,10 @@ def test_the_seed_draws_initial_values_and_orders(tiny: Data) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        CONFIG,
-        replace(CONFIG, sensitivity=False, max_epochs=20),
-        replace(CONFIG, architecture="lenet-5", max_epochs=5, patience=1, shrinkage=0.05),
-        replace(CONFIG, architecture="resnet-8", max_epochs=5, patience=1, batch_size=20),
+        replace(CONFIG, max_epochs=26),
+        replace(CONFIG, sensitivity=False, max_epochs=8),
+        replace(CONFIG, architecture="lenet-5", max_epochs=3, patience=0),
+        replace(CONFIG, architecture="resnet-8", max_epochs=5, patience=0),
     ],
     ids=["lenet-300", "weight decay", "lenet-5", "resnet-8"],
 )
@@ -321,6 +325,7 @@ def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     whole = lobster.run(config, data)
     resumed, interruptions = in_pieces(lambda checkpoint: lobster.run(config, data, checkpoint))
     assert interruptions >= len(whole.history) - 2
+    assert len(whole.points) > 1 or not config.sensitivity
     pd.testing.assert_frame_equal(resumed.points, whole.points, check_exact=True)
     pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
     assert torch.equal(resumed.weights, whole.weights)

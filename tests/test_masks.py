@@ -1,6 +1,7 @@
 """Masks against counts by hand, brute force and frequencies."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from psplib.models import build
 
 
 def net(*sizes: int) -> nn.Sequential:
-    return nn.Sequential(*[nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+    return nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(sizes)])
 
 
 DENSE = Mask.dense(net(4, 3, 2))  # 12 weights, 3 biases, 6 weights, 2 biases

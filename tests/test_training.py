@@ -233,6 +233,13 @@ def test_an_epoch_that_brings_a_pruned_weight_back_is_stopped(tiny: Data) -> Non
         learner.epoch(torch.arange(300), Sgd(0.1))
 
 
+def test_a_training_that_diverges_is_refused(tiny: Data) -> None:
+    model = build("lenet-300", 0)
+    learner = Learner(model, Mask.dense(model), tiny, 50)
+    with pytest.raises(PsplibError, match="diverged"):
+        learner.epoch(torch.arange(300), Sgd(1e30))
+
+
 def test_weights_are_read_and_set_in_full_coordinates(tiny: Data) -> None:
     model = build("lenet-300", 0)
     learner = Learner(model, random_mask(model, 0.004), tiny, 100)

@@ -1,0 +1,246 @@
+"""The arms: what they start from, what they share, what they report, and how they go on."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psplib import tickets
+from psplib.checks import PsplibError
+from psplib.data import Data
+from psplib.lobster import Lobster
+from psplib.masks import Mask
+from psplib.models import build, derive
+from psplib.tickets import ARMS, Result, Retraining, initial
+from psplib.training import evaluate, flat, order
+
+CONFIG = Retraining(
+    Lobster("lenet-300", "synthetic", 7),
+    2,
+    "rewound",
+    (0, 1, 2),
+    4,
+    learning_rate=0.3,
+    batch_size=20,
+)
+REDRAWN = ("dense", "reinitialised", "restructured-layer", "restructured-global")
+
+
+@pytest.fixture(scope="module")
+def mask() -> Mask:
+    """A third of the weights, more of the first layers than of the last."""
+    dense = Mask.dense(build("lenet-300", 0))
+    chance = torch.cat(
+        [torch.full((m.numel(),), 0.5 / (1 + i)) for i, (_, m) in enumerate(dense.items())]
+    )
+    return dense.with_flat(
+        torch.rand(len(chance), generator=torch.Generator().manual_seed(4)) < chance
+    )
+
+
+def mask_of(arm: str, mask: Mask) -> Mask:
+    return mask.with_flat(torch.ones_like(mask.flat)) if arm == "dense" else mask
+
+
+def counts(mask: Mask) -> list[int]:
+    return [int(m.sum()) for _, m in mask.items()]
+
+
+def test_an_unknown_arm_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(PsplibError, match=r"dense, rewound.*magnitude; got 'winning'"):
+        replace(CONFIG, arm="winning")
+
+
+def test_rewound_weights_are_the_initial_ones_exactly_under_the_mask(
+    tiny: Data, mask: Mask
+) -> None:
+    still = replace(CONFIG, learning_rate=0.0, epochs=1, replicas=(0,))
+    result = tickets.run(still, tiny, mask)
+    assert torch.equal(result.weights[mask.flat], flat(build("lenet-300", 7))[mask.flat])
+    assert int(result.weights[~mask.flat].count_nonzero()) == 0
+    assert torch.equal(result.mask, mask.flat)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_start_from_the_initial_values_that_they_say(arm: str, mask: Mask) -> None:
+    one, other = (initial(replace(CONFIG, arm=arm), mask, replica)[0] for replica in (0, 1))
+    first_network = flat(build("lenet-300", 7))
+    if arm in REDRAWN:
+        # Replica by replica the same in every such arm, so that they can be compared in pairs.
+        shared = initial(replace(CONFIG, arm="dense", point=0), mask, 0)[0]
+        assert torch.equal(one, shared)
+        assert not torch.equal(one, other)
+        assert not torch.equal(one, first_network)
+    else:
+        assert torch.equal(one, first_network)
+        assert torch.equal(other, first_network)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_all_arms_see_the_samples_in_the_same_orders_replica_by_replica(
+    arm: str, tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def noted(*arguments: int) -> Tensor:
+        asked.append(arguments)
+        return order(*arguments)
+
+    monkeypatch.setattr(tickets, "order", noted)
+    seen = {}
+    for now in (arm, "reinitialised"):
+        asked.clear()
+        tickets.run(replace(CONFIG, arm=now, epochs=2), tiny, mask_of(now, mask))
+        seen[now] = asked[-6:]  # before them, `magnitude` trains the dense network
+    assert seen[arm] == seen["reinitialised"]
+    assert len({seed for _, seed, _ in seen[arm]}) == 3
+    assert [epoch for _, _, epoch in seen[arm]] == [1, 2] * 3
+
+
+@pytest.mark.parametrize("arm", ["restructured-layer", "restructured-global"])
+def test_a_restructured_mask_has_the_counts_of_the_original_and_its_own_places(
+    arm: str, mask: Mask
+) -> None:
+    config = replace(CONFIG, arm=arm)
+    drawn = [initial(config, mask, replica)[1] for replica in range(3)]
+    drawn.append(initial(replace(config, point=3), mask, 0)[1])
+    for one, other in combinations([mask, *drawn], 2):
+        assert one.kept == other.kept == mask.kept
+        assert (counts(one) == counts(other)) == (arm == "restructured-layer")
+        assert not torch.equal(one.flat, other.flat)
+    assert torch.equal(initial(config, mask, 1)[1].flat, drawn[1].flat)
+
+
+@pytest.mark.parametrize("arm", ["dense", "rewound", "reinitialised"])
+def test_the_other_arms_keep_the_mask_of_their_point(arm: str, mask: Mask) -> None:
+    assert initial(replace(CONFIG, arm=arm), mask, 0)[1] is mask
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_an_arm_trains_keeps_as_many_parameters_as_its_mask(
+    arm: str, tiny: Data, mask: Mask
+) -> None:
+    given = mask_of(arm, mask)
+    result = tickets.run(replace(CONFIG, arm=arm, epochs=1), tiny, given)
+    assert result.replicas["kept"].tolist() == [given.kept] * 3
+    assert int(result.mask.sum()) == given.kept
+    assert int(result.weights[~result.mask].count_nonzero()) == 0
+    assert result.replicas["sparsity"].tolist() == pytest.approx([given.sparsity] * 3)
+
+
+def test_the_magnitude_arm_keeps_the_largest_weights_of_the_trained_dense_network(
+    tiny: Data, mask: Mask
+) -> None:
+    config = replace(CONFIG, arm="magnitude", replicas=(0,), learning_rate=0.3)
+    result = tickets.run(config, tiny, mask)
+    plain = build("lenet-300", 7)
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.3)
+    for epoch in range(1, 5):
+        for rows in order(len(tiny.train), 7, epoch).split(20):
+            optimiser.zero_grad()
+            F.cross_entropy(plain(tiny.train.x[rows]), tiny.train.y[rows]).backward()
+            optimiser.step()
+    size = flat(plain).abs().numpy()
+    threshold = np.sort(size)[-mask.kept]
+    clear = np.abs(size - threshold) > 1e-5  # of those at the threshold, rounding decides
+    np.testing.assert_array_equal(result.mask.numpy()[clear], (size > threshold)[clear])
+    assert clear.mean() > 0.99
+    assert int(result.mask.sum()) == mask.kept
+
+
+FAST = replace(CONFIG, arm="reinitialised", learning_rate=1.0, epochs=10)
+
+
+@pytest.fixture(scope="module")
+def fast(tiny: Data, mask: Mask) -> Result:
+    """Learnt well before its end: the best epoch is not simply the last, and errors are tied."""
+    return tickets.run(FAST, tiny, mask)
+
+
+def test_a_replica_is_scored_at_its_lowest_validation_error_and_of_ties_the_lowest_loss(
+    fast: Result,
+) -> None:
+    decided_by_loss = 0
+    for _, row in fast.replicas.iterrows():
+        history = fast.history[fast.history["replica"] == row["replica"]]
+        assert history["epoch"].tolist() == list(range(1, 11))
+        lowest = history[history["validation_error"] == history["validation_error"].min()]
+        best = lowest.sort_values("validation_loss").iloc[0]
+        decided_by_loss += best["epoch"] != lowest["epoch"].iloc[0]
+        assert row["best_epoch"] == best["epoch"]
+        assert row["validation_error"] == best["validation_error"]
+        assert row["validation_loss"] == best["validation_loss"]
+    assert decided_by_loss > 0
+
+
+def test_the_weights_are_those_of_the_best_replica_at_its_best_epoch(
+    fast: Result, tiny: Data
+) -> None:
+    champion = fast.replicas.sort_values(["validation_error", "validation_loss"]).iloc[0]
+    assert champion["best_epoch"] < 10
+    model = build("lenet-300", 0)
+    nn.utils.vector_to_parameters(fast.weights, model.parameters())
+    validation, test = evaluate(model, tiny.validation), evaluate(model, tiny.test)
+    assert (champion["validation_error"], champion["test_error"]) == (validation.error, test.error)
+    assert champion["validation_loss"] == pytest.approx(validation.loss, rel=1e-5)
+    assert champion["test_loss"] == pytest.approx(test.loss, rel=1e-5)
+
+
+def test_the_mask_of_the_best_replica_comes_with_its_weights(tiny: Data, mask: Mask) -> None:
+    config = replace(CONFIG, arm="restructured-global", epochs=2)
+    result = tickets.run(config, tiny, mask)
+    best = result.replicas.sort_values(["validation_error", "validation_loss"])["replica"].iloc[0]
+    assert torch.equal(result.mask, initial(config, mask, int(best))[1].flat)
+
+
+def test_the_last_epoch_is_scored_beside_the_best(fast: Result, tiny: Data, mask: Mask) -> None:
+    """The oracle is the plain loop: same initial values, orders and mask."""
+    model = build("lenet-300", derive("replica", 0))
+    mask.apply_(model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    for epoch in range(1, 11):
+        for rows in order(len(tiny.train), derive("replica", 0), epoch).split(20):
+            optimiser.zero_grad()
+            F.cross_entropy(model(tiny.train.x[rows]), tiny.train.y[rows]).backward()
+            optimiser.step()
+            mask.apply_(model)
+    last = evaluate(model, tiny.test)
+    assert fast.replicas["last_test_loss"][0] == pytest.approx(last.loss, rel=1e-2)
+    assert fast.replicas["last_test_error"][0] == pytest.approx(last.error, abs=1 / 60)
+
+
+@pytest.mark.parametrize("architecture", ["lenet-300", "lenet-5", "resnet-8"])
+def test_a_replica_trained_after_others_equals_the_same_replica_alone(
+    architecture: str, tiny: Data, tiny_colour: Data
+) -> None:
+    data = tiny_colour if architecture == "resnet-8" else tiny
+    lobster = Lobster(architecture, "synthetic", 7)
+    config = replace(CONFIG, lobster=lobster, arm="dense", replicas=(0, 1), epochs=1)
+    mask = Mask.dense(build(architecture, 0))
+    together = tickets.run(config, data, mask).replicas.iloc[1:].reset_index(drop=True)
+    alone = tickets.run(replace(config, replicas=(1,)), data, mask).replicas
+    pd.testing.assert_frame_equal(together, alone, check_exact=True)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_interrupted_after_every_checkpoint_ends_with_the_same_bits(
+    arm: str, in_pieces: Callable, tiny: Data, mask: Mask
+) -> None:
+    config = replace(CONFIG, arm=arm)
+    given = mask_of(arm, mask)
+    whole = tickets.run(config, tiny, copy.deepcopy(given))
+    resumed, interruptions = in_pieces(
+        lambda checkpoint: tickets.run(config, tiny, given, checkpoint)
+    )
+    assert interruptions >= 6
+    pd.testing.assert_frame_equal(resumed.replicas, whole.replicas, check_exact=True)
+    pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
+    assert torch.equal(resumed.weights, whole.weights)
+    assert torch.equal(resumed.mask, whole.mask)
