@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .compact import SparseLinear
+from .compact import SparseLinear, linear_layers
 
 Gradient = Callable[[Tensor, Tensor], None]
 
@@ -17,17 +17,8 @@ Gradient = Callable[[Tensor, Tensor], None]
 def gradient(model: nn.Module) -> Gradient:
     """A function of a batch (x, y) that leaves the gradient of the mean cross-entropy in the
     `.grad` of the model's parameters: in closed form for a chain, by autograd for the rest."""
-    modules = list(model.children()) if isinstance(model, nn.Sequential) else []
-    if modules and isinstance(modules[0], nn.Flatten | nn.Identity):
-        del modules[0]
-    layers = modules[::2]
-    sparse_first = bool(layers) and isinstance(layers[0], SparseLinear)
-    is_chain = (
-        len(modules) % 2 == 1
-        and all(type(m) is nn.Linear for m in layers[sparse_first:])
-        and all(type(m) is nn.ReLU for m in modules[1::2])
-    )
-    return _Chain(layers) if is_chain else _autograd(model)
+    layers = linear_layers(model)
+    return _Chain(layers) if layers else _autograd(model)
 
 
 def _autograd(model: nn.Module) -> Gradient:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import files
 from .checks import PsplibError, one_of
 
 VALIDATION_SHARE = 0.1
@@ -248,7 +249,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {part: archive[part] for part in parts}
     except KeyError as error:
         raise PsplibError(f"{path} lacks an array: {error.args[0]}.") from None
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
         raise PsplibError(
             f"{path} is not a whole, plain .npz file ({type(error).__name__}: {error}); "
             "remove it and fetch it again."
@@ -276,7 +277,7 @@ def _check(name: str, path: Path, arrays: dict[str, np.ndarray]) -> str:
             return "standard"
     raise PsplibError(
         f"{path}: {', '.join(wrong)} differ from the published {name} (SHA-256); "
-        "remove the file and fetch it again."
+        "this file cannot be used."
     )
 
 
@@ -297,12 +298,8 @@ def _download(name: str, path: Path) -> Path:
         except (OSError, RuntimeError) as error:
             raise PsplibError(f"{name} could not be downloaded: {error}.") from None
     _check(name, path, arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    files.make_folder(path.parent)
+    files.write(path, content.getvalue())
     return path

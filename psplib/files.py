@@ -11,9 +11,18 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from .checks import PsplibError
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, unless it is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PsplibError(f"{path} cannot be used: {error.strerror}.") from None
 
 
 def write(path: Path, content: bytes) -> None:
@@ -31,10 +40,13 @@ def write(path: Path, content: bytes) -> None:
         raise PsplibError(f"{path} could not be written: {error.strerror}.") from error
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(path: Path) -> str | None:
+    """SHA-256 of a file's content, in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: Any = None) -> None:
@@ -42,6 +54,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: Any = None) -> 
     # safetensors refuses tensors that share memory, as a mask and its copy may.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     write(path, safetensors.torch.save(plain, {"state": json.dumps(state)}))
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and contents."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(
+            tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        )
+    return found.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from . import models
+from .checks import PsplibError, one_of, whole_number
 from .config import setting
-from .data import Data
+from .data import NAMES, Data
 from .masks import Mask
 from .training import Checkpoint, Learner, flat, order
 
@@ -55,6 +56,16 @@ class Lobster:
     )
     max_epochs: int = setting("ours", "the run ends here at the latest", default=2000)
     split_seed: int = setting("ours", "draws the 90/10 split", default=0)
+
+    def __post_init__(self) -> None:
+        one_of("architecture", self.architecture, models.NAMES)
+        one_of("data", self.data, NAMES)
+        for name, least in (("batch_size", 1), ("patience", 0), ("max_epochs", 1)):
+            whole_number(name, getattr(self, name), least)
+        if not 0 < self.target_sparsity < 1:
+            raise PsplibError(
+                f"target_sparsity must lie between 0 and 1; got {self.target_sparsity}."
+            )
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,8 @@ def largest_threshold(sizes: Tensor, loss: Callable[[float], float], bound: floa
     loss(T) is the loss without the weights of |w| <= T. It changes only where T passes a weight,
     so the bisection runs over the rank of |w|: at most ceil(log2 n) evaluations. It assumes what
     holds nearly always, that the loss grows with T; in any case the loss at the T returned is
-    within the bound, and at the next larger magnitude it is not. The largest weight is never
-    pruned.
+    within the bound, and at the next larger magnitude it is not (but for the largest, which is
+    never pruned).
     """
     ranked = torch.unique(sizes).tolist()
     within, beyond = 0, len(ranked)

@@ -117,7 +117,7 @@ def build(name: str, seed: int) -> nn.Module:
     """
     one_of("network", name, NAMES)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("initial values", seed))
+        torch.default_generator.manual_seed(derive("initial values", seed))
         if name == "lenet-300":
             return lenet_300()
         if name == "lenet-5":

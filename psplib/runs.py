@@ -134,8 +134,8 @@ class Store:
     def lock(self, config: Any, wait: bool = True) -> Iterator[bool]:
         """Hold the only right to make this run; yields False if another process holds it."""
         work = self.work(config)
+        files.make_folder(work.parent)
         try:
-            work.parent.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(work.with_suffix(".lock"))
             lock.acquire(timeout=-1 if wait else 0)
         except filelock.Timeout:
@@ -181,7 +181,7 @@ class Store:
             if self.has(config):
                 return self.load(config)
             work, folder = self.work(config), self.folder(config)
-            work.mkdir(parents=True, exist_ok=True)
+            files.make_folder(work)
             checkpoint = Checkpoint(work, _reporter(work, report))
             parts, data = make(checkpoint)
             whole = work / "whole"

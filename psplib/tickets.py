@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import models
-from .checks import one_of
+from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import Data
 from .lobster import Lobster
@@ -61,6 +61,10 @@ class Retraining:
 
     def __post_init__(self) -> None:
         one_of("arm", self.arm, ARMS)
+        for name in ("epochs", "batch_size"):
+            whole_number(name, getattr(self, name), 1)
+        if not self.replicas or len(set(self.replicas)) < len(self.replicas):
+            raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,11 @@ class Checkpoint:
         """The tensors and the state last saved, if any."""
         if self.path is None or not self.path.exists():
             return None
-        tensors, (self._before, state) = files.read_tensors(self.path)
-        return tensors, state
+        tensors, kept = files.read_tensors(self.path)
+        if not isinstance(kept, dict) or kept.get("sha256") != files.digest(tensors):
+            raise PsplibError(f"{self.path} is damaged; remove it, and its run begins anew.")
+        self._before = kept["elapsed"]
+        return tensors, kept["state"]
 
     @property
     def due(self) -> bool:
@@ -215,5 +218,6 @@ class Checkpoint:
     def save(self, tensors: dict[str, Tensor], state: Any) -> None:
         """Keep this state in the place of the last one."""
         if self.path:
-            files.write_tensors(self.path, tensors, [self.elapsed, state])
+            facts = {"elapsed": self.elapsed, "state": state, "sha256": files.digest(tensors)}
+            files.write_tensors(self.path, tensors, facts)
             self._saved = time.monotonic()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from psplib import lobster
+from psplib.checks import PsplibError
 from psplib.data import Data
 from psplib.lobster import Lobster, Plateau, Result, Shrink, largest_threshold
 from psplib.masks import Mask
@@ -22,7 +23,7 @@ from psplib.models import build
 from psplib.training import Learner, Score, evaluate, flat, order
 
 CONFIG = Lobster(
-    "lenet-300", "synthetic", 0,
+    "lenet-300", "digits", 0,
     learning_rate=0.3, batch_size=20, shrinkage=0.015, tolerance=0.2, patience=2,
     target_sparsity=0.9, max_epochs=80,
 )  # fmt: skip
@@ -330,3 +331,24 @@ def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
     assert torch.equal(resumed.weights, whole.weights)
     assert torch.equal(resumed.masks, whole.masks)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("architecture", "vgg", "architecture must be one of lenet-300, lenet-5, resnet-8,"),
+        ("data", "imagenet", "data must be one of digits, mnist, fashion-mnist, cifar10; got"),
+        ("max_epochs", 0, "max_epochs must be a whole number of at least 1; got 0."),
+        ("patience", -1, "patience must be a whole number of at least 0; got -1."),
+        ("target_sparsity", 1.0, "target_sparsity must lie between 0 and 1; got 1.0."),
+    ],
+)
+def test_senseless_configurations_are_refused(field: str, value: object, sentence: str) -> None:
+    with pytest.raises(PsplibError) as refused:
+        replace(CONFIG, **{field: value})
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_diverging_training_is_one_sentence(tiny: Data) -> None:
+    with pytest.raises(PsplibError, match="The training diverged: its weights are not finite"):
+        lobster.run(replace(CONFIG, learning_rate=1e30), tiny)

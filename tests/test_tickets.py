@@ -22,7 +22,7 @@ from psplib.tickets import ARMS, Result, Retraining, initial
 from psplib.training import evaluate, flat, order
 
 CONFIG = Retraining(
-    Lobster("lenet-300", "synthetic", 7),
+    Lobster("lenet-300", "digits", 7),
     2,
     "rewound",
     (0, 1, 2),
@@ -221,7 +221,7 @@ def test_a_replica_trained_after_others_equals_the_same_replica_alone(
     architecture: str, tiny: Data, tiny_colour: Data
 ) -> None:
     data = tiny_colour if architecture == "resnet-8" else tiny
-    lobster = Lobster(architecture, "synthetic", 7)
+    lobster = Lobster(architecture, "digits", 7)
     config = replace(CONFIG, lobster=lobster, arm="dense", replicas=(0, 1), epochs=1)
     mask = Mask.dense(build(architecture, 0))
     together = tickets.run(config, data, mask).replicas.iloc[1:].reset_index(drop=True)
@@ -244,3 +244,9 @@ def test_an_arm_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
     assert torch.equal(resumed.weights, whole.weights)
     assert torch.equal(resumed.mask, whole.mask)
+
+
+@pytest.mark.parametrize("replicas", [(), (1, 1)])
+def test_replicas_are_different_numbers(replicas: tuple[int, ...]) -> None:
+    with pytest.raises(PsplibError, match="replicas must be different numbers; got"):
+        replace(CONFIG, replicas=replicas)
