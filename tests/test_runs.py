@@ -100,10 +100,8 @@ def other(value: Any) -> Any:
             return value + 1
         case float():
             return float(np.nextafter(value, 1))
-        case "rewound":
-            return "dense"
         case str():
-            return value + "x"
+            return {"rewound": "dense", "lenet-300": "lenet-5", "digits": "mnist"}[value]
         case tuple():
             return (*value, 99)
     return replace(value, seed=value.seed + 1)
