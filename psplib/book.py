@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -120,12 +120,18 @@ def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
     """Execute a chapter; its injected parameters are not shown in the page."""
     import nbformat
     import papermill
+    from traitlets.config import Config
 
-    # Kernels on the loopback device need no certificate, and no warning at each start.
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    # Sockets of files, where there are such, need no encryption and so no warning at each start.
+    sockets = Config(KernelManager={"transport": "tcp" if os.name == "nt" else "ipc"})
     try:
         papermill.execute_notebook(
-            str(template), str(target), parameters, cwd=str(template.parent), progress_bar=False
+            str(template),
+            str(target),
+            parameters,
+            cwd=str(template.parent),
+            progress_bar=False,
+            config=sockets,
         )
     except papermill.PapermillExecutionError as error:
         raise PsplibError(

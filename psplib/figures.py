@@ -146,7 +146,7 @@ def summary(figure: Figure1) -> pd.DataFrame:
 
 def _plus_minus(values: pd.Series) -> str:
     i = claims.interval(values.dropna())
-    return f"{i.mean:.2f} ± {i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
+    return f"{i.mean:.2f}\u00a0±\u00a0{i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
 
 
 def facts(figure: Figure1) -> dict[str, str]:
@@ -276,11 +276,18 @@ def reading(figure: Figure1) -> str:
     arms = {arm: errors for arm, errors in arms.items() if len(errors)}
     for arm, errors in arms.items():
         first, last = errors.index[0], errors.index[-1]
-        sentences.append(
+        sentence = (
             f"**{ARMS[arm][2].capitalize()}**: {_plus_minus(errors.loc[first])} % at "
-            f"{100 * (1 - density[first]):.1f} % sparsity, {_plus_minus(errors.loc[last])} % at "
-            f"{100 * (1 - density[last]):.1f} %."
+            f"{_sparsity(density[first])} sparsity, {_plus_minus(errors.loc[last])} % at "
+            f"{_sparsity(density[last])}."
         )
+        if len(dense):
+            back = [p for p in errors.index if claims.recovers(errors.loc[p], dense.loc[0])]
+            at = ", ".join(_sparsity(density[p]) for p in back) or "no point"
+            sentence += (
+                f" At most 5 % worse than the dense network, with its whole interval, at {at}."
+            )
+        sentences.append(sentence)
     gaps = [
         f"{what} by {_plus_minus(gap)} points"
         for what, worse, better in (
@@ -301,6 +308,10 @@ def reading(figure: Figure1) -> str:
             "(a minus sign would mean that they lower it)."
         )
     return "\n\n".join(sentences)
+
+
+def _sparsity(density: float) -> str:
+    return f"{100 * (1 - density):.1f} %"
 
 
 def _counted(n: int, what: str) -> str:
