@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from . import checks, experiments, runs, scales
+from . import checks, experiments, runs, scales, sweep
 from .checks import PsplibError
 
 PARAMETERS = ("scale", "device", "seed")
@@ -35,7 +35,7 @@ class Chapter:
             store = runs.published()
             return experiments.collect(experiments.largest_published(name, store), store)
         panel, store = scales.panel(name, self.scale, self.seed), runs.local()
-        reproduce(panel, store, self.device)
+        sweep.run(panel, store, self.device)
         return experiments.collect(panel, store)
 
 
@@ -64,44 +64,20 @@ def injected() -> list[str]:
     return names
 
 
-def reproduce(panel: scales.Panel, store: runs.Store, device: torch.device) -> None:
-    """Compute what a panel lacks, in this process, with a progress bar for each run."""
-    while missing := [c for c in experiments.known(panel, store) if not store.has(c)]:
-        with Bar() as bar:
-            experiments.compute(missing[0], store, device, bar.report)
-
-
-class Bar:
-    """A progress bar with the time left, for one run."""
-
-    def __init__(self, hidden: bool = False) -> None:
-        self.hidden = hidden
-
-    def __enter__(self) -> Bar:
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self._bar = tqdm(total=1.0, bar_format=layout, leave=False, disable=self.hidden)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def report(self, done: float, total: float, note: str) -> None:
-        self._bar.set_description_str(note, refresh=False)
-        self._bar.n = min(1.0, done / total)
-        self._bar.update(0)
-
-
 def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
-    """Execute every chapter at a scale and render the book; the path of its first page.
+    """Make the runs of a scale, execute every chapter and render the book; its first page's path.
 
     The templates are not touched: chapters are executed in `<output>/source`, and the pages are
     `<output>/html`; `output` is `_build` in the checkout unless given.
     """
     scales.check(scale, 0)
-    checks.device(device)
+    where = checks.device(device)
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
+    if scale != scales.PUBLISHED:
+        for name in scales.EXPERIMENTS:
+            sweep.run(scales.panel(name, scale), runs.local(), where, checks.jobs(where))
     output = output or root / "_build"
     source = output / "source"
     shutil.rmtree(source, ignore_errors=True)

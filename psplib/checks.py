@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import torch
@@ -43,3 +44,11 @@ def device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def jobs(device: torch.device, asked: int | None = None) -> int:
+    """How many runs to make side by side: as asked, else one on a GPU, one a core on a CPU."""
+    if asked is None:
+        return 1 if device.type == "cuda" else os.cpu_count() or 1
+    whole_number("jobs", asked, 1)
+    return asked

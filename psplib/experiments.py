@@ -196,7 +196,7 @@ _GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
 def seconds(config: Config, store: Store) -> float:
     """What a run costs in seconds of one core: measured if it is done, else estimated."""
     if store.has(config):
-        return float(store.load(config).provenance["seconds"])
+        return store.seconds(config)
     gradual = config if isinstance(config, Lobster) else config.lobster
     share = _DIGITS if gradual.data == "digits" else 1.0
     if isinstance(config, Lobster):

@@ -307,7 +307,7 @@ def reading(figure: Figure1) -> str:
             f"Averaged over the points, replica by replica: {'; '.join(gaps)} "
             "(a minus sign would mean that they lower it)."
         )
-    return "\n\n".join(sentences)
+    return "\n\n".join(sentences).replace(" %", "\u00a0%")
 
 
 def _sparsity(density: float) -> str:

@@ -28,6 +28,7 @@ class Panel:
 
     name: str
     scale: str
+    seed: int
     title: str
     lobsters: tuple[Lobster, ...]
     dense: Retraining
@@ -129,6 +130,7 @@ def _panel(
     return Panel(
         "figure_1a",
         scale,
+        seed,
         title,
         lobsters,
         Retraining(lobsters[0], 0, "dense", **shared),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from psplib import book, data, runs, scales
+from psplib import data, runs, scales, sweep
 from psplib.data import Data, Split
 from psplib.runs import Store
 from psplib.training import Checkpoint
@@ -70,7 +70,7 @@ def digits() -> Data:
 def smoke() -> Store:
     """Every run of Fig. 1a at smoke scale, made once, in this process."""
     store = runs.local()
-    book.reproduce(scales.figure_1a("smoke"), store, torch.device("cpu"))
+    sweep.run(scales.figure_1a("smoke"), store, torch.device("cpu"))
     return store
 
 

@@ -66,11 +66,15 @@ def test_a_bad_argument_gets_one_sentence_and_nothing_is_computed(
     assert not (tmp_path / "runs").exists()
 
 
-def test_absent_data_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_absent_data_are_one_sentence(
+    jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PSPLIB_DATA", str(tmp_path / "empty"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    done = psplib("reproduce", "--scale", "quick", "--jobs", "1", runs=tmp_path / "runs")
+    done = psplib("reproduce", "--scale", "quick", "--jobs", jobs, runs=tmp_path / "runs")
     assert done.returncode == 2
+    assert done.stderr.count("mnist was not found") == 1
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith("psplib: The data set mnist was not found (looked for ")
     assert sentence.endswith("or call psplib.data.load('mnist', download=True) once.")
@@ -93,7 +97,8 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted. Nothing is lost: the same command goes on from here." in errors
+    message = "psplib: interrupted. Nothing is lost: the same command goes on from here."
+    assert errors.count(message) == 1
     assert "Traceback" not in errors
     first = [*runs.all()]
     assert 2 <= len(first) < 14
