@@ -171,12 +171,21 @@ def collect(panel: Panel, store: Store) -> Figure1:
     return Figure1(panel, table, tuple(missing), tuple(artefacts))
 
 
-def history(figure: Figure1, arm: str) -> pd.DataFrame | None:
-    """Epoch by epoch, the retraining of an arm at the sparsest point that the figure has."""
-    runs = [a for a in figure.artefacts if a.config.get("arm") == arm]
-    if not runs:
-        return None
-    return max(runs, key=lambda a: a.config["point"]).table("history")
+def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised")) -> pd.DataFrame:
+    """Epoch by epoch, the retraining of some arms at the sparsest point that the figure has.
+
+    Columns: `arm`, `point`, `replica`, `epoch`, `validation_loss`, `validation_error`.
+    """
+    frames = []
+    for arm in arms:
+        if runs := [a for a in figure.artefacts if a.config.get("arm") == arm]:
+            last = max(runs, key=lambda a: a.config["point"])
+            frame = last.table("history")
+            frame.insert(0, "arm", arm)
+            frame.insert(1, "point", last.config["point"])
+            frames.append(frame)
+    columns = ["arm", "point", "replica", "epoch", "validation_loss", "validation_error"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def largest_published(name: str, store: Store) -> Panel:

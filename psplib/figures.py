@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from . import claims, experiments
+from . import claims
 from .config import canonical
 from .experiments import Figure1
 
@@ -47,24 +47,33 @@ STYLE: Any = {
 
 
 def figure_1(figure: Figure1) -> Figure:
-    """Test error against density: arms with mean, 95 % interval and single replicas (faint)."""
+    """Test error against density: arms with mean, 95 % interval and single replicas (faint).
+
+    Above, everything; below, the range of the networks that keep LOBSTER's masks.
+    """
     with mpl.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
-        _dense_line(ax, figure)
+        fig, (whole, near) = plt.subplots(
+            2, 1, figsize=(8.6, 8.4), sharex=True, layout="constrained", height_ratios=(3, 2)
+        )
         density = claims.densities(figure)
-        for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
-            _arm(ax, arm, claims.errors(figure, arm), density)
-        _gradual(ax, figure)
-        lowest = figure.table["sparsity"].max()
-        ax.set(xscale="log", yscale="log", title=figure.panel.title, ylabel="test error [%]")
-        ax.set_xlabel("surviving parameters [%]  (sparser →)")
-        ax.set_xlim(110, 100 * (1 - lowest) * 0.88)
-        # An interval of few replicas may reach below zero; the networks set the range.
+        for ax in (whole, near):
+            _dense_line(ax, figure)
+            for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
+                _arm(ax, arm, claims.errors(figure, arm), density)
+            _gradual(ax, figure)
+            ax.set_ylabel("test error [%]")
+        # An interval of few replicas may reach below zero; the networks set the ranges.
         seen = 100 * figure.table["test_error"]
-        ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-        _percent_ticks(ax.xaxis)
-        _percent_ticks(ax.yaxis)
-        ax.legend(fontsize=9, loc="upper left")
+        structured = seen[~figure.table["arm"].str.startswith("restructured")]
+        whole.set(yscale="log", title=figure.panel.title)
+        whole.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
+        _percent_ticks(whole.yaxis)
+        margin = 0.05 * (structured.max() - structured.min())
+        near.set_ylim(structured.min() - margin, structured.max() + margin)
+        near.set(xscale="log", xlabel="surviving parameters [%]  (sparser →)")
+        near.set_xlim(110, 100 * (1 - figure.table["sparsity"].max()) * 0.88)
+        _percent_ticks(near.xaxis)
+        whole.legend(fontsize=9, loc="upper left")
         plt.close(fig)
     return fig
 
@@ -192,15 +201,16 @@ def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
     return f'<p class="psplib-downloads">Download: {links}</p>'
 
 
-def show(name: str, fig: Figure, figure: Figure1) -> None:
-    """Display a figure as PNG, with its badge and its downloads."""
+def show(name: str, fig: Figure, figure: Figure1, table: pd.DataFrame | None = None) -> None:
+    """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, the
+    panel's own unless given."""
     from IPython.display import HTML, Image, display
 
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
     display(Image(png.getvalue(), width=int(100 * fig.get_figwidth())))
-    links = downloads(name, fig, figure.table, figure.panel)
+    links = downloads(name, fig, figure.table if table is None else table, figure.panel)
     display(HTML(badge(figure) + links))
 
 
@@ -222,20 +232,18 @@ def verdicts(found: Sequence[claims.Verdict]) -> Any:
     return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
 
 
-def convergence(figure: Figure1, arms: Sequence[str] = ("rewound", "reinitialised")) -> Figure:
-    """Validation error by epoch of retraining at the sparsest point: mean and 95 % interval."""
+def convergence(history: pd.DataFrame) -> Figure:
+    """Validation error by epoch of retraining, from `experiments.history`: mean and 95 % interval
+    of each arm."""
     with mpl.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
         lowest = 100.0
-        for arm in arms:
-            history = experiments.history(figure, arm)
-            if history is None:
-                continue
+        for arm, rows in history.groupby("arm", sort=False):
             color, _, name = ARMS[arm]
-            grouped = history.groupby("epoch")["validation_error"]
+            grouped = rows.groupby("epoch")["validation_error"]
             intervals = [claims.interval(100 * values) for _, values in grouped]
             epochs = list(grouped.groups)
-            lowest = min(lowest, 100 * history["validation_error"].min())
+            lowest = min(lowest, 100 * rows["validation_error"].min())
             ax.plot(epochs, [i.mean for i in intervals], color=color, label=name)
             ax.fill_between(
                 epochs,

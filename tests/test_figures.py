@@ -18,17 +18,18 @@ def figure():
 
 
 def test_the_curves_are_the_tables(figure) -> None:
-    (ax,) = figures.figure_1(figure).axes
+    ax, near = figures.figure_1(figure).axes
     drawn = {line.get_label(): line.get_xydata() for line in ax.lines}
     mean = 100 * sum(papers_world("rewound", 0.04, r) for r in range(6)) / 6
     assert drawn["one-shot, original values"][1] == pytest.approx([4.0, mean])
     assert drawn["gradual (LOBSTER)"][:, 0] == pytest.approx([100, 40, 4, 1])
-    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert ax.get_xscale() == ax.get_yscale() == near.get_xscale() == "log"
+    assert near.get_yscale() == "linear"
     assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
 
 
 def test_single_replicas_are_always_drawn(figure) -> None:
-    (ax,) = figures.figure_1(figure).axes
+    ax, _ = figures.figure_1(figure).axes
     single = [line for line in ax.lines if line.get_label().startswith("_child")]
     points = sum(len(line.get_xdata()) for line in single)
     assert points == 2 * 3 * 6, "two arms, three points, six replicas"
@@ -68,3 +69,22 @@ def test_every_setting_is_in_the_deviations() -> None:
     assert "epochs" in retrained
     assert "0 to 9" in retrained
     assert str(scales.figure_1a("paper").retrained.epochs) in retrained
+
+
+def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
+    rows = [
+        {
+            "arm": arm,
+            "point": 3,
+            "replica": r,
+            "epoch": e,
+            "validation_error": (e + r + shift) / 100,
+        }
+        for arm, shift in (("rewound", 1), ("reinitialised", 4))
+        for r in range(3)
+        for e in (1, 2)
+    ]
+    (ax,) = figures.convergence(pd.DataFrame(rows)).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn["one-shot, original values"] == [pytest.approx([1, 3]), pytest.approx([2, 4])]
+    assert drawn["one-shot, new random values"] == [pytest.approx([1, 6]), pytest.approx([2, 7])]
