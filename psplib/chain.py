@@ -53,8 +53,7 @@ class _Chain:
             activations.append(z if i == last else z.clamp_min_(0))
         # d: the gradient with respect to the potentials of the layer, (batch, units).
         d = torch.softmax(activations.pop(), 1)
-        d[torch.arange(len(y), device=y.device), y] -= 1
-        d /= len(y)
+        d.scatter_add_(1, y[:, None], d.new_full((len(y), 1), -1.0)).div_(len(y))
         for i in range(last, -1, -1):
             weight, bias, below = self.weights[i], self.biases[i], activations[i]
             assert weight.grad is not None

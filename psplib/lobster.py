@@ -82,9 +82,9 @@ class Shrink:
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         weights.add_(gradient, alpha=-self.learning_rate)
         if self.sensitivity:
-            # The gradient is spent: it becomes -lambda * max(0, 1 - |g|) in its own memory.
-            gradient.abs_().clamp_max_(1).sub_(1).mul_(self.shrinkage)
-            weights.addcmul_(weights, gradient)
+            # The gradient is spent: it becomes -max(0, 1 - |g|) in its own memory.
+            gradient.abs_().clamp_max_(1).sub_(1)
+            weights.addcmul_(weights, gradient, value=self.shrinkage)
         else:
             weights.mul_(1 - self.shrinkage)
 
