@@ -8,7 +8,7 @@ B are comparable" when it lies inside a margin written down beforehand, 5 % of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -102,35 +102,58 @@ def errors(figure: Figure1, arm: str) -> pd.DataFrame:
     return table.sort_index()
 
 
-def densities(figure: Figure1) -> pd.Series:
-    """Share of surviving parameters at each point of the gradual run that is retrained from."""
+def gradual(figure: Figure1) -> pd.DataFrame:
+    """The points of the gradual run whose masks are retrained from, indexed by their number."""
     first = figure.panel.lobsters[0].seed
-    rows = figure.table[
-        (figure.table["arm"] == "lobster") & (figure.table["lobster_seed"] == first)
-    ]
-    return 1 - rows.set_index("point")["sparsity"].sort_index()
+    rows = figure.table
+    rows = rows[(rows["arm"] == "lobster") & (rows["lobster_seed"] == first)]
+    return rows.set_index("point").sort_index()
+
+
+def densities(figure: Figure1) -> pd.Series:
+    """Share of surviving parameters at each point of that gradual run."""
+    return 1 - gradual(figure)["sparsity"]
 
 
 def figure_1(figure: Figure1) -> list[Verdict]:
     """Every claim of section 5.1 on one panel, with its verdict."""
     unpruned = errors(figure, "dense")
     dense = unpruned.loc[0] if len(unpruned) else pd.Series(dtype=float)
-    arms = {arm: errors(figure, arm) for arm in ("rewound", "reinitialised")}
+    rewound, reinitialised = errors(figure, "rewound"), errors(figure, "reinitialised")
     density = densities(figure)
-    verdicts = []
-    for arm, label in (("rewound", "original"), ("reinitialised", "new random")):
-        verdicts.append(_recovers(arms[arm], dense, density, label))
-    for arm, label in (("rewound", "original"), ("reinitialised", "new random")):
-        verdicts.append(_fails(arms[arm], dense, density, label))
-    verdicts.append(_gradual_is_better(figure, arms["rewound"], density))
-    verdicts += _initial_values(arms["rewound"], arms["reinitialised"])
-    return verdicts
+    arms = (("original", rewound), ("new random", reinitialised))
+    recover = [_recovers(arm, dense, density, label) for label, arm in arms]
+    fail = [
+        _worse(
+            f"Above 95 % sparsity, retraining from {label} values fails to recover "
+            "the dense error.",
+            "retrained − dense is above zero at each of {} points; effect at {}",
+            [(p, interval((arm.loc[p] - dense).dropna())) for p in _sparse(arm, density)]
+            if len(dense)
+            else [],
+            density,
+        )
+        for label, arm in arms
+    ]
+    reference = 100 * gradual(figure)["test_error"]
+    better = _worse(
+        "Above 95 % sparsity, gradual pruning has a lower error than one-shot rewinding.",
+        "rewound − LOBSTER with the same mask is above zero at each of {} points; effect at {}; "
+        "one LOBSTER run",
+        [
+            (p, interval((rewound.loc[p] - reference[p]).dropna()))
+            for p in _sparse(rewound, density)
+        ],
+        density,
+    )
+    return [*recover, *fail, better, *_initial_values(rewound, reinitialised)]
 
 
-def recovers(retrained: pd.Series, dense: pd.Series) -> bool:
-    """Whether retraining is at most 5 % worse than the dense network, pair by pair."""
-    difference = interval((retrained - dense).dropna())
-    return at_most(difference, MARGIN * dense.mean()) == HOLDS
+def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:
+    """The verdict on "retraining is at most 5 % worse than the dense network", pair by pair; the
+    difference and the margin."""
+    difference, margin = interval((retrained - dense).dropna()), MARGIN * dense.mean()
+    return at_most(difference, margin), difference, margin
 
 
 def _recovers(arm: pd.DataFrame, dense: pd.Series, density: pd.Series, label: str) -> Verdict:
@@ -138,66 +161,31 @@ def _recovers(arm: pd.DataFrame, dense: pd.Series, density: pd.Series, label: st
     if arm.empty or dense.empty:
         return Verdict(claim, "5.1", "", NOT_RUN)
     point = arm.index[0]
-    difference = interval((arm.loc[point] - dense).dropna())
-    margin = MARGIN * dense.mean()
-    return Verdict(
-        claim,
-        "5.1",
+    verdict, difference, margin = recovers(arm.loc[point], dense)
+    test = (
         f"retrained − dense at {_percent(1 - density[point])} sparsity is at most "
-        f"{margin:.2f} points (5 % of the dense error)",
-        at_most(difference, margin),
-        difference.mean,
-        difference.low,
-        difference.high,
-        difference.n,
+        f"{margin:.2f} points (5 % of the dense error)"
     )
+    return _verdict(claim, test, verdict, difference)
 
 
-def _fails(arm: pd.DataFrame, dense: pd.Series, density: pd.Series, label: str) -> Verdict:
-    claim = f"Above 95 % sparsity, retraining from {label} values fails to recover the dense error."
-    points = [p for p in arm.index if density[p] < 1 - HIGH_SPARSITY]
-    if not points or dense.empty:
+def _sparse(arm: pd.DataFrame, density: pd.Series) -> list[int]:
+    return [p for p in arm.index if density[p] < 1 - HIGH_SPARSITY]
+
+
+def _worse(
+    claim: str, test: str, differences: list[tuple[int, Interval]], density: pd.Series
+) -> Verdict:
+    """The verdict on "above zero at every point"; the effect is that at the last point."""
+    if not differences:
         return Verdict(claim, "5.1", "", NOT_RUN)
-    differences = [interval((arm.loc[p] - dense).dropna()) for p in points]
-    last = differences[-1]
-    return Verdict(
-        claim,
-        "5.1",
-        f"retrained − dense is above zero at each of {len(points)} points; effect at "
-        f"{_percent(1 - density[points[-1]])}",
-        everywhere([higher(d) for d in differences]),
-        last.mean,
-        last.low,
-        last.high,
-        last.n,
-    )
+    point, last = differences[-1]
+    test = test.format(len(differences), _percent(1 - density[point]))
+    return _verdict(claim, test, everywhere([higher(d) for _, d in differences]), last)
 
 
-def _gradual_is_better(figure: Figure1, rewound: pd.DataFrame, density: pd.Series) -> Verdict:
-    claim = "Above 95 % sparsity, gradual pruning has a lower error than one-shot rewinding."
-    points = [p for p in rewound.index if density[p] < 1 - HIGH_SPARSITY]
-    if not points:
-        return Verdict(claim, "5.1", "", NOT_RUN)
-    first = figure.panel.lobsters[0].seed
-    gradual = (
-        figure.table[
-            (figure.table["arm"] == "lobster") & (figure.table["lobster_seed"] == first)
-        ].set_index("point")["test_error"]
-        * 100
-    )
-    differences = [interval((rewound.loc[p] - gradual[p]).dropna()) for p in points]
-    last = differences[-1]
-    return Verdict(
-        claim,
-        "5.1",
-        f"rewound − LOBSTER with the same mask is above zero at each of {len(points)} points; "
-        f"effect at {_percent(1 - density[points[-1]])}; one LOBSTER run",
-        everywhere([higher(d) for d in differences]),
-        last.mean,
-        last.low,
-        last.high,
-        last.n,
-    )
+def _verdict(claim: str, test: str, verdict: str, effect: Interval) -> Verdict:
+    return Verdict(claim, "5.1", test, verdict, effect.mean, effect.low, effect.high, effect.n)
 
 
 def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[Verdict]:
@@ -209,16 +197,10 @@ def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[
     gap = interval((reinitialised.loc[both] - rewound.loc[both]).mean().dropna())
     margin = MARGIN * rewound.loc[both].to_numpy().mean()
     where = f"random − original, mean over {len(both)} points"
-    numbers = (gap.mean, gap.low, gap.high, gap.n)
+    within = f"{where}, lies within ±{margin:.2f} points (5 % of the mean error)"
     return [
-        Verdict(
-            minor,
-            "5.1",
-            f"{where}, lies within ±{margin:.2f} points (5 % of the mean error)",
-            comparable(gap, margin),
-            *numbers,
-        ),
-        Verdict(better, "5.1", f"{where}, is above zero", higher(gap), *numbers),
+        _verdict(minor, within, comparable(gap, margin), gap),
+        _verdict(better, f"{where}, is above zero", higher(gap), gap),
     ]
 
 
@@ -236,8 +218,3 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """The verdicts as a table, a row per claim."""
-    return pd.DataFrame([asdict(v) for v in verdicts])

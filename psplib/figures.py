@@ -133,10 +133,7 @@ def summary(figure: Figure1) -> pd.DataFrame:
     """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
     for each point that is retrained from, and for the last."""
     density = claims.densities(figure)
-    first = figure.panel.lobsters[0].seed
-    gradual = figure.table[
-        (figure.table["arm"] == "lobster") & (figure.table["lobster_seed"] == first)
-    ].set_index("point")
+    gradual = claims.gradual(figure)
     arms = [arm for arm in ARMS if arm != "lobster"]
     retrained = {p for arm in arms for p in claims.errors(figure, arm).index}
     rows = []
@@ -290,7 +287,11 @@ def reading(figure: Figure1) -> str:
             f"{_sparsity(density[last])}."
         )
         if len(dense):
-            back = [p for p in errors.index if claims.recovers(errors.loc[p], dense.loc[0])]
+            back = [
+                p
+                for p in errors.index
+                if claims.recovers(errors.loc[p], dense.loc[0])[0] == claims.HOLDS
+            ]
             at = ", ".join(_sparsity(density[p]) for p in back) or "no point"
             sentence += (
                 f" At most 5 % worse than the dense network, with its whole interval, at {at}."
