@@ -15,7 +15,7 @@ import torch
 from . import data, lobster, models, tickets
 from .checks import PsplibError
 from .lobster import Lobster
-from .masks import Mask
+from .masks import Mask, pack, unpack
 from .runs import Artefact, Parts, Store
 from .scales import EXPERIMENTS, SCALES, Panel, panel
 from .tickets import Retraining
@@ -66,8 +66,7 @@ def point_mask(config: Lobster, point: int, store: Store) -> Mask:
     masks = store.load(config).tensors("masks")["packed"]
     if point >= len(masks):
         raise PsplibError(f"The gradual run has {len(masks)} points; point {point} was asked for.")
-    bits = np.unpackbits(masks[point].numpy(), count=len(dense.flat))
-    return dense.with_flat(torch.from_numpy(bits).bool())
+    return dense.with_flat(unpack(masks[point], len(dense.flat)))
 
 
 def point_weights(config: Lobster, point: int, store: Store) -> torch.Tensor:
@@ -96,7 +95,6 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _gradual_parts(result: lobster.Result) -> Parts:
-    packed = torch.from_numpy(np.packbits(result.masks.numpy(), axis=1))
     survivors = {
         f"point{i}": weights[mask]
         for i, (weights, mask) in enumerate(zip(result.weights, result.masks, strict=True))
@@ -105,17 +103,16 @@ def _gradual_parts(result: lobster.Result) -> Parts:
     return {
         "points": result.points,
         "history": result.history,
-        "masks": {"packed": packed},
+        "masks": {"packed": pack(result.masks)},
         "weights": survivors,
     }
 
 
 def _retraining_parts(result: tickets.Result) -> Parts:
-    packed = torch.from_numpy(np.packbits(result.mask.numpy()))
     return {
         "replicas": result.replicas,
         "history": result.history,
-        "best": {"packed": packed, "weights": result.weights[result.mask]},
+        "best": {"packed": pack(result.mask), "weights": result.weights[result.mask]},
     }
 
 

@@ -16,7 +16,7 @@ from . import models
 from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
-from .masks import Mask
+from .masks import Mask, pack, unpack
 from .training import Checkpoint, Learner, flat, order
 
 
@@ -156,8 +156,12 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
         tensors, state = saved
         points, history, epoch = state["points"], state["history"], state["epoch"]
         plateau, best_epoch = Plateau(*state["plateau"]), state["best_epoch"]
-        kept_weights = list(tensors.pop("points.weights"))
-        kept_masks = list(tensors.pop("points.masks"))
+        kept_masks = list(unpack(tensors.pop("points.masks"), len(mask.flat)))
+        survivors = tensors.pop("points.survivors").split([int(m.sum()) for m in kept_masks])
+        kept_weights = [
+            torch.zeros(len(m)).masked_scatter_(m, s)
+            for m, s in zip(kept_masks, survivors, strict=True)
+        ]
         mask = mask.with_flat(tensors.pop("mask"))
         learner = Learner(model, mask, data, config.batch_size)
         learner.load(_under("now.", tensors))
@@ -203,8 +207,11 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
             checkpoint.save(
                 {
                     "mask": mask.flat,
-                    "points.weights": _stack(kept_weights, mask),
-                    "points.masks": _stack(kept_masks, mask).bool(),
+                    "points.masks": pack(_stack(kept_masks, mask).bool()),
+                    "points.survivors": torch.cat(
+                        [w[m] for w, m in zip(kept_weights, kept_masks, strict=True)]
+                        or [torch.zeros(0)]
+                    ),
                     **{f"now.{n}": t for n, t in learner.state().items()},
                     **{f"best.{n}": t for n, t in best.items()},
                 },

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +79,16 @@ class Mask:
         with torch.no_grad():
             for name, mask in self.items():
                 parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def pack(flat: Tensor) -> Tensor:
+    """Bits (..., P) bool as bytes (..., ceil(P / 8)) uint8, the first bit the highest."""
+    return torch.from_numpy(np.packbits(flat.cpu().numpy(), axis=-1))
+
+
+def unpack(packed: Tensor, size: int) -> Tensor:
+    """The bits (..., size) bool that `pack` made bytes of."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=size)).bool()
 
 
 def random_structure(mask: Mask, scope: str, generator: torch.Generator) -> Mask:
