@@ -39,40 +39,63 @@ def linear_layers(model: nn.Module) -> list[nn.Module] | None:
 
 
 @dataclass(frozen=True)
+class Units:
+    """The units in front of a ReLU: `live` (u,) int64 positions among the `full` network's."""
+
+    live: Tensor
+    full: int
+
+
+@dataclass(frozen=True)
 class Compact:
     """`model` computes what the full network computes under its mask.
 
     `index` (p,) int64 holds, for each of the compact model's p parameters in order, its position
-    in the full network's flat vector. `inputs` holds the input features that are read, or None
-    where the model reads images whole.
+    in the full network's flat vector of `size` P. `inputs` holds the input features that are read,
+    or None where the model reads images whole. `relus` tells, by the name of the ReLU, which units
+    are left in front of it; the others put out zero or, unless they were asked for, are not read.
     """
 
     model: nn.Module
     index: Tensor
+    size: int
     inputs: Tensor | None
     units: tuple[int, ...]
+    relus: dict[str, Units]
+
+    def load_(self, full: Tensor) -> None:
+        """Give the compact model the values of a full vector (P,)."""
+        _load_(self.model, full[self.index.to(full.device)])
+
+    def expand(self, values: Tensor) -> Tensor:
+        """A vector of the compact model (p,), say its gradient, in full coordinates (P,); zero
+        elsewhere."""
+        full = values.new_zeros(self.size)
+        full[self.index.to(values.device)] = values
+        return full
 
     def read(self, x: Tensor) -> Tensor:
         """The part of a batch of images (N, C, H, W) that the model reads."""
         return x if self.inputs is None else x.flatten(1)[:, self.inputs]
 
 
-def compact(model: nn.Module, mask: Mask, sparse: bool = True) -> Compact:
+def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = False) -> Compact:
     """The compact form of a chain of layers under a mask; other networks keep their shape.
 
     With `sparse` (for a CPU), a first linear layer of low density becomes a `SparseLinear`.
-    The full `model` is not changed. Its values are not copied: load them through `index`, into a
-    model that is all zeros until then.
+    With `unread`, units that nothing reads stay as long as something feeds them: their potentials
+    are not constant. The full `model` is not changed. Its values are not copied: give them with
+    `load_` to a model that is all zeros until then.
     """
     everything = torch.arange(len(mask.flat))
     chain = dict(model.named_children()) if isinstance(model, nn.Sequential) else {}
     layers = [name for name, m in chain.items() if isinstance(m, nn.Linear | nn.Conv2d)]
     if not layers or mask.kept == len(mask.flat):
-        return Compact(copy.deepcopy(model), everything, None, ())
+        return Compact(copy.deepcopy(model), everything, len(everything), None, (), {})
     masks = dict(mask.items())
     positions = dict(mask.split(everything))
     weights = [_by_unit(masks[f"{name}.weight"], chain, layers, i) for i, name in enumerate(layers)]
-    alive = _alive(weights, [masks[f"{name}.bias"] for name in layers])
+    alive = _alive(weights, [masks[f"{name}.bias"] for name in layers], unread)
 
     small: OrderedDict[str, nn.Module] = OrderedDict()
     index: list[Tensor] = []
@@ -80,7 +103,11 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True) -> Compact:
     sparse = sparse and linear_layers(model) is not None
     units = alive[0] if first_is_linear else torch.arange(weights[0].shape[1])
     inputs = units if first_is_linear else None
+    full = weights[0].shape[1]
+    relus: dict[str, Units] = {}
     for name, module in chain.items():
+        if isinstance(module, nn.ReLU):
+            relus[name] = Units(units, full)
         if name not in layers:
             # A compact first layer is fed features that are flat already.
             small[name] = nn.Identity() if inputs is not None and not index else module
@@ -106,12 +133,12 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True) -> Compact:
             small[name] = skip_init(nn.Linear, at.shape[1], at.shape[0])
             index.append(at.flatten())
         index.append(positions[f"{name}.bias"][kept])
-        units = kept
+        units, full = kept, len(masks[f"{name}.bias"])
     counts = tuple(len(a) for a in (alive if first_is_linear else alive[1:]))
     compacted = nn.Sequential(small)
     for p in compacted.parameters():
         nn.init.zeros_(p)
-    return Compact(compacted, torch.cat(index), inputs, counts)
+    return Compact(compacted, torch.cat(index), len(mask.flat), inputs, counts, relus)
 
 
 def _by_unit(mask: Tensor, chain: dict[str, nn.Module], layers: list[str], i: int) -> Tensor:
@@ -125,7 +152,15 @@ def _by_unit(mask: Tensor, chain: dict[str, nn.Module], layers: list[str], i: in
     return mask
 
 
-def _alive(weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
+def _load_(model: nn.Module, values: Tensor) -> None:
+    start = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(values[start : start + p.numel()].view_as(p))
+            start += p.numel()
+
+
+def _alive(weights: list[Tensor], biases: list[Tensor], unread: bool) -> list[Tensor]:
     """Indices of the live units before and after each layer; the network's outputs all live.
 
     One pass forwards (who is fed) and one backwards (who is read) reach the fixed point: a fed unit
@@ -135,8 +170,10 @@ def _alive(weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
     for weight, bias in zip(weights, biases, strict=True):
         fed.append(bias | (weight & fed[-1]).any(1))
     read = [torch.ones(len(weights[-1]), dtype=torch.bool)]
-    for weight in reversed(weights):
-        read.append((weight & read[-1][:, None]).any(0))
+    for level in reversed(range(len(weights))):
+        if unread:
+            read[-1] = fed[level + 1]
+        read.append((weights[level] & read[-1][:, None]).any(0))
     alive = [(f & r).nonzero().flatten() for f, r in zip(fed, reversed(read), strict=True)]
     alive[-1] = torch.arange(len(weights[-1]))
     # A layer may die out altogether; one idle unit keeps the shapes legal and changes nothing.

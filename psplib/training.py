@@ -122,7 +122,7 @@ class Learner:
         self._idle = survives.clone()
         self._idle[self._index] = False
         self.splits = {
-            name: Split(_channels_last(self.compact.read(s.x)), s.y)
+            name: Split(channels_last(self.compact.read(s.x)), s.y)
             for name, s in (
                 ("train", data.train),
                 ("validation", data.validation),
@@ -183,7 +183,7 @@ class Learner:
         return evaluate(self.model, self.splits[split])
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Images (N, C, H, W) stored as (N, H, W, C): convolutions of a CPU are 1.7 times as fast."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim == 4 else x
 
