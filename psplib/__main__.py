@@ -87,7 +87,7 @@ def reproduce(
             click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
 
 
-def _panels(scale: str, only: tuple[str, ...], seed: int = 0) -> list[scales.Panel]:
+def _panels(scale: str, only: tuple[str, ...], seed: int = 0) -> list[scales.Experiment]:
     names = only or tuple(scales.EXPERIMENTS)
     return [scales.panel(name, scale, seed) for name in names]
 

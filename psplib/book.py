@@ -31,12 +31,23 @@ class Chapter:
 
     def figure_1(self, name: str) -> experiments.Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
+        panel, store = self._runs(name)
+        assert isinstance(panel, scales.Panel)
+        return experiments.collect(panel, store)
+
+    def minima(self) -> experiments.Figures2to4:
+        """What Figs. 2 to 4 are made of: published, or computed here."""
+        panel, store = self._runs("minima")
+        assert isinstance(panel, scales.Minima)
+        return experiments.collect_minima(panel, store)
+
+    def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:
             store = runs.published()
-            return experiments.collect(experiments.largest_published(name, store), store)
-        panel, store = scales.panel(name, self.scale, self.seed), runs.local()
-        sweep.run(panel, store, self.device)
-        return experiments.collect(panel, store)
+            return experiments.largest_published(name, store), store
+        panel = scales.panel(name, self.scale, self.seed)
+        sweep.run(panel, runs.local(), self.device)
+        return panel, runs.local()
 
 
 def chapter(scale: str, device: str, seed: int) -> Chapter:

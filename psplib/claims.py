@@ -52,7 +52,8 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
 class Verdict:
     """A claim of the paper and what the results say of it.
 
-    `effect`, `low` and `high` are in percentage points of test error; `n` counts replicas.
+    `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, or a factor
+    (×); `n` counts replicas.
     """
 
     claim: str
@@ -63,6 +64,7 @@ class Verdict:
     low: float = np.nan
     high: float = np.nan
     n: int = 0
+    unit: str = "points"
 
 
 def higher(difference: Interval) -> str:

@@ -1,41 +1,29 @@
 """A pruned network without its dead units: the same function, less work.
 
-A unit that no surviving weight or bias feeds puts out zero; one that no surviving weight reads
-changes nothing. Both go, along the whole chain of layers. What is left of a layer is a smaller
-dense layer or, where few of its weights survive, a sparse one.
+A unit that no surviving parameter feeds puts out zero; one that no surviving weight reads changes
+nothing. Both go, along the whole network. What is left of a layer is a smaller dense layer or,
+where few of its weights survive, a sparse one.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
+from .checks import PsplibError
 from .masks import Mask
+from .models import Block
+from .wiring import is_plain, letter, live_units, wire
 
 # Below this density the sparse products of the CPU are faster than the dense ones (measured:
 # 0.30 against 1.05 ms a step at 5 % of 784x300, batch 100).
 SPARSE_BELOW = 0.1
-
-
-def linear_layers(model: nn.Module) -> list[nn.Module] | None:
-    """The layers of a chain Linear, ReLU, Linear, ..., Linear that may begin by flattening; None if
-    the model is anything else."""
-    modules = list(model.children()) if isinstance(model, nn.Sequential) else []
-    if modules and isinstance(modules[0], nn.Flatten | nn.Identity):
-        del modules[0]
-    layers, between = modules[::2], modules[1::2]
-    is_chain = (
-        len(modules) % 2 == 1
-        and all(isinstance(m, nn.Linear | SparseLinear) for m in layers)
-        and all(isinstance(m, nn.ReLU) for m in between)
-    )
-    return layers if is_chain else None
 
 
 @dataclass(frozen=True)
@@ -52,8 +40,11 @@ class Compact:
 
     `index` (p,) int64 holds, for each of the compact model's p parameters in order, its position
     in the full network's flat vector of `size` P. `inputs` holds the input features that are read,
-    or None where the model reads images whole. `relus` tells, by the name of the ReLU, which units
-    are left in front of it; the others put out zero or, unless they were asked for, are not read.
+    or None where the model reads images whole. `units` counts what is left of each group. `relus`
+    tells, by the name of the ReLU, which units are left in front of it; the others put out zero or,
+    unless they were asked for, are not read. `buffers` tells, by the name of a buffer of
+    normalisation, which channels (c,) int64 of the full network's it holds; a buffer without an
+    entry is the same in both networks.
     """
 
     model: nn.Module
@@ -62,10 +53,15 @@ class Compact:
     inputs: Tensor | None
     units: tuple[int, ...]
     relus: dict[str, Units]
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def load_(self, full: Tensor) -> None:
         """Give the compact model the values of a full vector (P,)."""
-        _load_(self.model, full[self.index.to(full.device)])
+        values, start = full[self.index.to(full.device)], 0
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.copy_(values[start : start + p.numel()].view_as(p))
+                start += p.numel()
 
     def expand(self, values: Tensor) -> Tensor:
         """A vector of the compact model (p,), say its gradient, in full coordinates (P,); zero
@@ -74,115 +70,179 @@ class Compact:
         full[self.index.to(values.device)] = values
         return full
 
+    def load_buffers_(self, full: Mapping[str, Tensor]) -> None:
+        """Give the compact model the full network's buffers, by name: running means, variances."""
+        small = dict(self.model.named_buffers())
+        for name, buffer in full.items():
+            live = self.buffers.get(name)
+            small[name].copy_(buffer if live is None else buffer[live.to(buffer.device)])
+
+    def expand_buffers(self, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the full network's buffers, renewed by the compact model's.
+
+        Channels that the compact model does not have keep what `full` says: under the mask, nothing
+        depends on them.
+        """
+        small, renewed = dict(self.model.named_buffers()), {}
+        for name, buffer in full.items():
+            live = self.buffers.get(name)
+            renewed[name] = buffer.clone()
+            where = ... if live is None else live.to(buffer.device)
+            renewed[name][where] = small[name].to(buffer.device)
+        return renewed
+
     def read(self, x: Tensor) -> Tensor:
         """The part of a batch of images (N, C, H, W) that the model reads."""
-        return x if self.inputs is None else x.flatten(1)[:, self.inputs]
+        if self.inputs is None:
+            return x
+        flattens = any(isinstance(m, nn.Flatten) for m in self.model.children())
+        return (x.flatten(1) if flattens else x)[..., self.inputs]
 
 
 def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = False) -> Compact:
-    """The compact form of a chain of layers under a mask; other networks keep their shape.
+    """The compact form of a chain of layers or of a `ResNet` under a mask.
+
+    A chain is an `nn.Sequential` of Linear, Conv2d (one group), ReLU, Identity, Flatten, max and
+    average pooling. Every other network keeps its shape: also one with hooks or tied weights, and
+    one with Dropout, which would draw other numbers for fewer units.
 
     With `sparse` (for a CPU), a first linear layer of low density becomes a `SparseLinear`.
     With `unread`, units that nothing reads stay as long as something feeds them: their potentials
-    are not constant. The full `model` is not changed. Its values are not copied: give them with
-    `load_` to a model that is all zeros until then.
+    are not constant. The full `model` is not changed. Its buffers are copied, its values are not:
+    give them with `load_` to a model that is all zeros until then.
+
+    `PsplibError` if the mask belongs to another network.
     """
+    _check_belongs(mask, model)
     everything = torch.arange(len(mask.flat))
-    chain = dict(model.named_children()) if isinstance(model, nn.Sequential) else {}
-    layers = [name for name, m in chain.items() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not layers or mask.kept == len(mask.flat):
-        return Compact(copy.deepcopy(model), everything, len(everything), None, (), {})
-    masks = dict(mask.items())
-    positions = dict(mask.split(everything))
-    weights = [_by_unit(masks[f"{name}.weight"], chain, layers, i) for i, name in enumerate(layers)]
-    alive = _alive(weights, [masks[f"{name}.bias"] for name in layers], unread)
+    wiring = None if mask.kept == len(mask.flat) else wire(model)
+    small = copy.deepcopy(model)
+    if wiring is None:
+        return Compact(small, everything, len(everything), None, (), {})
+    masks, positions = dict(mask.split(mask.flat.cpu())), dict(mask.split(everything))
+    live, full = live_units(wiring, masks, unread)
+    first = wiring.links[0].layer
+    inputs = live[0] if isinstance(model.get_submodule(first), nn.Linear) else None
+    if inputs is None:
+        live[0] = torch.arange(full[0])
 
-    small: OrderedDict[str, nn.Module] = OrderedDict()
-    index: list[Tensor] = []
-    first_is_linear = isinstance(chain[layers[0]], nn.Linear)
-    sparse = sparse and linear_layers(model) is not None
-    units = alive[0] if first_is_linear else torch.arange(weights[0].shape[1])
-    inputs = units if first_is_linear else None
-    full = weights[0].shape[1]
-    relus: dict[str, Units] = {}
-    for name, module in chain.items():
-        if isinstance(module, nn.ReLU):
-            relus[name] = Units(units, full)
-        if name not in layers:
-            # A compact first layer is fed features that are flat already.
-            small[name] = nn.Identity() if inputs is not None and not index else module
-            continue
-        kept = alive[layers.index(name) + 1]
-        at, survives = positions[f"{name}.weight"][kept], masks[f"{name}.weight"][kept]
-        columns = _columns(units, at.shape[1] // weights[layers.index(name)].shape[1])
-        at, survives = at[:, columns], survives[:, columns]
-        if not index and sparse and float(survives.float().mean()) < SPARSE_BELOW:
-            small[name] = SparseLinear(survives)
-            index.append(at[survives])
-        elif isinstance(module, nn.Conv2d):
-            small[name] = skip_init(
-                nn.Conv2d,
-                at.shape[1],
-                at.shape[0],
-                module.kernel_size,
-                module.stride,
-                module.padding,
+    index: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for link in wiring.links:
+        rows, units = live[link.target], live[link.source]
+        if link.shortcut:
+            block = small.get_submodule(link.shortcut)
+            assert isinstance(block, Block)
+            setattr(*_place(small, link.shortcut), CompactBlock(block, units, rows))
+        for name in filter(None, (link.layer, link.norm)):
+            module = small.get_submodule(name)
+            for leaf, p in list(module.named_parameters()):
+                at = positions[f"{name}.{leaf}"][rows]
+                if at.ndim > 1:
+                    at = at[:, _columns(units, at.shape[1] // full[link.source])]
+                index[f"{name}.{leaf}"] = at
+                setattr(module, leaf, nn.Parameter(p.new_zeros(at.shape), p.requires_grad))
+            for leaf, buffer in list(module.named_buffers()):
+                if buffer.ndim:
+                    buffers[f"{name}.{leaf}"] = rows
+                    setattr(module, leaf, buffer[rows.to(buffer.device)])
+            _count_(module)
+    weight = small.get_parameter(f"{first}.weight")
+    survives = mask.flat.cpu()[index[f"{first}.weight"]]
+    is_sparse = float(survives.float().mean()) < SPARSE_BELOW
+    if sparse and is_sparse and weight.device.type == "cpu" and linear_layers(small):
+        setattr(*_place(small, first), SparseLinear(survives, weight.dtype))
+        index[f"{first}.weight"] = index[f"{first}.weight"][survives]
+    return Compact(
+        small,
+        torch.cat([index[name].flatten() for name, _ in small.named_parameters()]),
+        len(everything),
+        inputs,
+        tuple(len(live[group]) for group in sorted(live) if group or inputs is not None),
+        {name: Units(live[group], full[group]) for name, group in wiring.relus.items()},
+        buffers,
+    )
+
+
+def _check_belongs(mask: Mask, model: nn.Module) -> None:
+    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
+    for expected, found in zip_longest(shapes, mask.shapes):
+        if expected != found:
+            here, there = (f"{s[0]} {s[1]}" if s else "none" for s in (expected, found))
+            raise PsplibError(
+                f"The mask belongs to another network: its parameter {there} stands where "
+                f"this {type(model).__name__} has {here}."
             )
-            index.append(at.flatten())
-        else:
-            small[name] = skip_init(nn.Linear, at.shape[1], at.shape[0])
-            index.append(at.flatten())
-        index.append(positions[f"{name}.bias"][kept])
-        units, full = kept, len(masks[f"{name}.bias"])
-    counts = tuple(len(a) for a in (alive if first_is_linear else alive[1:]))
-    compacted = nn.Sequential(small)
-    for p in compacted.parameters():
-        nn.init.zeros_(p)
-    return Compact(compacted, torch.cat(index), len(mask.flat), inputs, counts, relus)
 
 
-def _by_unit(mask: Tensor, chain: dict[str, nn.Module], layers: list[str], i: int) -> Tensor:
-    """A layer's mask as (units out, units in): a convolution's unit is a channel, also for the
-    linear layer that reads its flattened maps."""
-    if mask.ndim == 4:
-        return mask.flatten(2).any(2)
-    before = chain[layers[i - 1]] if i else None
-    if isinstance(before, nn.Conv2d):
-        return mask.view(len(mask), before.out_channels, -1).any(2)
-    return mask
-
-
-def _load_(model: nn.Module, values: Tensor) -> None:
-    start = 0
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(values[start : start + p.numel()].view_as(p))
-            start += p.numel()
-
-
-def _alive(weights: list[Tensor], biases: list[Tensor], unread: bool) -> list[Tensor]:
-    """Indices of the live units before and after each layer; the network's outputs all live.
-
-    One pass forwards (who is fed) and one backwards (who is read) reach the fixed point: a fed unit
-    that feeds a read one is read, and a read unit that reads a fed one is fed.
-    """
-    fed = [torch.ones(weights[0].shape[1], dtype=torch.bool)]
-    for weight, bias in zip(weights, biases, strict=True):
-        fed.append(bias | (weight & fed[-1]).any(1))
-    read = [torch.ones(len(weights[-1]), dtype=torch.bool)]
-    for level in reversed(range(len(weights))):
-        if unread:
-            read[-1] = fed[level + 1]
-        read.append((weights[level] & read[-1][:, None]).any(0))
-    alive = [(f & r).nonzero().flatten() for f, r in zip(fed, reversed(read), strict=True)]
-    alive[-1] = torch.arange(len(weights[-1]))
-    # A layer may die out altogether; one idle unit keeps the shapes legal and changes nothing.
-    return [a if len(a) else torch.zeros(1, dtype=torch.int64) for a in alive]
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The parent of a submodule and the name that it has there."""
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent), leaf
 
 
 def _columns(units: Tensor, block: int) -> Tensor:
-    """The columns of a weight that read `units`, each of which owns `block` neighbours."""
+    """The columns of a weight that read `units`, each of which owns `block` neighbours: where a
+    linear layer reads maps that were flattened, as many as a map has pixels."""
     return (units[:, None] * block + torch.arange(block)).flatten()
+
+
+def _count_(module: nn.Module) -> None:
+    """Make the sizes that a layer tells agree with its parameters."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Conv2d):
+        module.out_channels, module.in_channels = module.weight.shape[:2]
+    elif isinstance(module, nn.BatchNorm2d):
+        module.num_features = len(module.weight)
+
+
+class CompactBlock(nn.Module):
+    """A residual block of fewer channels, whose shortcut takes those that live on both sides of it.
+
+    `before`, `behind`: the live ones (u,) among the channels of the full block's input and output.
+    """
+
+    take: Tensor | None
+    put: Tensor | None
+
+    def __init__(self, block: Block, before: Tensor, behind: Tensor) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu1 = block.conv1, block.bn1, block.relu1
+        self.conv2, self.bn2, self.relu2 = block.conv2, block.bn2, block.relu2
+        self.training, self.stride = block.training, block.stride
+        moved = before + block.padding // 2
+        lives = torch.isin(moved, behind)
+        take, put = lives.nonzero().flatten(), torch.searchsorted(behind, moved[lives])
+        device = block.conv1.weight.device
+        takes_all, puts_all = len(take) == len(before), len(put) == len(behind)
+        self.register_buffer("take", None if takes_all else take.to(device), persistent=False)
+        self.register_buffer("put", None if puts_all else put.to(device), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if self.take is not None:
+            shortcut = shortcut.index_select(1, self.take)
+        x = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        x = x + shortcut if self.put is None else x.index_add(1, self.put, shortcut)
+        return self.relu2(x)
+
+
+def linear_layers(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a chain Linear, ReLU, Linear, ..., Linear, with biases, that may begin by
+    flattening; None if the model is anything else."""
+    if not isinstance(model, nn.Sequential) or not is_plain(model):
+        return None
+    modules = list(model)
+    if modules and (letter(modules[0]) == "f" or type(modules[0]) is nn.Identity):
+        del modules[0]
+    layers, between = modules[::2], modules[1::2]
+    is_chain = (
+        len(modules) % 2 == 1
+        and all(type(m) in (nn.Linear, SparseLinear) and m.bias is not None for m in layers)
+        and all(type(m) is nn.ReLU for m in between)
+    )
+    return layers if is_chain else None
 
 
 class SparseLinear(nn.Module):
@@ -192,13 +252,13 @@ class SparseLinear(nn.Module):
     does not.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         rows = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
         self.rows, self.columns = rows.int(), mask.nonzero()[:, 1].int()
         self.shape = tuple(mask.shape)
-        self.weight = nn.Parameter(torch.zeros(int(mask.sum())))
-        self.bias = nn.Parameter(torch.zeros(len(mask)))
+        self.weight = nn.Parameter(torch.zeros(int(mask.sum()), dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(len(mask), dtype=dtype))
 
     def pattern(self) -> Tensor:
         """The weights as a sparse matrix (units out, units in) that shares their memory."""

@@ -3,49 +3,54 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import scales
 from .checks import one_of
-from .config import key, origins
-from .experiments import Config, Figure1
-from .lobster import Lobster
+from .config import canonical, key, origins
+from .experiments import Config
+from .figures import Panel
 
-HIDDEN = ("lobster", "point", "arm")
+# What tells the runs of an experiment apart is no choice.
+HIDDEN = ("lobster", "point", "arm", "retraining", "subspace", "definition", "pairs")
 
 
 def table(experiment: str, part: str) -> Any:
-    """Every setting of an experiment's gradual runs (`lobster`) or retrainings (`retraining`):
-    its value at each scale, where that comes from, and why. An HTML table."""
-    one_of("part", part, ("lobster", "retraining"))
+    """Every setting of a part of an experiment: its value at each scale, where that comes from, and
+    why. An HTML table. The parts are `lobster` and `retraining`; of `minima` also `census` and
+    the names of `Minima.analyses`."""
     panels = {scale: scales.panel(experiment, scale) for scale in scales.SCALES}
-    configs: dict[str, Config] = {
-        scale: panel.lobsters[0] if part == "lobster" else panel.retrained
-        for scale, panel in panels.items()
-    }
+    parts = {scale: _parts(panel) for scale, panel in panels.items()}
+    one_of("part", part, parts["paper"])
     rows = []
-    for name, origin in origins(configs["paper"]).items():
+    for name, origin in origins(parts["paper"][part]).items():
         if name in HIDDEN:
             continue
-        values = [_value(getattr(configs[scale], name)) for scale in scales.SCALES]
+        values = [_value(getattr(parts[scale][part], name)) for scale in scales.SCALES]
         if name == "seed":
             values = [_value(tuple(x.seed for x in p.lobsters)) for p in panels.values()]
         rows.append([name.replace("_", " "), *values, origin.source, origin.why])
     return as_html(["setting", *scales.SCALES, "from", "why"], rows)
 
 
-def provenance(figure: Figure1) -> Any:
+def _parts(panel: scales.Experiment) -> dict[str, Config]:
+    parts: dict[str, Config] = {"lobster": panel.lobsters[0], "retraining": panel.retrained}
+    if isinstance(panel, scales.Minima):
+        parts["census"] = panel.census(panel.retrained)
+        parts |= panel.analyses(panel.retrained)
+    return parts
+
+
+def provenance(figure: Panel) -> Any:
     """A row for each run behind a figure. An HTML table."""
     rows = []
     for artefact in figure.artefacts:
-        config, facts = artefact.config, artefact.provenance
-        gradual = config["type"] == Lobster.__name__
+        facts = artefact.provenance
         rows.append(
             [
-                f"LOBSTER, seed {config['seed']}"
-                if gradual
-                else f"{config['arm']}, point {config['point']}, × {len(config['replicas'])}",
+                _name(artefact.config),
                 artefact.folder.name,
                 facts["commit"][:10] + (" (modified)" if facts["modified"] else ""),
                 facts["finished"][:16].replace("T", " "),
@@ -55,15 +60,30 @@ def provenance(figure: Figure1) -> Any:
                 "{name} ({variant}) {sha256:.10}".format(**facts["data"]),
             ]
         )
-    rows += [[_name(c), key(c), "not run", *[""] * 5] for c in figure.missing]
+    rows += [
+        [_name(json.loads(canonical(c))), key(c), "not run", *[""] * 5] for c in figure.missing
+    ]
     head = ["run", "key", "commit", "finished (UTC)", "device", "torch", "minutes", "data, SHA-256"]
     return as_html(head, rows)
 
 
-def _name(config: Config) -> str:
-    if isinstance(config, Lobster):
-        return f"LOBSTER, seed {config.seed}"
-    return f"{config.arm}, point {config.point}"
+def _name(config: dict[str, Any]) -> str:
+    """What a run is, from its configuration as JSON."""
+    kind = config["type"]
+    if kind == "Lobster":
+        return f"LOBSTER, seed {config['seed']}"
+    if kind == "Retraining":
+        return (
+            f"{config['arm']} from seed {config['lobster']['seed']}, point {config['point']}, "
+            f"× {len(config['replicas'])}"
+        )
+    if kind == "Census":
+        return f"census of {_name(config['retraining'])}"
+    size = config["steps"] + 2 * config["margin"] + 1
+    if kind == "Map":
+        pairs = ", all pairs" if config["pairs"] else ""
+        return f"map, {config['subspace']} coordinates, {size} × {size}{pairs}"
+    return f"eigenvalues, {config['subspace']} coordinates, {config['definition']}, {size} points"
 
 
 def _value(value: Any) -> str:

@@ -12,24 +12,49 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import data, lobster, models, tickets
+from . import data, lobster, minima, models, tickets
 from .checks import PsplibError
+from .config import key
 from .lobster import Lobster
 from .masks import Mask, pack, unpack
+from .minima import Analysis, Census, Curvature, Map
 from .runs import Artefact, Parts, Store
-from .scales import EXPERIMENTS, SCALES, Panel, panel
+from .scales import EXPERIMENTS, MINIMA_ARMS, SCALES, Experiment, Minima, Panel, panel
 from .tickets import Retraining
 from .training import Checkpoint, Report
 
-Config = Lobster | Retraining
+Config = Lobster | Retraining | Analysis
 
 
-def known(panel: Panel, store: Store) -> list[Config]:
-    """The runs of a panel, in the order of their worth.
+def known(panel: Experiment, store: Store) -> list[Config]:
+    """The runs of an experiment, in the order of their worth.
 
     How many points a gradual run has is known only when it is done: until then the retrainings
-    from its masks are not in the list.
+    from its masks are not in the list; nor is what analyses a retraining that is not done.
     """
+    return _known_minima(panel, store) if isinstance(panel, Minima) else _known(panel, store)
+
+
+def _known_minima(panel: Minima, store: Store) -> list[Config]:
+    found: list[Config] = []
+    later: list[Config] = []
+    for gradual in panel.lobsters:
+        found.append(gradual)
+        if not store.has(gradual):
+            continue
+        points = len(store.load(gradual).table("points"))
+        for arm in MINIMA_ARMS:
+            retraining = panel.retraining(gradual, points, arm)
+            found.append(retraining)
+            if store.has(retraining):
+                found.append(panel.census(retraining))
+                if gradual == panel.lobsters[0] and arm == "rewound":
+                    later = list(panel.analyses(retraining).values())
+    # The first run's map and curvature come before everything that is not there yet.
+    return [*(c for c in found if store.has(c)), *later, *(c for c in found if not store.has(c))]
+
+
+def _known(panel: Panel, store: Store) -> list[Config]:
     gradual: list[Config] = [*panel.lobsters[:1], panel.dense, *panel.lobsters[1:]]
     if not store.has(panel.lobsters[0]):
         return gradual
@@ -47,15 +72,50 @@ def compute(
     """Make a run, or load it if it is there; None if another process has it and `wait` is false."""
 
     def make(checkpoint: Checkpoint) -> tuple[Parts, data.Data]:
-        gradual = config if isinstance(config, Lobster) else config.lobster
+        gradual = _gradual(config)
         loaded = _load(gradual.data, device, gradual.split_seed, gradual.architecture)
         with _one_thread(device):
             if isinstance(config, Lobster):
                 return _gradual_parts(lobster.run(config, loaded, checkpoint)), loaded
+            if isinstance(config, Analysis):
+                return dict(
+                    minima.run(config, loaded, solutions(config, store), checkpoint)
+                ), loaded
             mask = point_mask(config.lobster, config.point, store)
             return _retraining_parts(tickets.run(config, loaded, mask, checkpoint)), loaded
 
     return store.compute(config, make, report, wait)
+
+
+def _gradual(config: Config) -> Lobster:
+    """The gradual run that a run hangs on, or is."""
+    while not isinstance(config, Lobster):
+        config = config.lobster if isinstance(config, Retraining) else config.retraining
+    return config
+
+
+def solutions(config: Analysis, store: Store) -> minima.Solutions:
+    """G and the replicas that an analysis is of, from the runs of a store."""
+    retraining = config.retraining
+    artefact = store.load(retraining)
+    mask = point_mask(retraining.lobster, retraining.point, store)
+    replicas = artefact.table("replicas")
+    try:
+        survivors = artefact.tensors("survivors")["weights"]
+    except PsplibError:
+        raise PsplibError(
+            f"The run {key(retraining)} kept no weights of its replicas: they are kept at "
+            f"{tickets.KEPT_ABOVE:.0%} sparsity and above, and it has {mask.sparsity:.1%}."
+        ) from None
+    best = replicas.sort_values(["validation_error", "validation_loss"], kind="stable").index[0]
+    return minima.Solutions(
+        models.build(retraining.lobster.architecture, retraining.lobster.seed),
+        mask,
+        point_weights(retraining.lobster, retraining.point, store),
+        torch.zeros(len(survivors), len(mask.flat)).masked_scatter_(mask.flat, survivors),
+        tuple(replicas["replica"]),
+        int(best),
+    )
 
 
 def point_mask(config: Lobster, point: int, store: Store) -> Mask:
@@ -113,6 +173,7 @@ def _retraining_parts(result: tickets.Result) -> Parts:
         "replicas": result.replicas,
         "history": result.history,
         "best": {"packed": pack(result.mask), "weights": result.weights[result.mask]},
+        **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
     }
 
 
@@ -156,6 +217,7 @@ def collect(panel: Panel, store: Store) -> Figure1:
             continue
         artefact = store.load(config)
         artefacts.append(artefact)
+        assert isinstance(config, Lobster | Retraining)
         if isinstance(config, Lobster):
             frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
         else:
@@ -166,6 +228,64 @@ def collect(panel: Panel, store: Store) -> Figure1:
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
     return Figure1(panel, table, tuple(missing), tuple(artefacts))
+
+
+@dataclass(frozen=True)
+class Figures2to4:
+    """What Figs. 2 to 4 are made of.
+
+    `table`: the censuses, a row per network, see `minima.census`, with `lobster_seed`; `neurons`:
+    the same by layer and class; `maps` and `lines`: a table for each of `Minima.analyses` that is
+    there, by its name; `best`: the replica that is 1-S.
+    """
+
+    panel: Minima
+    table: pd.DataFrame
+    neurons: pd.DataFrame
+    maps: dict[str, pd.DataFrame]
+    lines: dict[str, pd.DataFrame]
+    best: int | None
+    missing: tuple[Config, ...]
+    artefacts: tuple[Artefact, ...]
+
+
+def collect_minima(panel: Minima, store: Store) -> Figures2to4:
+    """The tables of Figs. 2 to 4 from the runs that a store has."""
+    networks, neurons, missing, artefacts = [], [], [], []
+    tables: dict[str, pd.DataFrame] = {}
+    names: dict[Config, str] = {}
+    best = None
+    for config in known(panel, store):
+        if not store.has(config):
+            missing.append(config)
+            continue
+        artefact = store.load(config)
+        artefacts.append(artefact)
+        if isinstance(config, Census):
+            seed = config.retraining.lobster.seed
+            networks.append(artefact.table("networks").assign(lobster_seed=seed))
+            neurons.append(artefact.table("neurons").assign(lobster_seed=seed))
+        elif isinstance(config, Map | Curvature):
+            tables[names[config]] = artefact.table("points")
+        elif isinstance(config, Retraining) and config.arm == "rewound" and not names:
+            names = {a: name for name, a in panel.analyses(config).items()}
+            best = solutions(panel.census(config), store).number
+    return Figures2to4(
+        panel,
+        _once(networks, ["lobster_seed", "arm", "replica"]),
+        _once(neurons, ["lobster_seed", "arm", "replica", "layer", "class"]),
+        {n: t for n, t in tables.items() if "alpha" in t and "beta" in t},
+        {n: t for n, t in tables.items() if "rank" in t},
+        best,
+        tuple(missing),
+        tuple(artefacts),
+    )
+
+
+def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
+    """All frames; G, which every census has, once."""
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=by)
+    return table.drop_duplicates(by, ignore_index=True)
 
 
 def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised")) -> pd.DataFrame:
@@ -185,15 +305,23 @@ def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised"
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def largest_published(name: str, store: Store) -> Panel:
-    """The panel at the largest scale of which the store has the first gradual run."""
+def largest_published(name: str, store: Store) -> Experiment:
+    """The experiment at the largest scale of which the store has the first gradual run.
+
+    Where it has none of Figs. 2 to 4, their chapters say so in place: the paper's scale, without
+    runs.
+    """
     for scale in reversed(SCALES):
         candidate = panel(name, scale)
         if store.has(candidate.lobsters[0]):
             return candidate
+    if name == "minima":
+        return panel(name, "paper")
     raise PsplibError(f"No results of {name} are published yet under {store.root}.")
 
 
+# Seconds of one core for LeNet-5 on MNIST, about: a gradual run to 99.57 %, and an analysis.
+_GRADUAL_RUN_OF_IMAGES, _ANALYSIS = 5400.0, 900.0
 # Seconds of one core for LeNet-300 on MNIST, measured: a gradual run to 98.5 %; an epoch of a dense
 # network, and of one in compact form. An epoch of `digits` is a fortieth.
 _GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
@@ -203,11 +331,14 @@ def seconds(config: Config, store: Store) -> float:
     """What a run costs in seconds of one core: measured if it is done, else estimated."""
     if store.has(config):
         return store.seconds(config)
-    gradual = config if isinstance(config, Lobster) else config.lobster
+    gradual = _gradual(config)
     share = _DIGITS if gradual.data == "digits" else 1.0
+    images = gradual.architecture != "lenet-300"
     if isinstance(config, Lobster):
-        return share * _GRADUAL_RUN
-    is_dense = config.point < 4
+        return share * (_GRADUAL_RUN_OF_IMAGES if images else _GRADUAL_RUN)
+    if isinstance(config, Analysis):
+        return share * _ANALYSIS
+    is_dense = config.point < 4 and not images
     epoch = _DENSE_EPOCH if is_dense else _COMPACT_EPOCH
     return share * len(config.replicas) * config.epochs * epoch
 
@@ -243,7 +374,7 @@ def _share(config: Config, store: Store) -> float:
     return min(1.0, progress["done"] / progress["total"]) if progress else 0.0
 
 
-def progress(panel: Panel, store: Store) -> tuple[float, str]:
+def progress(panel: Experiment, store: Store) -> tuple[float, str]:
     """The share of a panel's known work that is done, and what is being made now."""
     configs = known(panel, store)
     cost = {c: seconds(c, store) for c in configs}

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from . import claims
 from .config import canonical
-from .experiments import Figure1
+from .experiments import Figure1, Figures2to4
 
 # Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
 # marker and its name in every chapter.
@@ -67,12 +67,12 @@ def figure_1(figure: Figure1) -> Figure:
         structured = seen[~figure.table["arm"].str.startswith("restructured")]
         whole.set(yscale="log", title=figure.panel.title)
         whole.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-        _percent_ticks(whole.yaxis)
+        plain_ticks(whole.yaxis)
         margin = 0.05 * (structured.max() - structured.min())
         near.set_ylim(structured.min() - margin, structured.max() + margin)
         near.set(xscale="log", xlabel="surviving parameters [%]  (sparser →)")
         near.set_xlim(110, 100 * (1 - figure.table["sparsity"].max()) * 0.88)
-        _percent_ticks(near.xaxis)
+        plain_ticks(near.xaxis)
         whole.legend(fontsize=9, loc="upper left")
         plt.close(fig)
     return fig
@@ -123,7 +123,8 @@ def _gradual(ax: Axes, figure: Figure1) -> None:
         )
 
 
-def _percent_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, without powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -155,7 +156,10 @@ def _plus_minus(values: pd.Series) -> str:
     return f"{i.mean:.2f}\u00a0±\u00a0{i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
 
 
-def facts(figure: Figure1) -> dict[str, str]:
+Panel = Figure1 | Figures2to4
+
+
+def facts(figure: Panel) -> dict[str, str]:
     """What the badge says: scale, seeds, device, date, commit, and what is missing."""
     provenance = [a.provenance for a in figure.artefacts]
     commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
@@ -171,7 +175,7 @@ def facts(figure: Figure1) -> dict[str, str]:
     }
 
 
-def badge(figure: Figure1) -> str:
+def badge(figure: Panel) -> str:
     """The facts as one line of HTML."""
     items = "".join(
         f"<span><b>{html.escape(k)}</b> {html.escape(v)}</span>" for k, v in facts(figure).items()
@@ -198,17 +202,36 @@ def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
     return f'<p class="psplib-downloads">Download: {links}</p>'
 
 
-def show(name: str, fig: Figure, figure: Figure1, table: pd.DataFrame | None = None) -> None:
+def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | None = None) -> None:
     """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, the
-    panel's own unless given."""
+    panel's own unless given. Of a figure whose runs are not there, it says so."""
     from IPython.display import HTML, Image, display
 
+    if fig is None:
+        display(HTML('<p class="psplib-badge">The runs of this figure are not there yet.</p>'))
+        return
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
     display(Image(png.getvalue(), width=int(100 * fig.get_figwidth())))
     links = downloads(name, fig, figure.table if table is None else table, figure.panel)
     display(HTML(badge(figure) + links))
+
+
+def state(figure: Panel) -> str:
+    """Whether all runs behind a figure are there (Markdown)."""
+    missing = len(figure.missing)
+    if not missing:
+        return "All runs of this figure are there."
+    return (
+        f"{_counted(missing, 'run')} of this figure {'are' if missing > 1 else 'is'} not there "
+        "yet; `psplib reproduce` makes them."
+    )
+
+
+def table(frame: pd.DataFrame) -> Any:
+    """A table in the book's style."""
+    return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
 
 
 def verdicts(found: Sequence[claims.Verdict]) -> Any:
@@ -218,13 +241,17 @@ def verdicts(found: Sequence[claims.Verdict]) -> Any:
     rows = ""
     for v in found:
         known = np.isfinite([v.effect, v.low, v.high]).all()
-        effect = f"{v.effect:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" if known else "–"
+        form, unit = {"points": ("+.2f", "points"), "bits": ("+.4f", "bits"), "×": (".2f", "×")}[
+            v.unit
+        ]
+        numbers = [format(x, form) for x in (v.effect, v.low, v.high)]
+        effect = "{} [{}, {}] ".format(*numbers) + unit if known else "–"
         label = f'<span class="psplib-verdict {v.verdict.replace(" ", "-")}">{v.verdict}</span>'
         cells = (html.escape(v.claim), label, effect, str(v.n or "–"), html.escape(v.test))
         rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
     head = "".join(
         f"<th>{h}</th>"
-        for h in ("claim of the paper", "verdict", "effect [points] and 95 % interval", "n", "test")
+        for h in ("claim of the paper", "verdict", "effect and 95 % interval", "n", "test")
     )
     return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
 
@@ -252,7 +279,7 @@ def convergence(history: pd.DataFrame) -> Figure:
             )
         ax.set(xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log")
         ax.set_ylim(bottom=0.85 * max(lowest, 0.1))
-        _percent_ticks(ax.yaxis)
+        plain_ticks(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=9)
         plt.close(fig)

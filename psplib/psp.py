@@ -9,16 +9,18 @@ merge into the probe of both their data.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import PsplibError
+from .checks import PsplibError, whole_number
 from .compact import Compact, compact
 from .data import Split
 from .masks import Mask
@@ -60,13 +62,16 @@ class Observation:
 
     @functools.cached_property
     def states(self) -> tuple[Tensor, ...]:
-        """The states [z > 0] of Eq. (3), for each layer (B, n), zeros and ones as floats."""
-        return tuple((z > 0).to(z.dtype) for z in self.z)
+        """The states [z > 0] of Eq. (3), for each layer (B, n), zeros and ones in float32, whose
+        sums are exact."""
+        # Ten times as fast as a comparison to bool and a cast.
+        kind = torch.float32
+        return tuple(torch.gt(z, 0, out=torch.empty_like(z, dtype=kind)) for z in self.z)
 
     @functools.cached_property
     def onehot(self) -> Tensor:
-        """The labels as (B, C), zeros and ones as floats."""
-        return F.one_hot(self.y, self.logits.shape[1]).to(self.logits.dtype)
+        """The labels as (B, C), zeros and ones in float32."""
+        return F.one_hot(self.y, self.logits.shape[1]).float()
 
 
 class Probe(Protocol):
@@ -97,10 +102,14 @@ class Watch:
 
     def __call__(self, x: Tensor, y: Tensor) -> Observation:
         """Images (B, C, H, W) and labels (B,) on the network's device."""
+        return self.see(self.form.read(channels_last(x)), y)
+
+    def see(self, x: Tensor, y: Tensor) -> Observation:
+        """The same, of images that `form.read` has read."""
         self._caught.clear()
-        logits = self.model(self.form.read(channels_last(x)))
+        logits = self.model(x)
         if self._layers is None:
-            self._layers = self._describe(len(x))
+            self._layers = self._describe()
         z = tuple(self._flatten(z) for _, z in self._caught)
         return Observation(y, logits, self._layers, z)
 
@@ -113,7 +122,7 @@ class Watch:
         # Convolutions put out (N, H, W, C) in memory: in this order nothing is copied.
         return z.movedim(1, -1).flatten(1) if z.ndim > 2 else z
 
-    def _describe(self, batch: int) -> tuple[Layer, ...]:
+    def _describe(self) -> tuple[Layer, ...]:
         names = [name for name, _ in self._caught]
         for name in names:
             if names.count(name) > 1:
@@ -131,28 +140,54 @@ class Watch:
         return tuple(layers)
 
 
+class _Passed(nn.ReLU):
+    """A ReLU whose work `_Pool` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _Pool(nn.Module):
+    """The rectified maximum of 2 x 2 neighbours: 4 to 10 times as fast as PyTorch's on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+        x = x.movedim(1, -1)[:, :height, :width]
+        rows = torch.maximum(x[:, ::2], x[:, 1::2])
+        return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2]).relu_().movedim(-1, 1)
+
+
+def _pool_early(model: nn.Module) -> nn.Module:
+    """The same chain, where it goes on with the rectified maxima of 2 x 2 potentials."""
+    if type(model) is not nn.Sequential:
+        return model
+    layers = OrderedDict(model._modules)  # named_children leaves out a module's second use
+    for relu, pool in itertools.pairwise(list(layers)):
+        if isinstance(layers[relu], nn.ReLU) and repr(layers[pool]) == repr(nn.MaxPool2d(2)):
+            layers[relu], layers[pool] = _Passed(), _Pool()
+    return nn.Sequential(layers)
+
+
 @contextmanager
 def watch(model: nn.Module, mask: Mask | None = None) -> Iterator[Watch]:
-    """Watch a network's ReLUs; the model is as it was afterwards.
+    """Watch the ReLUs of a network under a mask; the model is as it was afterwards.
 
     What the network does not need under `mask` is left out; without one, under the mask of its
-    weights that are not zero. `PsplibError` if it has no ReLU that is a module.
+    weights that are not zero. `PsplibError` if it has no ReLU that is a module, or the mask is of
+    another network.
     """
     weights = flat(model)
     if mask is None:
         mask = Mask.dense(model).with_flat((weights != 0).cpu())
-    elif len(mask.flat) != len(weights):
-        raise PsplibError(
-            f"The mask has {len(mask.flat)} parameters, the network has {len(weights)}."
-        )
     form = compact(model, mask, sparse=False, unread=True)
+    form = replace(form, model=_pool_early(form.model))
     relus = {n: m for n, m in form.model.named_modules() if isinstance(m, nn.ReLU)}
     if not relus:
         raise PsplibError(
             f"PSPs are the inputs of nn.ReLU modules; {type(model).__name__} has none."
         )
     form.model.to(weights.device)
-    form.load_(weights)
+    form.load_(weights.where(mask.flat.to(weights.device), 0))
     form.model.eval()
     watched = Watch(form)
 
@@ -179,6 +214,7 @@ def observe(
     `PsplibError` if the split is empty, a label is none of the network's outputs, or a potential
     is not finite.
     """
+    whole_number("batch", batch, 1)
     if not len(split):
         raise PsplibError("PSPs are observed on data; the split has no samples.")
     with watch(model, mask) as watched, torch.inference_mode():
@@ -198,7 +234,8 @@ def check(seen: Observation) -> None:
             f"got {int(seen.y.min())} to {int(seen.y.max())}."
         )
     for layer, z in zip(seen.layers, seen.z, strict=True):
-        if not bool(z.sum().isfinite()):
+        # In float16 the sum of finite numbers may not be finite.
+        if not bool(z.sum(dtype=torch.promote_types(z.dtype, torch.float32)).isfinite()):
             raise PsplibError(f"The potentials in front of {layer.name} are not finite.")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .checks import PsplibError, one_of, whole_number
 from .lobster import Lobster
+from .minima import Analysis, Census, Curvature, Map
 from .tickets import Retraining
 
 SCALES = {
@@ -16,6 +19,7 @@ SCALES = {
     "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
 }
 PUBLISHED = "published"
+MINIMA_ARMS = ("rewound", "reinitialised")
 RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
 
 
@@ -57,6 +61,58 @@ class Panel:
             for arm in RETRAINED
             for point in points
         ]
+
+
+class Grid(NamedTuple):
+    """Steps from G to 1-S, and beyond each of them."""
+
+    steps: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
+    analyses of the two. Maps and curvature belong to the first run; every run has its census."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    lobsters: tuple[Lobster, ...]
+    retrained: Retraining
+    grids: dict[str, Grid]
+    samples: int
+
+    def retraining(self, lobster: Lobster, points: int, arm: str) -> Retraining:
+        """An arm at the last of a gradual run's points."""
+        return dataclasses.replace(self.retrained, lobster=lobster, point=points - 1, arm=arm)
+
+    def census(self, retraining: Retraining) -> Census:
+        """The census of a retraining."""
+        return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def analyses(self, rewound: Retraining) -> dict[str, Analysis]:
+        """What is made of G and 1-S, the most telling first; by a short name."""
+
+        def plane(grid: str, subspace: str, pairs: bool = False) -> Map:
+            return Map(rewound, subspace, *self.grids[grid], pairs, self.samples)
+
+        def line(grid: str, subspace: str, definition: str = "converged") -> Curvature:
+            return Curvature(rewound, subspace, definition, *self.grids[grid], self.samples)
+
+        return {
+            "map": plane("map", "surviving"),
+            "line": line("line", "surviving"),
+            "line, all": line("line, all", "all"),
+            "pairs": plane("pairs", "surviving", pairs=True),
+            "line, legacy": line("line, legacy", "surviving", "legacy"),
+            "line, all, legacy": line("line, legacy", "all", "legacy"),
+            "map, all": plane("map, all", "all"),
+        }
+
+
+Experiment = Panel | Minima
 
 
 def spread(densities: list[float], most: int) -> list[int]:
@@ -139,10 +195,47 @@ def _panel(
     )
 
 
-EXPERIMENTS = {"figure_1a": figure_1a}
+def minima(scale: str, seed: int = 0) -> Minima:
+    """Figs. 2 to 4, LeNet-5 on MNIST at the paper's highest compression."""
+    one_of("scale", scale, SCALES)
+    whole_number("seed", seed)
+    if scale == "smoke":
+        runs, replicas, epochs, samples = 1, 2, 6, 100
+        gradual: dict[str, Any] = {
+            "data": "digits",
+            "shrinkage": 2e-2,
+            "tolerance": 1.0,
+            "patience": 1,
+            "target_sparsity": 0.995,
+            "max_epochs": 60,
+        }
+        sizes = {"map": (4, 2), "pairs": (2, 0), "map, all": (2, 0)}
+        sizes |= {"line": (4, 1), "line, all": (1, 0), "line, legacy": (1, 0)}
+    else:
+        runs, replicas, epochs, samples = {
+            "quick": (1, 3, 20, 5_000),
+            "paper": (2, 10, 40, 10_000),
+        }[scale]
+        gradual = {"data": "mnist", "target_sparsity": 0.9957}
+        sizes = {"map": (26, 12), "pairs": (12, 6), "map, all": (12, 6)}
+        sizes |= {"line": (8, 2), "line, all": (4, 1), "line, legacy": (2, 0)}
+    lobsters = tuple(
+        Lobster(architecture="lenet-5", seed=seed * runs + i, **gradual) for i in range(runs)
+    )
+    numbers = tuple(seed * replicas + i for i in range(replicas))
+    title = f"LeNet-5, {'digits' if scale == 'smoke' else 'MNIST'}"
+    template = Retraining(lobsters[0], 1, "rewound", numbers, epochs=epochs)
+    grids = {name: Grid(*size) for name, size in sizes.items()}
+    return Minima("minima", scale, seed, title, lobsters, template, grids, samples)
 
 
-def panel(name: str, scale: str, seed: int = 0) -> Panel:
+EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
+    "figure_1a": figure_1a,
+    "minima": minima,
+}
+
+
+def panel(name: str, scale: str, seed: int = 0) -> Experiment:
     """The configuration of an experiment."""
     one_of("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name](scale, seed)

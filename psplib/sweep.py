@@ -17,13 +17,13 @@ from . import experiments
 from .checks import PsplibError
 from .experiments import Config
 from .runs import Store
-from .scales import Panel
+from .scales import Experiment
 
 _LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 def run(
-    panel: Panel,
+    panel: Experiment,
     store: Store,
     device: torch.device,
     jobs: int = 1,
@@ -59,7 +59,7 @@ def _check(deadline: float | None) -> None:
         raise _OutOfTime
 
 
-def _missing(panel: Panel, store: Store) -> list[Config]:
+def _missing(panel: Experiment, store: Store) -> list[Config]:
     return [c for c in experiments.known(panel, store) if not store.has(c)]
 
 
@@ -86,7 +86,7 @@ def _show(bar: tqdm, share: float, note: str) -> None:
 
 
 def _side_by_side(
-    panel: Panel, store: Store, device: torch.device, jobs: int, deadline: float | None
+    panel: Experiment, store: Store, device: torch.device, jobs: int, deadline: float | None
 ) -> bool:
     """Let `jobs` processes make the panel's runs; show how far they are together."""
     words = [sys.executable, "-m", "psplib", "reproduce", "--quiet", "--jobs", "1"]

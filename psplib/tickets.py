@@ -33,6 +33,8 @@ ARMS = (
     "restructured-global",
     "magnitude",
 )
+# The weights of every replica are kept where they are few and lie under one mask.
+KEPT_ABOVE = 0.95
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Retraining:
 class Result:
     """`replicas`: a row per replica, scored at its best epoch (lowest validation error, of equal
     ones lowest validation loss); `history`: a row per epoch; `weights` (P,) and `mask` of the
-    replica that is best on validation."""
+    replica that is best on validation; `survivors` (R, kept): the surviving weights of every
+    replica, (0, kept) where they are not kept."""
 
     replicas: pd.DataFrame
     history: pd.DataFrame
     weights: Tensor
     mask: Tensor
+    survivors: Tensor
 
 
 def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
@@ -111,6 +115,7 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
     rows: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
     champion: dict[str, Tensor] = {}
+    survivors: list[Tensor] = []
     resumed: tuple[dict[str, Tensor], Any] | None = checkpoint.load()
     if resumed:
         tensors, state = resumed
@@ -118,6 +123,7 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
         if config.arm == "magnitude":
             mask = mask.with_flat(tensors["mask"])
         champion = {n: tensors[f"champion.{n}"] for n in ("weights", "mask") if rows}
+        survivors = list(tensors["survivors"])
     elif config.arm == "magnitude":
         mask = magnitude_mask(config, data, mask.kept)
 
@@ -160,6 +166,7 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
                         **{f"now.{n}": t for n, t in learner.state().items()},
                         **{f"best.{n}": t for n, t in best.state.items()},
                         **{f"champion.{n}": t for n, t in champion.items()},
+                        "survivors": _stack(survivors, mask),
                     },
                     {
                         "rows": rows,
@@ -189,8 +196,20 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
             (best.error, best.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
         ):
             champion = {"weights": learner.weights.cpu(), "mask": own_mask.flat}
+        if config.arm in ("rewound", "reinitialised") and mask.sparsity >= KEPT_ABOVE:
+            survivors.append(learner.weights.cpu()[mask.flat])
         rows.append(row)
-    return Result(pd.DataFrame(rows), pd.DataFrame(history), champion["weights"], champion["mask"])
+    return Result(
+        pd.DataFrame(rows),
+        pd.DataFrame(history),
+        champion["weights"],
+        champion["mask"],
+        _stack(survivors, mask),
+    )
+
+
+def _stack(survivors: list[Tensor], mask: Mask) -> Tensor:
+    return torch.stack(survivors) if survivors else torch.zeros(0, mask.kept)
 
 
 @dataclass

@@ -102,7 +102,8 @@ def flat(model: nn.Module) -> Tensor:
 class Learner:
     """A network under a fixed mask, trained in its compact form.
 
-    `weights` (P,) are in full coordinates wherever they are read or set; pruned ones are zero.
+    `weights` (P,) are in full coordinates wherever they are read or set; pruned ones are zero. So
+    are the buffers of normalisation in a `state`.
     Weights that survive but are cut off from the input or the output (idle) see no gradient.
     """
 
@@ -113,12 +114,13 @@ class Learner:
         self.compact = compact(model, mask, sparse=device.type == "cpu")
         self.model = _pool_first(self.compact.model).to(device)
         self._weights, self._gradient = flatten_(self.model)
-        self._differentiate = chain.gradient(self.model)
         self._index = self.compact.index.to(device)
         self._full = torch.zeros(len(mask.flat), device=device)
+        self._buffers = {name: b.clone().to(device) for name, b in model.named_buffers()}
         survives = mask.flat.to(device)
         within = survives[self._index]
         self._mask = None if bool(within.all()) else within.float()
+        self._differentiate = chain.gradient(self.model, within)
         self._idle = survives.clone()
         self._idle[self._index] = False
         self.splits = {
@@ -143,15 +145,17 @@ class Learner:
         self._weights.copy_(self._full[self._index])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes: weights and the buffers of normalisation."""
-        buffers = {f"buffer.{n}": b.clone() for n, b in self.model.named_buffers()}
-        return {"weights": self.weights, **buffers}
+        """Everything that training changes, in full coordinates: weights, and the buffers of
+        normalisation under the names of the full network."""
+        buffers = self.compact.expand_buffers(self._buffers)
+        return {"weights": self.weights, **{f"buffer.{n}": b for n, b in buffers.items()}}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Return to a `state`."""
+        """Return to a `state`: of this learner, or of one whose mask kept more."""
         self.weights = state["weights"].to(self._full.device)
-        for name, buffer in self.model.named_buffers():
+        for name, buffer in self._buffers.items():
             buffer.copy_(state[f"buffer.{name}"])
+        self.compact.load_buffers_(self._buffers)
 
     def epoch(self, order: Tensor, update: Update) -> None:
         """One pass over the training set in the given order, updating after each minibatch.
@@ -185,7 +189,10 @@ class Learner:
 
 def channels_last(x: Tensor) -> Tensor:
     """Images (N, C, H, W) stored as (N, H, W, C): convolutions of a CPU are 1.7 times as fast."""
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim == 4 else x
+    if x.ndim != 4:
+        return x
+    # With one channel both orders are the same memory, and only the strides of a copy tell which.
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 def _pool_first(model: nn.Module) -> nn.Module:

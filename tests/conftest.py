@@ -74,6 +74,14 @@ def smoke() -> Store:
     return store
 
 
+@pytest.fixture(scope="session")
+def smoke_minima() -> Store:
+    """Every run of Figs. 2 to 4 at smoke scale, made once, in this process."""
+    store = runs.local()
+    sweep.run(scales.minima("smoke"), store, torch.device("cpu"))
+    return store
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs")

@@ -40,7 +40,9 @@ def from_pyproject() -> list[Requirement]:
 
 def from_conda() -> list[Requirement]:
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    requirements = [Requirement(d) for d in dependencies if isinstance(d, str)]
+    (by_pip,) = (d["pip"] for d in dependencies if isinstance(d, dict))
+    names = [d for d in dependencies if isinstance(d, str)] + [d for d in by_pip if d != "-e ."]
+    requirements = [Requirement(name) for name in names]
     for requirement in requirements:
         requirement.name = PYPI_NAME.get(requirement.name, requirement.name)
     return [r for r in requirements if r.name not in OUTSIDE_THE_LOCK]

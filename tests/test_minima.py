@@ -1,0 +1,178 @@
+"""The analyses of G and its one-shot networks, against the modules that they are made of."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import synthetic
+from torch import nn
+
+from psplib import eigen, entropy, experiments, hessian, minima, psp, scales, training
+from psplib.checks import PsplibError
+from psplib.data import Data
+from psplib.lobster import Lobster
+from psplib.masks import Mask
+from psplib.minima import Census, Curvature, Map, Solutions
+from psplib.runs import Store
+from psplib.tickets import Retraining
+
+REWOUND = Retraining(Lobster("lenet-5", "mnist", 0), 3, "rewound", (4, 7))
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return synthetic((1, 12, 12), (80, 20, 20))
+
+
+@pytest.fixture(scope="module")
+def solutions() -> Solutions:
+    """Three networks under one mask; LeNet-5 in small."""
+    model = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 3, 3), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(75, 12), relu2=nn.ReLU(),
+            fc2=nn.Linear(12, 10),
+        )
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    dense = Mask.dense(model)
+    mask = dense.with_flat(torch.rand(len(dense.flat), generator=generator) < 0.2)
+    weights = 0.5 * torch.randn(3, len(mask.flat), generator=generator) * mask.flat
+    return Solutions(model, mask, weights[0], weights[1:], (4, 7), 1)
+
+
+def at(solutions: Solutions, weights: torch.Tensor) -> nn.Module:
+    model = copy.deepcopy(solutions.model)
+    nn.utils.vector_to_parameters(weights, model.parameters())
+    return model
+
+
+def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) -> None:
+    tables = minima.run(Census(REWOUND, samples=50, samples_all=30), data, solutions)
+    networks, neurons = tables["networks"], tables["neurons"]
+    assert networks[["arm", "replica"]].to_numpy().tolist() == [
+        ["lobster", -1], ["rewound", 4], ["rewound", 7]
+    ]  # fmt: skip
+    model = at(solutions, solutions.replicas[1])
+    images = type(data.train)(data.train.x[:50], data.train.y[:50])
+    row = networks.iloc[2]
+    test = training.evaluate(model, data.test)
+    assert (row["test_error"], row["test_loss"]) == (test.error, pytest.approx(test.loss))
+    assert row["train_loss"] == pytest.approx(training.evaluate(model, images).loss)
+    exact = eigen.exact(hessian.hessian(model, images, solutions.mask, dtype=torch.float64))
+    found = row[[f"lambda_{i}" for i in range(1, 6)]].tolist()
+    assert found == pytest.approx(exact.values[:5].tolist(), rel=2e-3)
+    assert row["residual"] <= 1e-3
+    assert row["norm"] == pytest.approx(float(solutions.replicas[1].norm()))
+    everywhere = hessian.hessian(
+        model, type(images)(images.x[:30], images.y[:30]), solutions.mask, "all"
+    )
+    assert row["lambda_1_all"] == pytest.approx(float(eigen.leading(everywhere, 1).values[0]))
+    magnitude, first, second = psp.Magnitude(), entropy.FirstOrder(), entropy.SecondOrder()
+    psp.observe(model, images, magnitude, first, second)
+    assert row["z2"] == pytest.approx(magnitude.mean)
+    assert row["first"] == pytest.approx(first.entropy().mean)
+    by_layer = neurons[neurons["replica"] == 7].groupby("layer")["joint"].sum()
+    assert by_layer.to_dict() == pytest.approx(second.entropies()["joint"].by_layer)
+    assert len(neurons) == 3 * 2 * 10, "a row for each network, layer and class"
+
+
+def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> None:
+    config = Map(REWOUND, "surviving", steps=4, margin=2, pairs=True, samples=50)
+    assert config.alphas[config.margin] == 0
+    assert config.alphas[config.margin + config.steps] == 1
+    assert 0 in config.betas
+    table = minima.run(config, data, solutions)["points"]
+    assert len(table) == 81
+    census = minima.run(Census(REWOUND, 50, 10), data, solutions)["networks"]
+    for alpha, network in ((0.0, 0), (1.0, 2)):
+        point = table[(table["alpha"] == alpha) & (table["beta"] == 0)].iloc[0]
+        found = [point[c] for c in ("loss", "error", "magnitude", "first_order", "joint")]
+        row = census.iloc[network]
+        expected = [row[c] for c in ("train_loss", "train_error", "z2", "first", "joint")]
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("definition", minima.DEFINITIONS)
+def test_the_curvature_runs_from_g_to_1_s(
+    data: Data, solutions: Solutions, definition: str
+) -> None:
+    config = Curvature(REWOUND, "surviving", definition, steps=2, margin=1, samples=50)
+    table = minima.run(config, data, solutions)["points"]
+    assert sorted(set(table["alpha"])) == config.alphas == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    images = type(data.train)(data.train.x[:50], data.train.y[:50])
+    one_shot = hessian.hessian(at(solutions, solutions.one_shot), images, solutions.mask)
+    solve = eigen.legacy if definition == "legacy" else eigen.leading
+    expected = solve(one_shot, 5).values.tolist()
+    assert table[table["alpha"] == 1]["eigenvalue"].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Census(REWOUND, 40, 10),
+        Curvature(REWOUND, "all", steps=2, margin=0, samples=30),
+        Map(REWOUND, "all", steps=2, margin=1, samples=50),
+    ],
+    ids=lambda c: type(c).__name__,
+)
+def test_an_interrupted_analysis_ends_with_the_same_tables(
+    config: Any, data: Data, solutions: Solutions, in_pieces: Callable
+) -> None:
+    whole = minima.run(config, data, solutions)
+    pieces, interruptions = in_pieces(lambda c: minima.run(config, data, solutions, c))
+    assert interruptions >= 1
+    assert whole.keys() == pieces.keys()
+    assert all(whole[name].equals(pieces[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Map(REWOUND, "some"), "subspace must be one of surviving, all; got 'some'."),
+        (lambda: Curvature(REWOUND, "all", "new"), "definition must be one of converged, legacy"),
+        (lambda: Census(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
+        (lambda: Map(REWOUND, "all", steps=0), "steps must be a whole number of at least 1"),
+        (
+            lambda: Census(Retraining(REWOUND.lobster, 3, "restructured-layer", (0,))),
+            "the arm must be rewound or reinitialised; got 'restructured-layer'.",
+        ),
+    ],
+)
+def test_bad_configurations_are_named(make: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(PsplibError, match=sentence.replace("(", r"\(")):
+        make()
+
+
+def test_every_scale_has_g_and_1_s_on_its_grids() -> None:
+    for scale in scales.SCALES:
+        panel = scales.minima(scale)
+        for analysis in panel.analyses(panel.retrained).values():
+            assert {0.0, 1.0} <= set(analysis.alphas)
+
+
+def test_the_solutions_of_a_store_are_its_networks(smoke_minima: Store) -> None:
+    panel = scales.minima("smoke")
+    points = smoke_minima.load(panel.lobsters[0]).table("points")
+    retraining = panel.retraining(panel.lobsters[0], len(points), "rewound")
+    found = experiments.solutions(panel.census(retraining), smoke_minima)
+    table = smoke_minima.load(retraining).table("replicas")
+    assert found.mask.kept == points["kept"].iloc[-1] == table["kept"].iloc[0]
+    images = experiments._load("digits", torch.device("cpu"), 0, "lenet-5")
+    for weights, row in zip(found.replicas, table.itertuples(), strict=True):
+        assert training.evaluate(at(found, weights), images.test).error == row.test_error
+    gradual = training.evaluate(at(found, found.gradual), images.test)
+    assert gradual.error == points["test_error"].iloc[-1]
+    best = table.sort_values(["validation_error", "validation_loss"]).iloc[0]
+    assert found.number == best["replica"]
+
+
+def test_what_was_not_kept_is_said(smoke: Store) -> None:
+    panel = scales.figure_1a("smoke")
+    retraining = panel.retrainings([1.0, 0.5, 0.1, 0.05])[0]
+    with pytest.raises(PsplibError, match="kept no weights of its replicas"):
+        experiments.solutions(Census(retraining), smoke)
