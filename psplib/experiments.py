@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -392,8 +392,11 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
         if not truth:
             raise PsplibError(f"{artefact.folder}: {what} does not belong to its configuration.")
 
-    kind = {"Lobster": "lobster", "Retraining": "retraining"}.get(config.get("type", ""))
+    kind = config.get("type", "").lower()
     insist(kind == artefact.folder.parent.name, "the folder")
+    if kind in ("census", "map", "curvature"):
+        _check_analysis(artefact, insist)
+        return
     if kind == "lobster":
         points = artefact.table("points")
         kept = [int(bits.sum()) for bits in _unpack(artefact, "masks")]
@@ -411,6 +414,20 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
     if config["point"] and store.has(gradual):
         points = store.load(gradual).table("points").set_index("point")
         insist(points["kept"].get(config["point"]) == survivors, "the number of survivors")
+
+
+def _check_analysis(artefact: Artefact, insist: Callable[[bool, str], None]) -> None:
+    config = artefact.config
+    if config["type"] == "Census":
+        found = artefact.table("networks")["replica"].tolist()
+        insist(found == [-1, *config["retraining"]["replicas"]], "the table of networks")
+        return
+    points = artefact.table("points")
+    steps, margin = config["steps"], config["margin"]
+    alphas = [k / steps for k in range(-margin, steps + margin + 1)]
+    rows = minima.LEADING if config["type"] == "Curvature" else len(points) // len(alphas)
+    insist(len(points) == len(alphas) * rows, "the table of points")
+    insist(sorted(points["alpha"]) == sorted(alphas * rows), "the table of points")
 
 
 def _unpack(artefact: Artefact, name: str) -> np.ndarray:

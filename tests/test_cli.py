@@ -1,5 +1,6 @@
 """The command line as its users meet it: real processes, real runs at smoke scale."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from psplib import experiments, scales
+from psplib.files import sha256
 from psplib.runs import Store
 
 ROOT = Path(__file__).parent.parent
@@ -34,10 +37,13 @@ def environment(runs: Path, results: Path | None = None) -> dict[str, str]:
     }
 
 
+PUBLISH = ("publish", "--scale", "smoke", "--only", "figure_1a")
+
+
 @pytest.fixture(scope="module")
 def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("published") / "results"
-    done = psplib("publish", "--scale", "smoke", runs=smoke.root, results=results)
+    done = psplib(*PUBLISH, runs=smoke.root, results=results)
     assert "14 runs published, 0 were there already" in done.stdout
     return results
 
@@ -46,7 +52,7 @@ def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "sentence"),
     [
         (("reproduce", "--scale", "huge"), "scale must be one of smoke, quick, paper; got 'huge'."),
-        (("reproduce", "--only", "figure_9"), "experiment must be one of figure_1a; got 'fig"),
+        (("reproduce", "--only", "figure_9"), "experiment must be one of figure_1a, minima; got"),
         (("reproduce", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
         (("reproduce", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
         (("reproduce", "--seed", "-1"), "seed must be a whole number of at least 0; got -1."),
@@ -83,7 +89,8 @@ def test_absent_data_are_one_sentence(
 
 def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_path: Path) -> None:
     runs = Store(tmp_path / "runs")
-    words = [sys.executable, "-m", "psplib", "reproduce", "--scale", "smoke", "--jobs", "2"]
+    reproduce = ("reproduce", "--scale", "smoke", "--only", "figure_1a", "--jobs", "2")
+    words = [sys.executable, "-m", "psplib", *reproduce]
     process = subprocess.Popen(
         words,
         env=environment(runs.root),
@@ -104,7 +111,7 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
     assert 2 <= len(first) < 14
     assert psplib("verify", "--local", runs=runs.root).returncode == 0
 
-    done = psplib("reproduce", "--scale", "smoke", "--jobs", "2", runs=runs.root)
+    done = psplib(*reproduce, runs=runs.root)
     assert done.returncode == 0, done.stderr
     assert "is complete" in done.stdout
     ours = {p.relative_to(runs.root): p.read_bytes() for p in files(runs)}
@@ -113,7 +120,8 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
 
 
 def files(store: Store) -> list[Path]:
-    found = [p for run in store.all() for p in run.iterdir() if p.name != "provenance.json"]
+    runs = map(store.folder, experiments.known(scales.figure_1a("smoke"), store))
+    found = [p for run in runs for p in run.iterdir() if p.name != "provenance.json"]
     assert len(found) == 5 + 13 * 4
     return found
 
@@ -142,7 +150,7 @@ def test_status_counts_what_is_done_and_what_is_missing(smoke: Store, tmp_path: 
 
 
 def test_publishing_again_changes_nothing(smoke: Store, published: Path) -> None:
-    done = psplib("publish", "--scale", "smoke", runs=smoke.root, results=published)
+    done = psplib(*PUBLISH, runs=smoke.root, results=published)
     assert "0 runs published, 14 were there already" in done.stdout
     assert not [*(published / ".work").iterdir()]
 
@@ -165,6 +173,30 @@ def test_verify_names_what_was_tampered_with(published: Path, tmp_path: Path, vi
     assert done.returncode == 1
     assert folder.name in done.stderr
     assert "13 of 14 runs are whole" in done.stdout
+
+
+def test_analyses_are_verified_and_counted_too(smoke_minima: Store, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    words = ("publish", "--scale", "smoke", "--only", "minima")
+    assert "12 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
+    assert "12 of 12 runs are whole" in psplib("verify", runs=tmp_path, results=results).stdout
+    status = psplib("status", runs=smoke_minima.root, results=results).stdout.splitlines()
+    line = next(line for line in status if line.split()[:2] == ["minima", "smoke"])
+    assert line.split()[2:6] == ["12", "0", "0", "12"]
+    for kind, table, column in (
+        ("census", "networks", "replica"),
+        ("map", "points", "alpha"),
+        ("curvature", "points", "alpha"),
+    ):
+        folder = next((results / kind).iterdir())
+        frame = pd.read_csv(folder / f"{table}.csv")
+        frame.loc[0, column] += 1
+        frame.to_csv(folder / f"{table}.csv", index=False)
+        facts = json.loads((folder / "provenance.json").read_text())
+        facts["files"][f"{table}.csv"] = sha256(folder / f"{table}.csv")
+        (folder / "provenance.json").write_text(json.dumps(facts))
+        found = psplib("verify", runs=tmp_path, results=results)
+        assert f"{folder}: the table of {table} does not belong" in found.stderr
 
 
 def test_verify_finds_a_table_of_another_configuration(published: Path, tmp_path: Path) -> None:
