@@ -6,57 +6,20 @@ benchmarks.compact` prints milliseconds and their ratio; the contenders take tur
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
-from psplib import chain, experiments, models, runs
+from psplib import chain, models
 from psplib.data import Data, Split
-from psplib.lobster import Lobster
 from psplib.masks import Mask
-from psplib.runs import Store
 from psplib.training import Learner, flat
 
-SPARSITY, BATCH, STEPS, ROUNDS = 0.995, 100, 4, 7
+from . import problem
 
-
-def trained_mask(store: Store) -> tuple[str, Mask] | None:
-    """The first mask of at least that sparsity in a LeNet-5's gradual run, if a store has one."""
-    for path in sorted(store.root.glob("lobster/*/config.json")):
-        fields = json.loads(path.read_text())
-        if fields["architecture"] != "lenet-5":
-            continue
-        config = Lobster(**{k: v for k, v in fields.items() if k != "type"})
-        if not store.has(config):
-            continue
-        points = store.load(config).table("points")
-        sparse = points.loc[points["sparsity"] >= SPARSITY, "point"]
-        if len(sparse):
-            where = f"{config.data}, seed {config.seed}, point {sparse.iloc[0]}"
-            return where, experiments.point_mask(config, int(sparse.iloc[0]), store)
-    return None
-
-
-# Live units of the three hidden layers, and survivors of the four layers: near those of LOBSTER.
-UNITS, SURVIVORS = (1, 8, 20, 80, 10), (100, 600, 1200, 250)
-
-
-def structured_mask() -> Mask:
-    """A mask of that sparsity whose survivors lie among `UNITS`, at random."""
-    model = models.build("lenet-5", 0)
-    dense = Mask.dense(model)
-    flat_mask = torch.zeros_like(dense.flat)
-    parts = dict(dense.split(flat_mask))
-    generator = torch.Generator().manual_seed(0)
-    for i, (name, kept) in enumerate(zip(("conv1", "conv2", "fc1", "fc2"), SURVIVORS, strict=True)):
-        columns = UNITS[i] * (16 if name == "fc1" else 1)
-        block = parts[f"{name}.weight"][: UNITS[i + 1], :columns]
-        chance = torch.rand(block.shape, generator=generator)
-        block.copy_(chance >= chance.flatten().topk(kept).values[-1])
-    return dense.with_flat(flat_mask)
+BATCH, STEPS, ROUNDS = 100, 4, 7
 
 
 def differentiate(mask: Mask) -> tuple[Learner, Callable[[], None]]:
@@ -87,13 +50,12 @@ def milliseconds(contenders: list[Callable[[], None]]) -> list[float]:
 
 
 def main() -> None:
-    trained = trained_mask(runs.local())
-    where, mask = trained or ("no trained network at hand: a structured mask", structured_mask())
+    network = problem.sparse()
     _, dense = differentiate(Mask.dense(models.build("lenet-5", 0)))
-    learner, small = differentiate(mask)
+    learner, small = differentiate(network.mask)
     units = "-".join(map(str, learner.compact.units))
     print(f"LeNet-5, forward and backward, batch {BATCH}; torch {torch.__version__}")
-    print(f"{mask.sparsity:.2%} pruned, live units {units} ({where})")
+    print(f"{network.title}, live units {units}")
     print(f"{'threads':>8}{'dense, ms':>12}{'compact, ms':>14}{'ratio':>8}")
     threads = torch.get_num_threads()
     for count in sorted({1, threads}):

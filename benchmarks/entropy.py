@@ -1,8 +1,8 @@
 """PSP-entropy of LeNet-5 on the 10,000 MNIST test images: psplib against the script that one would
 write, each in a process of its own.
 
-`python -m benchmarks.entropy` trains for an epoch, prunes a copy by magnitude, and measures the
-seconds from the loaded network to the entropies and the peak memory of the whole process.
+`python -m benchmarks.entropy` measures the seconds from the loaded network to the entropies and the
+peak memory of the whole process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from psplib import data, models
-from psplib.data import Data
+from psplib.compact import compact
 from psplib.entropy import FirstOrder, SecondOrder, Subsets
-from psplib.masks import Mask, magnitude
 from psplib.psp import observe
-from psplib.training import Learner, Sgd, flat, order
 
-SPARSITY = 0.995
-# Magnitude alone leaves nearly all filters of the first layer, most of the work; LOBSTER had left
-# 13 at 98.3 %.
-FILTERS = 13
+from . import problem
+
 Values = dict[str, float]
 
 
@@ -97,25 +93,11 @@ CONTENDERS: dict[str, tuple[Callable[[nn.Module, data.Split], Values], str, floa
 
 
 def prepare(folder: Path) -> None:
-    """The weights of a network after an epoch, and of it pruned by magnitude and trained on."""
-    loaded: Data = data.load("mnist")
-    model = models.build("lenet-5", 0)
-    mask, weights = Mask.dense(model), flat(model)
-    for name in ("dense", "sparse"):
-        if name == "sparse":
-            filters = dict(mask.split(weights))["conv1.weight"].flatten(1).norm(dim=1)
-            weakest = filters.argsort()[:-FILTERS]
-            for parameter in ("conv1.weight", "conv1.bias"):
-                dict(mask.items())[parameter][weakest] = False
-            mask = magnitude(weights, mask, round((1 - SPARSITY) * len(weights)))
-        learner = Learner(model, mask, loaded, 100)
-        learner.weights = weights
-        learner.epoch(order(len(loaded.train), 0, 1), Sgd(0.1))
-        weights = learner.weights
-        units = "-".join(map(str, learner.compact.units[:3])) or "20-50-500"
-        error = learner.score("test").error
-        print(f"{name}: {mask.kept} parameters, {units} units, test error {error:.2%}")
-        save_file({"weights": weights}, folder / name)
+    """Leave the weights of both networks in a folder."""
+    for name, network in (("dense", problem.dense()), ("sparse", problem.sparse())):
+        units = compact(network.model(), network.mask, sparse=False).units[:3] or (20, 50, 500)
+        print(f"{name}: {network.title}, live units {'-'.join(map(str, units))}")
+        save_file({"weights": network.weights}, folder / name)
 
 
 def measure(contender: str, folder: Path) -> None:

@@ -3,8 +3,7 @@
 
     python -m benchmarks.hessian
 
-Dense, after an epoch of SGD; and at 99.5 % sparsity, after one more: what survives are the largest
-weights of the 8-15-60 largest units, as gradual pruning leaves few units.
+Dense, and at 99.5 % sparsity (see `benchmarks.problem`).
 Contenders take turns. Residuals are ‖Hv − λv‖ / λ₁, of the peer's vectors under psplib's operator.
 The peer (hessian-eigenthings 1.0.0a5) is left out where it is not installed. On a machine that does
 other things too, take one thread (OMP_NUM_THREADS=1) and read the seconds of the processor.
@@ -22,14 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import data, eigen, hessian, models
+from psplib import data, eigen, hessian
 from psplib.data import Split
-from psplib.masks import Mask, magnitude
-from psplib.training import Learner, Sgd, flat, order
+from psplib.masks import Mask
+
+from . import problem
 
 SAMPLES = 5000
-SPARSITY = 0.995
-UNITS = (8, 15, 60)
 K = 5
 # What the peer's double backward likes best here: 1.3, 1.2, 1.4 ms an image at 100, 250, 500.
 PEER_BATCH = 250
@@ -44,35 +42,6 @@ class Answer:
     products: int
     values: Tensor
     vectors: Tensor
-
-
-def train_(model: nn.Module, mask: Mask, loaded: data.Data) -> None:
-    """An epoch."""
-    learner = Learner(model, mask, loaded, 100)
-    learner.weights = flat(model)
-    learner.epoch(order(len(loaded.train), 0, 1), Sgd(0.1))
-    nn.utils.vector_to_parameters(learner.weights, model.parameters())
-
-
-def few_units(model: nn.Module) -> Mask:
-    """The mask of the largest weights of the largest units."""
-    weights = {n: p.detach() for n, p in model.named_parameters()}
-    live = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in weights.items()}
-
-    def largest(weight: Tensor, units: int) -> Tensor:
-        return weight.flatten(1).norm(dim=1).topk(units).indices
-
-    conv1 = largest(weights["conv1.weight"], UNITS[0])
-    conv2 = largest(weights["conv2.weight"][:, conv1], UNITS[1])
-    maps = (conv2[:, None] * 16 + torch.arange(16)).flatten()
-    fc1 = largest(weights["fc1.weight"][:, maps], UNITS[2])
-    live["conv1.weight"][conv1] = live["conv1.bias"][conv1] = True
-    live["conv2.weight"][conv2[:, None], conv1] = live["conv2.bias"][conv2] = True
-    live["fc1.weight"][fc1[:, None], maps] = live["fc1.bias"][fc1] = True
-    live["fc2.weight"][:, fc1] = live["fc2.bias"][:] = True
-    everything = Mask.dense(model)
-    within = everything.with_flat(torch.cat([m.flatten() for m in live.values()]))
-    return magnitude(flat(model), within, round((1 - SPARSITY) * len(within.flat)))
 
 
 Found = tuple[int, Tensor, Tensor]
@@ -139,18 +108,15 @@ def compare(title: str, model: nn.Module, split: Split, mask: Mask, rounds: int)
         print(f"{last.products:10}{residual:10.1e}  {listed}", flush=True)
 
 
-def main(rounds: int) -> None:
+def main(rounds: int = 3) -> None:
     print(f"Leading {K} Hessian eigenvalues of LeNet-5, {SAMPLES:,} MNIST images;")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds in turn")
     loaded = data.load("mnist")
     split = Split(loaded.train.x[:SAMPLES].clone(), loaded.train.y[:SAMPLES].clone())
-    model = models.build("lenet-5", 0)
-    everything = Mask.dense(model)
-    train_(model, everything, loaded)
-    compare("dense", model, split, everything, rounds)
-    sparse = few_units(model)
-    train_(model, sparse, loaded)
-    compare(f"{sparse.sparsity:.1%} sparsity", model, split, sparse, rounds)
+    dense, sparse = problem.dense(), problem.sparse()
+    compare("dense", dense.model(), split, dense.mask, rounds)
+    print(f"\n{sparse.title}")
+    compare(f"{sparse.mask.sparsity:.2%} sparsity", sparse.model(), split, sparse.mask, rounds)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 PyPI's loss-landscapes.
 
 `python -m benchmarks.landscape` prints seconds a point and what a map of 51 x 51 points takes; with
-`map`, it makes that map. The peer comes with `pip install --target FOLDER --no-deps
-loss-landscapes==3.0.6`, and FOLDER in PYTHONPATH.
+`map`, it makes that map.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psplib import compact, data, landscape, models, psp, runs
+from psplib import compact, data, landscape, models, psp
 from psplib.data import Split
-from psplib.masks import Mask
 from psplib.training import flat
 
-from .compact import structured_mask, trained_mask
+from . import problem
 
 try:
     import loss_landscapes
@@ -73,22 +71,16 @@ def contenders(plane: landscape.Plane, split: Split) -> dict[str, Callable[[], t
     return found
 
 
-def problem() -> tuple[str, landscape.Plane, Split]:
-    """A mask, the plane through two networks under it, and the images."""
+def main(whole: bool = False) -> None:
+    network = problem.sparse()
+    # From G to the initial values under its mask.
+    initial = flat(models.build("lenet-5", 0)) * network.mask.flat
+    plane = landscape.plane(network.weights, initial, network.mask, 0)
     images = data.load("mnist").train
-    where, mask = trained_mask(runs.local()) or ("a random mask", structured_mask())
-    ends = [flat(models.build("lenet-5", seed)) * mask.flat for seed in (0, 1)]
-    return where, landscape.plane(*ends, mask, 0), Split(images.x[:SAMPLES], images.y[:SAMPLES])
-
-
-def units(mask: Mask) -> tuple[int, ...]:
-    return compact.compact(models.build("lenet-5", 0), mask, sparse=False).units
-
-
-def main(whole: bool) -> None:
-    where, plane, split = problem()
+    split = Split(images.x[:SAMPLES], images.y[:SAMPLES])
+    units = compact.compact(network.model(), network.mask, sparse=False).units
     points = len(GRID) ** 2
-    print(f"LeNet-5 under {where}: {plane.mask.kept} parameters, {units(plane.mask)} units;")
+    print(f"{network.title}, live units {'-'.join(map(str, units))};")
     print(f"{SAMPLES} images; torch {torch.__version__}, {torch.get_num_threads()} threads")
     if whole:
         start = time.perf_counter()
@@ -97,7 +89,7 @@ def main(whole: bool) -> None:
         print(f"all of Figs. 2a to 4 at {points} points: {seconds:.0f} s")
         return
     if not loss_landscapes:
-        print("loss-landscapes is not installed: see `help(benchmarks.landscape)`")
+        print("loss-landscapes is not installed: psplib only")
     rounds: dict[str, list[float]] = {}
     losses: dict[str, float] = {}
     for _ in range(ROUNDS):

@@ -5,6 +5,8 @@ parameter by parameter."""
 from __future__ import annotations
 
 import resource
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -77,6 +79,8 @@ def plain_epoch(workers: int) -> Callable[[int], float]:
     return epoch
 
 
+ROUNDS = 3
+EPOCHS = {"psplib": 7, "plain loop": 1, "plain loop, 2 workers": 1}
 CONTENDERS = {
     "psplib": psplib_epoch,
     "plain loop": lambda: plain_epoch(0),
@@ -84,7 +88,7 @@ CONTENDERS = {
 }
 
 
-def main(contender: str, epochs: int) -> None:
+def run(contender: str, epochs: int) -> None:
     """Time epochs after one that is not counted; print the median, the loss, the peak memory."""
     epoch = CONTENDERS[contender]()
     epoch(1)
@@ -97,5 +101,32 @@ def main(contender: str, epochs: int) -> None:
     print(f"{np.median(seconds):.4f} {loss:.4f} {peak:.3f}")
 
 
+def measure(contender: str, epochs: int) -> list[float]:
+    """Median seconds of an epoch, validation loss, peak memory in GiB."""
+    words = [sys.executable, "-m", "benchmarks.lobster_epoch", contender, str(epochs)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr.strip().splitlines()[-1])
+    return [float(word) for word in done.stdout.split()]
+
+
+def main() -> None:
+    print(f"A LOBSTER epoch of LeNet-300 on MNIST, validation included; torch {torch.__version__},")
+    print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds in turn")
+    rounds: dict[str, list[list[float]]] = {name: [] for name in EPOCHS}
+    for _ in range(ROUNDS):
+        for name, epochs in EPOCHS.items():
+            rounds[name].append(measure(name, epochs))
+    seconds = {name: statistics.median(r[0] for r in found) for name, found in rounds.items()}
+    print(f"{'':24}{'seconds':>8}{'ratio':>8}{'GiB':>8}{'loss':>8}")
+    for name, found in rounds.items():
+        ratio = seconds[name] / seconds["psplib"]
+        peak = max(r[2] for r in found)
+        print(f"{name:24}{seconds[name]:8.2f}{ratio:8.1f}{peak:8.2f}{found[-1][1]:8.4f}")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) > 1:
+        run(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()
