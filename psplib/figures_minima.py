@@ -308,10 +308,9 @@ SUMMARIES = {
     "figure_2": {
         "train_loss": ("training loss", 1, 4),
         "test_error": ("test error [%]", 100, 2),
-        "lambda_1": ("λ₁, surviving", 1, 3),
-        "lambda_5": ("λ₅, surviving", 1, 3),
-        "lambda_1_all": ("λ₁, all", 1, 3),
-        "norm": ("norm of the weights", 1, 2),
+        "lambda_1": ("λ₁, surviving", 1, 2),
+        "lambda_1_all": ("λ₁, all", 1, 1),
+        "norm": ("norm", 1, 2),
     },
     "figure_4": {
         "first": ("first [bits]", 1, 4),

@@ -214,7 +214,7 @@ def test_readings_and_tables_quote_the_censuses() -> None:
     assert "mean z² is 0.5000 for G" in figures_minima.reading_3(found)
     assert "G has 2.0000 bits against 1.9000" in figures_minima.reading_4(found)
     table = figures_minima.summary(found, "figure_2")
-    assert table["λ₁, surviving"].tolist()[:2] == ["30.000", "10.000\u00a0±\u00a00.011"]
+    assert table["λ₁, surviving"].tolist()[:2] == ["30.00", "10.00\u00a0±\u00a00.01"]
     (row,) = figures_minima.residuals(dataclasses.replace(found, lines={"line": line()})).to_dict(
         "records"
     )
