@@ -150,6 +150,8 @@ def test_a_negative_eigenvalue_is_noticed_even_within_its_residual() -> None:
     found = world()
     found.table.loc[3, "lambda_5"] = 5e-4  # the residual is 1e-4 of 10
     assert claims_minima.figure_2(found)[2].verdict == FAILS
+    found.table.loc[3, "arm"] = "reinitialised"
+    assert claims_minima.figure_2(found)[2].verdict == HOLDS, "it is about G and 1-S"
 
 
 def test_one_low_point_of_low_loss_refutes_that_there_is_none() -> None:
