@@ -240,20 +240,29 @@ def verdicts(found: Sequence[claims.Verdict]) -> Any:
 
     rows = ""
     for v in found:
-        known = np.isfinite([v.effect, v.low, v.high]).all()
-        form, unit = {"points": ("+.2f", "points"), "bits": ("+.4f", "bits"), "×": (".2f", "×")}[
-            v.unit
-        ]
-        numbers = [format(x, form) for x in (v.effect, v.low, v.high)]
-        effect = "{} [{}, {}] ".format(*numbers) + unit if known else "–"
-        label = f'<span class="psplib-verdict {v.verdict.replace(" ", "-")}">{v.verdict}</span>'
-        cells = (html.escape(v.claim), label, effect, str(v.n or "–"), html.escape(v.test))
+        label = verdict_label(v.verdict)
+        cells = (html.escape(v.claim), label, effect(v), str(v.n or "–"), html.escape(v.test))
         rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
     head = "".join(
         f"<th>{h}</th>"
         for h in ("claim of the paper", "verdict", "effect and 95 % interval", "n", "test")
     )
     return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
+
+
+def effect(verdict: claims.Verdict) -> str:
+    """An effect with its interval and unit; a dash where there is none."""
+    numbers = (verdict.effect, verdict.low, verdict.high)
+    if not np.isfinite(numbers).all():
+        return "–"
+    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f"}[verdict.unit]
+    mean, low, high = (format(x, form) for x in numbers)
+    return f"{mean} [{low}, {high}] {verdict.unit}"
+
+
+def verdict_label(verdict: str) -> str:
+    """A verdict in its colour, as HTML."""
+    return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
 def convergence(history: pd.DataFrame) -> Figure:
