@@ -118,7 +118,7 @@ def table(found: Sequence[Entry]) -> Any:
             figures.verdict_label(v.verdict),
             html.escape(figures.effect(v)),
             str(v.n or "–"),
-            html.escape(entry.basis or "–"),
+            html.escape(entry.basis) if v.verdict != NOT_RUN else "–",
             html.escape(v.test),
         )
         rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
