@@ -12,6 +12,7 @@ network has lost count as what they are: constant.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
@@ -65,7 +66,7 @@ class Entropy:
 
 
 @dataclass(kw_only=True)
-class _Counts:
+class _Counts(ABC):
     """A probe that adds up integers: how many `samples` (C,) there were of each class, and a tensor
     of `counts` for each of the `layers`, int64."""
 
@@ -73,9 +74,9 @@ class _Counts:
     samples: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     counts: dict[str, Tensor] = field(default_factory=dict)
 
+    @abstractmethod
     def count(self, layer: Layer, states: Tensor, seen: Observation) -> Tensor:
         """The counts of a minibatch's states (B, n) in a layer."""
-        raise NotImplementedError
 
     def update(self, seen: Observation) -> None:
         """Take in a minibatch. `PsplibError` if it is of other neurons than those before."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -16,7 +15,7 @@ from . import data, lobster, minima, models, tickets
 from .checks import PsplibError
 from .config import key
 from .lobster import Lobster
-from .masks import Mask, pack, unpack
+from .masks import Mask, nest, pack, unpack
 from .minima import Analysis, Census, Curvature, Map
 from .runs import Artefact, Parts, Store
 from .scales import EXPERIMENTS, MINIMA_ARMS, SCALES, Experiment, Minima, Panel, panel
@@ -123,17 +122,42 @@ def point_mask(config: Lobster, point: int, store: Store) -> Mask:
     dense = Mask.dense(models.build(config.architecture, config.seed))
     if point == 0:
         return dense
-    masks = store.load(config).tensors("masks")["packed"]
-    if point >= len(masks):
-        raise PsplibError(f"The gradual run has {len(masks)} points; point {point} was asked for.")
-    return dense.with_flat(unpack(masks[point], len(dense.flat)))
+    survived = store.load(config).tensors("masks")["survived"]
+    if point >= (points := int(survived.max())):
+        raise PsplibError(f"The gradual run has {points} points; point {point} was asked for.")
+    return dense.with_flat(survived > point)
 
 
 def point_weights(config: Lobster, point: int, store: Store) -> torch.Tensor:
-    """The weights (P,) of a gradual run at a point, pruned ones zero."""
-    survivors = store.load(config).tensors("weights")[f"point{point}"]
-    flat = point_mask(config, point, store).flat
-    return torch.zeros(len(flat)).masked_scatter_(flat, survivors)
+    """The weights (P,) of a gradual run at a point, pruned ones zero.
+
+    `PsplibError` at a point of which they were not kept, see `points_with_weights`.
+    """
+    mask = point_mask(config, point, store)
+    survivors = store.load(config).tensors("weights")
+    if f"point{point}" not in survivors:
+        raise PsplibError(
+            f"The gradual run kept no weights of point {point}, at {mask.sparsity:.1%} sparsity; "
+            f"it has those of points {', '.join(n.removeprefix('point') for n in survivors)}."
+        )
+    return torch.zeros(len(mask.flat)).masked_scatter_(mask.flat, survivors[f"point{point}"])
+
+
+def points_with_weights(kept: list[int]) -> list[int]:
+    """The points whose weights a gradual run keeps, by how many parameters each `kept`.
+
+    All from 95 % sparsity up; below, where they are large, the first of every halving. Not the
+    dense network: nothing is made from it, and the dense arm keeps its own.
+
+    >>> points_with_weights([1000, 900, 400, 300, 200, 50, 49])
+    [2, 4, 5, 6]
+    """
+    chosen, last = [], kept[0]
+    for point, count in enumerate(kept):
+        if count <= (1 - tickets.KEPT_ABOVE) * kept[0] or count <= last / 2:
+            chosen.append(point)
+            last = count
+    return chosen
 
 
 @functools.lru_cache(maxsize=1)
@@ -155,16 +179,14 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _gradual_parts(result: lobster.Result) -> Parts:
-    survivors = {
-        f"point{i}": weights[mask]
-        for i, (weights, mask) in enumerate(zip(result.weights, result.masks, strict=True))
-        if i > 0  # the dense network is large, and nothing is made from it
-    }
     return {
         "points": result.points,
         "history": result.history,
-        "masks": {"packed": pack(result.masks)},
-        "weights": survivors,
+        "masks": {"survived": nest(result.masks)},
+        "weights": {
+            f"point{k}": result.weights[k][result.masks[k]]
+            for k in points_with_weights(result.points["kept"].tolist())
+        },
     }
 
 
@@ -210,13 +232,9 @@ COLUMNS = (
 
 def collect(panel: Panel, store: Store) -> Figure1:
     """The panel's table from the runs that a store has."""
-    frames, missing, artefacts = [], [], []
-    for config in known(panel, store):
-        if not store.has(config):
-            missing.append(config)
-            continue
-        artefact = store.load(config)
-        artefacts.append(artefact)
+    frames = []
+    done, missing = _divide(panel, store)
+    for config, artefact in done.items():
         assert isinstance(config, Lobster | Retraining)
         if isinstance(config, Lobster):
             frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
@@ -227,7 +245,14 @@ def collect(panel: Panel, store: Store) -> Figure1:
         frames.append(frame.reindex(columns=list(COLUMNS)))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
-    return Figure1(panel, table, tuple(missing), tuple(artefacts))
+    return Figure1(panel, table, missing, tuple(done.values()))
+
+
+def _divide(panel: Experiment, store: Store) -> tuple[dict[Config, Artefact], tuple[Config, ...]]:
+    """An experiment's runs that a store has, and those that it has not."""
+    configs = known(panel, store)
+    done = {config: store.load(config) for config in configs if store.has(config)}
+    return done, tuple(config for config in configs if config not in done)
 
 
 @dataclass(frozen=True)
@@ -251,16 +276,12 @@ class Figures2to4:
 
 def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     """The tables of Figs. 2 to 4 from the runs that a store has."""
-    networks, neurons, missing, artefacts = [], [], [], []
+    networks, neurons = [], []
     tables: dict[str, pd.DataFrame] = {}
     names: dict[Config, str] = {}
     best = None
-    for config in known(panel, store):
-        if not store.has(config):
-            missing.append(config)
-            continue
-        artefact = store.load(config)
-        artefacts.append(artefact)
+    done, missing = _divide(panel, store)
+    for config, artefact in done.items():
         if isinstance(config, Census):
             seed = config.retraining.lobster.seed
             networks.append(artefact.table("networks").assign(lobster_seed=seed))
@@ -277,8 +298,8 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
         {n: t for n, t in tables.items() if "alpha" in t and "beta" in t},
         {n: t for n, t in tables.items() if "rank" in t},
         best,
-        tuple(missing),
-        tuple(artefacts),
+        missing,
+        tuple(done.values()),
     )
 
 
@@ -399,7 +420,8 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
         return
     if kind == "lobster":
         points = artefact.table("points")
-        kept = [int(bits.sum()) for bits in _unpack(artefact, "masks")]
+        survived = artefact.tensors("masks")["survived"]
+        kept = [int((survived > k).sum()) for k in range(int(survived.max()))]
         insist(points["kept"].tolist() == kept, "the table of points")
         last = points.iloc[-1]
         ended = last["sparsity"] >= config["target_sparsity"]
@@ -408,8 +430,11 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
     replicas = artefact.table("replicas")
     insist(replicas["replica"].tolist() == config["replicas"], "the table of replicas")
     insist(bool(replicas["best_epoch"].between(1, config["epochs"]).all()), "the best epoch")
-    survivors = len(artefact.tensors("best")["weights"])
+    best = artefact.tensors("best")
+    survivors = len(best["weights"])
     insist(bool((replicas["kept"] == survivors).all()), "the number of survivors")
+    bits = unpack(best["packed"], 8 * len(best["packed"]))
+    insist(int(bits.sum()) == survivors, "the best replica's mask")
     gradual = Lobster(**{k: v for k, v in config["lobster"].items() if k != "type"})
     if config["point"] and store.has(gradual):
         points = store.load(gradual).table("points").set_index("point")
@@ -428,7 +453,3 @@ def _check_analysis(artefact: Artefact, insist: Callable[[bool, str], None]) -> 
     rows = minima.LEADING if config["type"] == "Curvature" else len(points) // len(alphas)
     insist(len(points) == len(alphas) * rows, "the table of points")
     insist(sorted(points["alpha"]) == sorted(alphas * rows), "the table of points")
-
-
-def _unpack(artefact: Artefact, name: str) -> np.ndarray:
-    return np.unpackbits(artefact.tensors(name)["packed"].numpy(), axis=1)

@@ -16,7 +16,7 @@ from . import models
 from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
-from .masks import Mask, pack, unpack
+from .masks import Mask, nest
 from .training import Checkpoint, Learner, flat, order
 
 
@@ -156,7 +156,8 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
         tensors, state = saved
         points, history, epoch = state["points"], state["history"], state["epoch"]
         plateau, best_epoch = Plateau(*state["plateau"]), state["best_epoch"]
-        kept_masks = list(unpack(tensors.pop("points.masks"), len(mask.flat)))
+        survived = tensors.pop("points.survived")
+        kept_masks = [survived > k for k in range(len(points))]
         survivors = tensors.pop("points.survivors").split([int(m.sum()) for m in kept_masks])
         kept_weights = [
             torch.zeros(len(m)).masked_scatter_(m, s)
@@ -207,7 +208,7 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
             checkpoint.save(
                 {
                     "mask": mask.flat,
-                    "points.masks": pack(_stack(kept_masks, mask).bool()),
+                    "points.survived": nest(_stack(kept_masks, mask).bool()),
                     "points.survivors": torch.cat(
                         [w[m] for w, m in zip(kept_weights, kept_masks, strict=True)]
                         or [torch.zeros(0)]

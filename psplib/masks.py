@@ -81,6 +81,16 @@ class Mask:
                 parameters[name].mul_(mask.to(parameters[name].device))
 
 
+def nest(masks: Tensor) -> Tensor:
+    """How many of K nested masks (K, P) bool a parameter survives, (P,) int16.
+
+    Gradual pruning takes parameters away and gives none back: mask k is `nest(masks) > k`.
+    """
+    if bool((masks[1:] & ~masks[:-1]).any()):
+        raise PsplibError("Nested masks only lose parameters; one of these has won some.")
+    return masks.sum(0, dtype=torch.int16)
+
+
 def pack(flat: Tensor) -> Tensor:
     """Bits (..., P) bool as bytes (..., ceil(P / 8)) uint8, the first bit the highest."""
     return torch.from_numpy(np.packbits(flat.cpu().numpy(), axis=-1))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import nn
 
 from psplib import data, runs, scales, sweep
 from psplib.data import Data, Split
@@ -47,6 +49,18 @@ def synthetic(image: tuple[int, int, int], sizes: tuple[int, int, int]) -> Data:
     return Data(
         "synthetic", "tiny", "0" * 64, (0.0,) * channels, (1.0,) * channels, *map(split, sizes)
     )
+
+
+def linear_chain() -> nn.Sequential:
+    """LeNet-300 in small: 12-7-5-3."""
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(12, 7), relu1=nn.ReLU(),
+            fc2=nn.Linear(7, 5), relu2=nn.ReLU(),
+            fc3=nn.Linear(5, 3),
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

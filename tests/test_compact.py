@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import linear_chain
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,18 +20,6 @@ from psplib.data import Data
 from psplib.masks import Mask
 from psplib.models import build
 from psplib.training import Learner, Sgd, evaluate, flat, order
-
-
-def linear_chain() -> nn.Sequential:
-    """LeNet-300 in small: 12-7-5-3."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(12, 7), relu1=nn.ReLU(),
-            fc2=nn.Linear(7, 5), relu2=nn.ReLU(),
-            fc3=nn.Linear(5, 3),
-        )
-    )  # fmt: skip
 
 
 def conv_chain() -> nn.Sequential:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import linear_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,18 +28,6 @@ DOUBLE = torch.float64
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def linear_chain() -> nn.Sequential:
-    """12-6-5-3."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(12, 6), relu1=nn.ReLU(),
-            fc2=nn.Linear(6, 5), relu2=nn.ReLU(),
-            fc3=nn.Linear(5, 3),
-        )
-    )  # fmt: skip
 
 
 def conv_chain() -> nn.Sequential:

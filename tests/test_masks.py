@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psplib.checks import PsplibError
-from psplib.masks import Mask, magnitude, random_structure
+from psplib.masks import Mask, magnitude, nest, pack, random_structure, unpack
 from psplib.models import build
 
 
@@ -164,3 +164,19 @@ def test_magnitude_cannot_keep_more_than_survive(kept: int) -> None:
     with pytest.raises(PsplibError, match=f"between 0 and 22.*got {kept}"):
         magnitude(torch.ones(23), mask, kept)
     assert magnitude(torch.zeros(23), mask, 22).flat.tolist() == mask.flat.tolist()
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 9))
+def test_nested_masks_come_back_from_how_many_each_parameter_survives(
+    count: int, size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = (torch.rand(count, size, generator=generator) < 0.7).int().cumprod(0).bool()
+    survived = nest(masks)
+    assert torch.equal(torch.stack([survived > k for k in range(count)]), masks)
+    assert torch.equal(unpack(pack(masks), size), masks)
+
+
+def test_masks_that_win_a_parameter_are_not_nested() -> None:
+    with pytest.raises(PsplibError, match="one of these has won some"):
+        nest(torch.tensor([[True, False], [True, True]]))

@@ -427,16 +427,22 @@ def test_the_stored_weights_of_a_gradual_run_score_what_its_table_says(
     config = scales.figure_1a("smoke").lobsters[0]
     points = smoke.load(config).table("points")
     model = build("lenet-300", 1)
+    kept = experiments.points_with_weights(points["kept"].tolist())
+    assert len(kept) > 1
+    assert kept[-1] == len(points) - 1
     for k, row in points.iterrows():
         mask = experiments.point_mask(config, k, smoke)
         assert mask.kept == row["kept"]
-        if k:
-            weights = experiments.point_weights(config, k, smoke)
-            assert torch.equal(weights != 0, mask.flat)
-            nn.utils.vector_to_parameters(weights, model.parameters())
-            score = evaluate(model, digits.test)
-            assert score.error == row["test_error"]
-            assert score.loss == pytest.approx(row["test_loss"], rel=1e-5)
+        if k not in kept:
+            with pytest.raises(PsplibError, match=f"kept no weights of point {k}, at .* sparsity"):
+                experiments.point_weights(config, k, smoke)
+            continue
+        weights = experiments.point_weights(config, k, smoke)
+        assert torch.equal(weights != 0, mask.flat)
+        nn.utils.vector_to_parameters(weights, model.parameters())
+        score = evaluate(model, digits.test)
+        assert score.error == row["test_error"]
+        assert score.loss == pytest.approx(row["test_loss"], rel=1e-5)
     with pytest.raises(PsplibError, match=rf"has {len(points)} points; point {len(points)} was"):
         experiments.point_mask(config, len(points), smoke)
 
