@@ -146,17 +146,18 @@ def point_weights(config: Lobster, point: int, store: Store) -> torch.Tensor:
 def points_with_weights(kept: list[int]) -> list[int]:
     """The points whose weights a gradual run keeps, by how many parameters each `kept`.
 
-    All from 95 % sparsity up; below, where they are large, the first of every halving. Not the
-    dense network: nothing is made from it, and the dense arm keeps its own.
+    The last, all from 95 % sparsity up, and below, where they are large, the first of every
+    halving. Not the dense network: nothing is made from it, and the dense arm keeps its own.
 
     >>> points_with_weights([1000, 900, 400, 300, 200, 50, 49])
     [2, 4, 5, 6]
     """
-    chosen, last = [], kept[0]
-    for point, count in enumerate(kept):
-        if count <= (1 - tickets.KEPT_ABOVE) * kept[0] or count <= last / 2:
+    chosen, smallest = [], kept[0]
+    for point, count in enumerate(kept[1:], 1):
+        is_last = point == len(kept) - 1
+        if is_last or count <= (1 - tickets.KEPT_ABOVE) * kept[0] or count <= smallest / 2:
             chosen.append(point)
-            last = count
+            smallest = count
     return chosen
 
 

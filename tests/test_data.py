@@ -385,7 +385,10 @@ def test_augmentation_follows_its_generator_and_keeps_its_input(digits: data.Dat
     assert torch.equal(x, before)
 
 
-@pytest.mark.skipif("PSPLIB_DATA" not in os.environ, reason="PSPLIB_DATA names no data")
+@pytest.mark.skipif(
+    "PSPLIB_DATA" not in os.environ,
+    reason="real data are never committed; the same code reads small files above",
+)
 def test_the_real_mnist_is_accepted_and_has_the_known_moments() -> None:
     loaded = data.load("mnist")
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (54000, 6000, 10000)

@@ -309,7 +309,10 @@ def test_a_pruned_network_in_the_coordinates_of_the_full_one(tiny: Data) -> None
         assert 0 < abs(value - joint.by_layer[name]) < 4 * sampled.errors[name]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="there is no CUDA device; the same counts are tested on the CPU above",
+)
 def test_counts_are_the_same_on_a_gpu() -> None:
     states = (torch.rand(999, 300, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     y = torch.arange(999) % 2
