@@ -153,7 +153,7 @@ def leading(
     start: Tensor | None = None,
     most: int = 500,
 ) -> Eigenpairs:
-    """The k algebraically largest eigenpairs, to residuals ‖Hv − λv‖ of at most `tolerance`·|λ₁|.
+    """The k algebraically largest eigenpairs, to residuals ‖Hv − λv‖ of at most `tolerance·|λ₁|`.
 
     Lanczos with full reorthogonalisation, in float64 whatever the products are computed in, from
     `start` (D,) (say, the sum of a neighbour's eigenvectors) or a random vector. The recurrence
@@ -214,7 +214,7 @@ def legacy(operator: Operator, k: int = 5, *, steps: int = 20, seed: int = 0) ->
     once the estimate changes by less than 1e-4 of itself; each pair begins with the eigenvector of
     the last, the first with uniform numbers; the value belongs to the vector one step before. Its
     pairs are the largest in magnitude, and not converged as a rule: `converged` asks for residuals
-    of 1e-3·|λ₁|. The residuals cost one product more for each pair.
+    of `1e-3·|λ₁|`. The residuals cost one product more for each pair.
     """
     _check_k(k, operator.size)
     whole_number("steps", steps, 1)

@@ -70,7 +70,7 @@ class Lobster:
 
 @dataclass(frozen=True)
 class Shrink:
-    """SGD, then LOBSTER's shrinking step: w <- w - lambda * w * max(0, 1 - |dL/dw|).
+    """SGD, then LOBSTER's shrinking step: `w <- w - lambda * w * max(0, 1 - |dL/dw|)`.
 
     lambda is not multiplied by the learning rate. Without `sensitivity`: w <- w - lambda * w.
     """
@@ -109,8 +109,8 @@ class Plateau:
 def largest_threshold(sizes: Tensor, loss: Callable[[float], float], bound: float) -> float:
     """The largest T, among the magnitudes `sizes` (n,), with loss(T) <= bound; 0 if there is none.
 
-    loss(T) is the loss without the weights of |w| <= T. It changes only where T passes a weight,
-    so the bisection runs over the rank of |w|: at most ceil(log2 n) evaluations. It assumes what
+    loss(T) is the loss without the weights of `|w| <= T`. It changes only where T passes a weight,
+    so the bisection runs over the rank of `|w|`: at most ceil(log2 n) evaluations. It assumes what
     holds nearly always, that the loss grows with T; in any case the loss at the T returned is
     within the bound, and at the next larger magnitude it is not (but for the largest, which is
     never pruned).

@@ -115,7 +115,7 @@ def random_structure(mask: Mask, scope: str, generator: torch.Generator) -> Mask
 
 
 def magnitude(weights: Tensor, mask: Mask, kept: int) -> Mask:
-    """The mask of the `kept` largest |w| of the flat `weights` (P,) among the survivors of `mask`
+    """The mask of the `kept` largest `|w|` of the flat `weights` (P,) among the survivors of `mask`
     (Han et al., 2015); of equal magnitudes the earlier parameter survives."""
     if not 0 <= kept <= mask.kept:
         raise PsplibError(f"kept must lie between 0 and {mask.kept}, the survivors; got {kept}.")
