@@ -202,8 +202,6 @@ def networks(
         return None
     columns = QUANTITIES if columns is None else columns
     table = figures.table
-    seeds = sorted(table["lobster_seed"].unique())
-    arms = [a for a in ("lobster", "rewound", "reinitialised") if a in set(table["arm"])]
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(
             1,
@@ -214,14 +212,8 @@ def networks(
         )
         for ax, (column, title) in zip(axes.flat, columns.items(), strict=True):
             scale = 100 if column.endswith("error") else 1
-            for i, seed in enumerate(seeds):
-                for j, arm in enumerate(arms):
-                    rows = table[(table["arm"] == arm) & (table["lobster_seed"] == seed)]
-                    _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
-            ax.set_xticks(range(len(seeds)), [f"run {s}" for s in seeds], fontsize=9)
-            ax.set_xlim(-0.6, len(seeds) - 0.4)
+            _strips(ax, table, column, scale)
             ax.set_title(title + (" [%]" if scale == 100 else ""), fontsize=10)
-            ax.tick_params(axis="y", labelsize=8)
             seen = scale * table[column]
             if column in log and seen.min() > 0:
                 ax.set_yscale("log")
@@ -229,9 +221,25 @@ def networks(
                 plain_ticks(ax.yaxis)
             else:
                 _frame(ax, seen)
-        _legend(fig, arms)
+        _legend(fig, _arms(table))
         plt.close(fig)
     return fig
+
+
+def _arms(table: pd.DataFrame) -> list[str]:
+    return [a for a in ("lobster", "rewound", "reinitialised") if a in set(table["arm"])]
+
+
+def _strips(ax: Axes, table: pd.DataFrame, column: str, scale: int = 1) -> None:
+    """A quantity of every network: the gradual runs side by side, the arms of each beside it."""
+    seeds, arms = sorted(table["lobster_seed"].unique()), _arms(table)
+    for i, seed in enumerate(seeds):
+        for j, arm in enumerate(arms):
+            rows = table[(table["arm"] == arm) & (table["lobster_seed"] == seed)]
+            _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
+    ax.set_xticks(range(len(seeds)), [f"run {s}" for s in seeds], fontsize=9)
+    ax.set_xlim(-0.6, len(seeds) - 0.4)
+    ax.tick_params(axis="y", labelsize=8)
 
 
 def _frame(ax: Axes, seen: pd.Series) -> None:
@@ -269,8 +277,6 @@ def layers(figures: Figures2to4) -> Figure | None:
     keys = ["lobster_seed", "arm", "replica", "layer"]
     total = neurons.groupby(keys, sort=False)[list(claims_minima.ORDERS)].sum().reset_index()
     names = list(dict.fromkeys(neurons["layer"]))
-    seeds = sorted(total["lobster_seed"].unique())
-    arms = [a for a in ("lobster", "rewound", "reinitialised") if a in set(total["arm"])]
     orders = claims_minima.ORDERS
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(
@@ -283,23 +289,13 @@ def layers(figures: Figures2to4) -> Figure | None:
         )
         for r, order in enumerate(orders):
             for c, layer in enumerate(names):
-                ax = axes[r, c]
-                for i, seed in enumerate(seeds):
-                    for j, arm in enumerate(arms):
-                        rows = total[
-                            (total["layer"] == layer)
-                            & (total["arm"] == arm)
-                            & (total["lobster_seed"] == seed)
-                        ]
-                        _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), rows[order], arm)
-                ax.set_xticks(range(len(seeds)), [f"run {s}" for s in seeds], fontsize=9)
-                ax.tick_params(axis="y", labelsize=8)
-                ax.set_xlim(-0.6, len(seeds) - 0.4)
-                _frame(ax, total[total["layer"] == layer][order])
+                ax, rows = axes[r, c], total[total["layer"] == layer]
+                _strips(ax, rows, order)
+                _frame(ax, rows[order])
                 if r == 0:
                     ax.set_title(layer, fontsize=10)
             axes[r, 0].set_ylabel(f"{SHORT[order]} [bits]")
-        _legend(fig, arms)
+        _legend(fig, _arms(total))
         plt.close(fig)
     return fig
 
