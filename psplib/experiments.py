@@ -18,7 +18,7 @@ from .lobster import Lobster
 from .masks import Mask, nest, pack, unpack
 from .minima import Analysis, Census, Curvature, Map
 from .runs import Artefact, Parts, Store
-from .scales import EXPERIMENTS, MINIMA_ARMS, SCALES, Experiment, Minima, Panel, panel
+from .scales import EXPERIMENTS, SCALES, Experiment, Minima, Panel, panel
 from .tickets import Retraining
 from .training import Checkpoint, Report
 
@@ -42,7 +42,7 @@ def _known_minima(panel: Minima, store: Store) -> list[Config]:
         if not store.has(gradual):
             continue
         points = len(store.load(gradual).table("points"))
-        for arm in MINIMA_ARMS:
+        for arm in panel.arms(gradual):
             retraining = panel.retraining(gradual, points, arm)
             found.append(retraining)
             if store.has(retraining):

@@ -236,7 +236,8 @@ def _strips(ax: Axes, table: pd.DataFrame, column: str, scale: int = 1) -> None:
     for i, seed in enumerate(seeds):
         for j, arm in enumerate(arms):
             rows = table[(table["arm"] == arm) & (table["lobster_seed"] == seed)]
-            _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
+            if len(rows):
+                _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
     ax.set_xticks(range(len(seeds)), [f"run {s}" for s in seeds], fontsize=9)
     ax.set_xlim(-0.6, len(seeds) - 0.4)
     ax.tick_params(axis="y", labelsize=8)

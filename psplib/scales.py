@@ -19,7 +19,6 @@ SCALES = {
     "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
 }
 PUBLISHED = "published"
-MINIMA_ARMS = ("rewound", "reinitialised")
 RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
 
 
@@ -73,7 +72,8 @@ class Grid(NamedTuple):
 @dataclass(frozen=True)
 class Minima:
     """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
-    analyses of the two. Maps and curvature belong to the first run; every run has its census."""
+    analyses of the two. Maps, curvature and re-initialised networks belong to the first run; G and
+    the rewound networks of every run have their census."""
 
     name: str
     scale: str
@@ -83,6 +83,10 @@ class Minima:
     retrained: Retraining
     grids: dict[str, Grid]
     samples: int
+
+    def arms(self, lobster: Lobster) -> tuple[str, ...]:
+        """What is retrained from the last mask of a gradual run."""
+        return ("rewound", "reinitialised") if lobster == self.lobsters[0] else ("rewound",)
 
     def retraining(self, lobster: Lobster, points: int, arm: str) -> Retraining:
         """An arm at the last of a gradual run's points."""
