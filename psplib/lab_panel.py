@@ -66,7 +66,7 @@ def regions(recording: Recording) -> tuple[Figure, str]:
     train = lab.toy(recording.setting.toy, recording.setting.seed).train
     for label, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
         x = train.x[train.y == label].numpy()
-        ax.scatter(*x.T, s=7, color=color, marker=marker, linewidths=0)
+        ax.scatter(x[:, 0], x[:, 1], s=7, color=color, marker=marker, linewidths=0)
     ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
     ax.set_xlabel(f"test error {_percent(last.scores['test'].error)}", fontsize=FONT)
     return fig, (
@@ -94,19 +94,21 @@ def wires(recording: Recording) -> tuple[Figure, str]:
             1,
         )
         size = np.abs(w[to, source]) / strongest
-        colors = np.where(w[to, source] > 0, BLUE, ORANGE)
+        signs = np.where(w[to, source] > 0, BLUE, ORANGE)
         ax.add_collection(
-            LineCollection(lines, colors=colors, linewidths=0.2 + 2.3 * size, alpha=0.7)
+            LineCollection(list(lines), colors=signs, linewidths=0.2 + 2.3 * size, alpha=0.7)
         )
-    scale = ScalarMappable(Normalize(0, 2), "viridis")
-    for x, (layer, bits) in enumerate(last.neurons.items(), start=1):
-        live, y = last.live[layer].numpy(), columns[x]
+    scale = Normalize(0, 2)
+    for x, (name, bits) in enumerate(last.neurons.items(), start=1):
+        live, y = last.live[name].numpy(), columns[x]
         ax.scatter(np.full(live.sum(), x), y[live], s=22, c=bits.numpy()[live], cmap="viridis",
-                   norm=scale.norm, edgecolors="black", linewidths=0.4, zorder=3)  # fmt: skip
+                   norm=scale, edgecolors="black", linewidths=0.4, zorder=3)  # fmt: skip
         ax.scatter(np.full((~live).sum(), x), y[~live], s=5, color="#bbbbbb", zorder=3)
     for x in (0, 3):
         ax.scatter(np.full(2, x), columns[x], s=22, color="black", zorder=3)
-    bar = fig.colorbar(scale, ax=ax, fraction=0.05, pad=0.02, ticks=[0, 1, 2])
+    bar = fig.colorbar(
+        ScalarMappable(scale, "viridis"), ax=ax, fraction=0.05, pad=0.02, ticks=[0, 1, 2]
+    )
     bar.set_label("H(z) [bit]", fontsize=FONT - 1)
     bar.ax.tick_params(labelsize=FONT - 1)
     ax.set(xlim=(-0.15, 3.15), ylim=(-0.03, 1.03), yticks=[], xticks=range(4))
@@ -182,7 +184,7 @@ def _line(ax: Axes, x: list[int], y: list[float], color: str, name: str) -> None
 
 def _epochs(axes: Sequence[Axes], recording: Recording) -> None:
     for ax in axes:
-        ax.set_xlim(0, recording.setting.epochs)
+        ax.set_xlim(-0.015 * recording.setting.epochs, 1.015 * recording.setting.epochs)
         for s in recording.snapshots:
             if s.pruned:
                 ax.axvline(s.epoch, color="black", lw=0.8, ls=":")
@@ -236,7 +238,7 @@ def slides(recording: Recording, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def player(recording: Recording, count: int = 8) -> widgets.VBox:
+def player(recording: Recording, count: int = 7) -> widgets.VBox:
     """Slides of a run with a slider that also works without a kernel."""
     numbers = slides(recording, count)
     epochs = [recording.snapshots[i].epoch for i in numbers]

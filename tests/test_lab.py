@@ -1,13 +1,17 @@
 """The laboratory: snapshots of LOBSTER on a toy, a panel that stops, slides with words."""
 
 import itertools
+import os
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 from psplib import lab, lab_panel
@@ -18,6 +22,7 @@ from psplib.lab_panel import Panel, Recording
 from psplib.psp import observe
 from psplib.training import evaluate
 
+ROOT = Path(__file__).parent.parent
 # Prunes four times or more, in under a second.
 SHORT = Setting(shrinkage=1e-3, tolerance=0.2, patience=2, epochs=40, learning_rate=0.3)
 
@@ -72,7 +77,7 @@ def test_a_toy_is_balanced_normalised_and_drawn_from_its_seed(toy: str) -> None:
 
 
 def test_the_moons_are_learnt_and_stay_learnt(recording: Recording) -> None:
-    assert recording.snapshots[0].scores["test"].error > 0.2
+    assert recording.snapshots[0].scores["test"].error > 0.12
     last = recording.snapshots[-1]
     assert last.mask.sparsity > 0.5
     assert last.scores["test"].error < 0.08
@@ -110,7 +115,7 @@ def test_scores_entropy_and_regions_are_those_of_the_network_of_the_weights(
     step = 2 * lab.REACH / (lab.CELLS - 1)
     point = torch.tensor([[column * step - lab.REACH, row * step - lab.REACH]])
     expected = model(point).softmax(1)[0, 1]
-    assert float(snapshot.regions[row, column]) == pytest.approx(float(expected), abs=1e-4)
+    assert float(snapshot.regions[row, column]) == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_a_dead_neuron_has_no_weights_on_one_side(recording: Recording) -> None:
@@ -233,6 +238,48 @@ def test_a_run_is_stopped_between_two_epochs() -> None:
     assert 0 < panel.progress.value < 100_000
 
 
+def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> None:
+    """What a browser does: the messages of a kernel whose thread is at work."""
+    manager, client = start_new_kernel(
+        kernel_name="python3", env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    try:
+        setup = """
+            from dataclasses import replace
+            from psplib import lab, lab_panel
+            panel = lab_panel.Panel(lambda s: lab.run(replace(s, epochs=100_000)))
+            panel.start()
+            [w.model_id for w in (panel.stop_button, panel.picture, panel.note)]
+        """
+        reply = client.execute_interactive(
+            textwrap.dedent(setup), output_hook=lambda _: None, timeout=300,
+            user_expressions={"ids": "' '.join(_)", "live": "lab_panel.is_live()"},
+        )  # fmt: skip
+        answers = reply["content"]["user_expressions"]
+        assert answers["live"]["data"]["text/plain"] == "True"
+        stop, picture, note = answers["ids"]["data"]["text/plain"].strip("'").split()
+
+        def heard(widget: str, words: str) -> None:
+            while True:
+                content = client.get_iopub_msg(timeout=120)["content"]
+                state = content.get("data", {}).get("state", {})
+                if content.get("comm_id") == widget and words in state.get("value", ""):
+                    return
+
+        heard(picture, "<img alt=")
+        answer = client.execute_interactive("assert panel.is_running", timeout=120)
+        assert answer["content"]["status"] == "ok"
+        click = {"method": "custom", "content": {"event": "click"}}
+        message = client.session.msg("comm_msg", {"comm_id": stop, "data": click})
+        client.shell_channel.send(message)
+        heard(note, "Stopped. Epoch ")
+        answer = client.execute_interactive("panel.join(60); assert not panel.is_running")
+        assert answer["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 def test_slides_begin_and_end_with_the_run_and_show_its_first_prunings(
     recording: Recording,
 ) -> None:
@@ -262,7 +309,7 @@ def test_a_recording_has_a_slide_per_snapshot_and_its_numbers_in_words(
         assert f"validation loss {snapshot.scores['validation'].loss:.3f}" in page.value
         for number, bits in enumerate(snapshot.entropy.values(), start=1):
             assert f"{bits:.2f} bits in layer {number}" in page.value
-        assert len(page.value) < 90_000
+        assert len(page.value) < 119_000  # 21 of them in 2.5 MB
 
 
 def test_a_network_that_died_is_still_drawn() -> None:
