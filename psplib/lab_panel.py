@@ -31,7 +31,7 @@ from .lab import REACH, Setting, Snapshot
 
 BLUE, ORANGE, GREEN = ARMS["lobster"][0], ARMS["rewound"][0], ARMS["restructured-layer"][0]
 CLASSES = LinearSegmentedColormap.from_list("classes", ["#9cc9e8", "#ffffff", "#f5c29b"])
-SIZE, DPI, FONT = (4.2, 3.3), 120, 10
+SIZE, DPI, FONT = (4.2, 3.3), 110, 10
 
 
 @dataclass(frozen=True)
