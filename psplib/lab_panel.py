@@ -207,8 +207,9 @@ def frame(recording: Recording) -> str:
         f'src="data:image/png;base64,{base64.b64encode(_png(fig)).decode()}">'
         for fig, alt in (view(recording) for view in VIEWS)
     )
-    columns = "repeat(auto-fit,minmax(min(300px,100%),1fr))"
-    return f'<div style="display:grid;gap:6px;grid-template-columns:{columns}">{images}</div>'
+    columns = "repeat(auto-fit,minmax(min(280px,100%),1fr))"
+    style = f"display:grid;width:100%;gap:6px;grid-template-columns:{columns}"
+    return f'<div style="{style}">{images}</div>'
 
 
 def _png(fig: Figure) -> bytes:
@@ -250,16 +251,17 @@ def player(recording: Recording, count: int = 7) -> widgets.VBox:
     play = widgets.Play(min=0, max=len(numbers) - 1, interval=1500, description="play the run")
     widgets.jslink((play, "value"), (slider, "index"))
     widgets.jslink((slider, "index"), (stack, "selected_index"))
-    return widgets.VBox([_row(play, slider), stack])
+    return widgets.VBox([_row(play, slider), stack], layout=_wide())
 
 
 def recorded(recordings: Mapping[str, Recording], knob: str) -> widgets.VBox:
     """Several recorded runs, one button each; `knob` says what the buttons set."""
-    stack = widgets.Stack([player(r) for r in recordings.values()], selected_index=0)
+    players = [player(r) for r in recordings.values()]
+    stack = widgets.Stack(players, selected_index=0, layout=_wide())
     choice = widgets.ToggleButtons(options=list(recordings), index=0, description=knob)
     choice.style.button_width = "auto"
     widgets.jslink((choice, "index"), (stack, "selected_index"))
-    return widgets.VBox([choice, stack])
+    return widgets.VBox([choice, stack], layout=_wide())
 
 
 def summary(recordings: Mapping[str, Recording], knob: str) -> pd.DataFrame:
@@ -345,7 +347,8 @@ class Panel:
                 _row(*self._knobs),
                 _row(self.run_button, self.stop_button, self.progress, self.note),
                 self.picture,
-            ]
+            ],
+            layout=_wide(),
         )
 
     @property
