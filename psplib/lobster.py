@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import models
 from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
-from .training import Checkpoint, Learner, flat, order
+from .training import Checkpoint, Learner, Score, Update, flat, order
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,96 @@ def largest_threshold(sizes: Tensor, loss: Callable[[float], float], bound: floa
     return ranked[within - 1] if within else 0.0
 
 
+class Gradual:
+    """LOBSTER at work on one network: `train` epochs; at a plateau, `settle` and `prune`.
+
+    `learner` holds the network and its mask; `best` is its state at `best_epoch`, the best on the
+    validation set since the last pruning, and `plateau` the wait for the next.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        update: Update,
+        *,
+        batch_size: int,
+        tolerance: float,
+        patience: int,
+        seed: int,
+    ) -> None:
+        self.model, self.data, self.update = model, data, update
+        self.batch_size, self.tolerance, self.patience = batch_size, tolerance, patience
+        self.seed = seed
+        self.learner = Learner(model, Mask.dense(model), data, batch_size)
+        self.learner.weights = flat(model).to(data.train.x.device)
+        self.best = self.learner.state()
+        self.plateau, self.best_epoch, self.epoch = Plateau(), 0, 0
+
+    @property
+    def mask(self) -> Mask:
+        """What survives."""
+        return self.learner.mask
+
+    @property
+    def is_at_plateau(self) -> bool:
+        """Whether the wait is over: `patience` (PWE) bad epochs in a row."""
+        return self.plateau.bad >= self.patience
+
+    def train(self) -> Score:
+        """One epoch; its score on the validation set."""
+        self.epoch += 1
+        self.learner.epoch(order(len(self.data.train), self.seed, self.epoch), self.update)
+        score = self.learner.score("validation")
+        previous, self.plateau = self.plateau.best, self.plateau.after(score.loss)
+        if self.plateau.best < previous:
+            self.best, self.best_epoch = self.learner.state(), self.epoch
+        return score
+
+    def settle(self) -> None:
+        """Return to the best epoch of the wait."""
+        self.learner.load(self.best)
+
+    def prune(self) -> float:
+        """Prune by the largest threshold that raises the validation loss by at most the share
+        `tolerance` (TWT), which is returned; a new wait begins at `best` without the pruned."""
+        weights = self.learner.weights
+        survives = self.mask.flat.to(weights.device)
+        bound = (1 + self.tolerance) * self.learner.score("validation").loss
+
+        def loss(threshold: float) -> float:
+            self.learner.weights = weights * (weights.abs() > threshold)
+            return self.learner.score("validation").loss
+
+        threshold = largest_threshold(weights[survives].abs(), loss, bound)
+        self._under((survives & (weights.abs() > threshold)).cpu())
+        self.learner.load(self.best)
+        self.plateau = Plateau()
+        return threshold
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `load` needs besides the epoch, its best and the plateau."""
+        return {
+            "mask": self.mask.flat,
+            **{f"now.{n}": t for n, t in self.learner.state().items()},
+            **{f"best.{n}": t for n, t in self.best.items()},
+        }
+
+    def load(
+        self, tensors: dict[str, Tensor], epoch: int, best_epoch: int, plateau: Plateau
+    ) -> None:
+        """Return to where `tensors` were taken."""
+        self._under(tensors["mask"])
+        self.learner.load(_under("now.", tensors))
+        device = self.data.train.x.device
+        self.best = {n: t.to(device) for n, t in _under("best.", tensors).items()}
+        self.epoch, self.best_epoch, self.plateau = epoch, best_epoch, plateau
+
+    def _under(self, survives: Tensor) -> None:
+        mask = self.mask.with_flat(survives)
+        self.learner = Learner(self.model, mask, self.data, self.batch_size)
+
+
 @dataclass(frozen=True)
 class Result:
     """`points`: a row per point; `history`: a row per epoch; `weights`, `masks`: a row (P,) per
@@ -140,13 +230,15 @@ class Result:
 def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Result:
     """Prune gradually from the dense network to the target sparsity."""
     checkpoint = checkpoint or Checkpoint()
-    model = models.build(config.architecture, config.seed)
-    mask = Mask.dense(model)
-    update = Shrink(config.learning_rate, config.shrinkage, config.sensitivity)
-    learner = Learner(model, mask, data, config.batch_size)
-    learner.weights = flat(model).to(data.train.x.device)
-    best = learner.state()
-    plateau, best_epoch, epoch = Plateau(), 0, 0
+    gradual = Gradual(
+        models.build(config.architecture, config.seed),
+        data,
+        Shrink(config.learning_rate, config.shrinkage, config.sensitivity),
+        batch_size=config.batch_size,
+        tolerance=config.tolerance,
+        patience=config.patience,
+        seed=config.seed,
+    )
     points: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
     kept_weights: list[Tensor] = []
@@ -154,96 +246,68 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
 
     if saved := checkpoint.load():
         tensors, state = saved
-        points, history, epoch = state["points"], state["history"], state["epoch"]
-        plateau, best_epoch = Plateau(*state["plateau"]), state["best_epoch"]
-        survived = tensors.pop("points.survived")
+        points, history = state["points"], state["history"]
+        survived = tensors["points.survived"]
         kept_masks = [survived > k for k in range(len(points))]
-        survivors = tensors.pop("points.survivors").split([int(m.sum()) for m in kept_masks])
+        survivors = tensors["points.survivors"].split([int(m.sum()) for m in kept_masks])
         kept_weights = [
             torch.zeros(len(m)).masked_scatter_(m, s)
             for m, s in zip(kept_masks, survivors, strict=True)
         ]
-        mask = mask.with_flat(tensors.pop("mask"))
-        learner = Learner(model, mask, data, config.batch_size)
-        learner.load(_under("now.", tensors))
-        best = {n: t.to(data.train.x.device) for n, t in _under("best.", tensors).items()}
+        gradual.load(tensors, state["epoch"], state["best_epoch"], Plateau(*state["plateau"]))
 
-    while epoch < config.max_epochs:
-        epoch += 1
-        learner.epoch(order(len(data.train), config.seed, epoch), update)
-        score = learner.score("validation")
-        previous, plateau = plateau.best, plateau.after(score.loss)
-        if plateau.best < previous:
-            best, best_epoch = learner.state(), epoch
+    while gradual.epoch < config.max_epochs:
+        score = gradual.train()
+        is_last = gradual.epoch == config.max_epochs
         history.append(
             {
-                "epoch": epoch,
-                "sparsity": mask.sparsity,
+                "epoch": gradual.epoch,
+                "sparsity": gradual.mask.sparsity,
                 "validation_loss": score.loss,
                 "validation_error": score.error,
             }
         )
-        if plateau.bad >= config.patience or epoch == config.max_epochs:
-            learner.load(best)
+        if gradual.is_at_plateau or is_last:
+            gradual.settle()
             points.append(
-                {"point": len(points), "epoch": epoch, "best_epoch": best_epoch}
-                | _describe(learner)
+                {"point": len(points), "epoch": gradual.epoch, "best_epoch": gradual.best_epoch}
+                | _describe(gradual.learner)
             )
-            kept_weights.append(learner.weights.cpu())
-            kept_masks.append(mask.flat)
-            if mask.sparsity >= config.target_sparsity or epoch == config.max_epochs:
+            kept_weights.append(gradual.learner.weights.cpu())
+            kept_masks.append(gradual.mask.flat)
+            if gradual.mask.sparsity >= config.target_sparsity or is_last:
                 break
-            bound = (1 + config.tolerance) * learner.score("validation").loss
-            mask, points[-1]["threshold"] = _prune(learner, bound)
-            learner = Learner(model, mask, data, config.batch_size)
-            learner.load(best)
-            plateau = Plateau()
+            points[-1]["threshold"] = gradual.prune()
         # The time to the target grows with the logarithm of the density, about.
         checkpoint.report(
-            -log(1 - mask.sparsity),
+            -log(1 - gradual.mask.sparsity),
             -log(1 - config.target_sparsity),
-            f"LOBSTER, epoch {epoch}, {mask.sparsity:.2%} pruned",
+            f"LOBSTER, epoch {gradual.epoch}, {gradual.mask.sparsity:.2%} pruned",
         )
         if checkpoint.due:
             checkpoint.save(
-                {
-                    "mask": mask.flat,
-                    "points.survived": nest(_stack(kept_masks, mask).bool()),
+                gradual.tensors()
+                | {
+                    "points.survived": nest(_stack(kept_masks, gradual.mask).bool()),
                     "points.survivors": torch.cat(
                         [w[m] for w, m in zip(kept_weights, kept_masks, strict=True)]
                         or [torch.zeros(0)]
                     ),
-                    **{f"now.{n}": t for n, t in learner.state().items()},
-                    **{f"best.{n}": t for n, t in best.items()},
                 },
                 {
                     "points": points,
                     "history": history,
-                    "epoch": epoch,
-                    "plateau": [plateau.best, plateau.bad],
-                    "best_epoch": best_epoch,
+                    "epoch": gradual.epoch,
+                    "plateau": [gradual.plateau.best, gradual.plateau.bad],
+                    "best_epoch": gradual.best_epoch,
                 },
             )
     return Result(
         pd.DataFrame(points),
         pd.DataFrame(history),
-        _stack(kept_weights, mask),
-        _stack(kept_masks, mask).bool(),
+        _stack(kept_weights, gradual.mask),
+        _stack(kept_masks, gradual.mask).bool(),
     )
-
-
-def _prune(learner: Learner, bound: float) -> tuple[Mask, float]:
-    """Prune by the largest threshold within the bound; the new mask and the threshold."""
-    weights = learner.weights
-    survives = learner.mask.flat.to(weights.device)
-
-    def loss(threshold: float) -> float:
-        learner.weights = weights * (weights.abs() > threshold)
-        return learner.score("validation").loss
-
-    threshold = largest_threshold(weights[survives].abs(), loss, bound)
-    learner.weights = weights
-    return learner.mask.with_flat((survives & (weights.abs() > threshold)).cpu()), threshold
 
 
 def _describe(learner: Learner) -> dict[str, Any]:
@@ -267,4 +331,4 @@ def _stack(rows: list[Tensor], mask: Mask) -> Tensor:
     return torch.stack(rows) if rows else torch.zeros(0, len(mask.flat))
 
 
-__all__ = ["Lobster", "Plateau", "Result", "Shrink", "largest_threshold", "run"]
+__all__ = ["Gradual", "Lobster", "Plateau", "Result", "Shrink", "largest_threshold", "run"]
