@@ -246,16 +246,16 @@ def _pruning(
 def planes(figures: Figures2to4, quantities: Sequence[str]) -> Slides:
     """By quantity, layer and coordinates: a map of the plane through G and 1-S, with the contours
     of the training loss. Those that are there."""
-    found = {}
+    found: Slides = {}
     for quantity in quantities:
         for coordinates, names in COORDINATES.items():
-            maps = [figures.maps[n] for n in names if n in figures.maps]
-            points = next((m for m in maps if quantity in m.columns), pd.DataFrame())
-            for column in points.columns:
-                name, _, layer = column.partition(".")
-                if name == quantity:
+            # Where two maps have a quantity, that of the finer grid, which is named first.
+            for points in (figures.maps[n] for n in names if n in figures.maps):
+                for column in points.columns:
+                    name, _, layer = column.partition(".")
                     key = (LABELS[quantity], layer or ALL_LAYERS, coordinates)
-                    found[key] = _plane(points, column, coordinates)
+                    if name == quantity and key not in found:
+                        found[key] = _plane(points, column, coordinates)
     return found
 
 

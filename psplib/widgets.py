@@ -76,7 +76,7 @@ def player(name: str, options: Sequence[str], index: int) -> Control:
     view, chosen = slider(name, options, index)
     play = ipw.Play(max=len(options) - 1, value=index, interval=1000, show_repeat=False)
     ipw.jslink((play, "value"), (chosen, "index"))
-    return ipw.VBox([play, view]), chosen
+    return ipw.VBox([play, view], layout=ipw.Layout(width="100%")), chosen
 
 
 def explore(

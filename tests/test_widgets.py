@@ -254,7 +254,8 @@ def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
     assert len(html) == len(found)
     for text, slide in zip(html, found.values(), strict=True):
         alt, encoded = re.search(r'alt="([^"]*)"', text), re.search(r'base64,([^"]*)"', text)
-        assert alt and encoded
+        assert alt
+        assert encoded
         assert alt[1] == slide.alt
         with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as picture:
             assert picture.size == slide.size
