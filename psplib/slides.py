@@ -60,7 +60,9 @@ def _slide(fig: Figure, alt: str, colours: int = 64) -> Slide:
     drawn, small = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
     with Image.open(drawn) as picture:
-        palette = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        # Median cut, the default, would turn the few pixels of a rare colour into another one.
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        palette = picture.convert("RGB").quantize(colours, method, dither=dither)
     palette.save(small, format="PNG", optimize=True)
     return Slide(alt.replace("\u00a0", " "), small.getvalue())
 
@@ -147,7 +149,7 @@ def _survivors(
         left.set_axis_off()
         right.barh(list(shares), list(shares.values()), color=ARMS["lobster"][0])
         for i, share in enumerate(shares.values()):
-            right.text(max(share, 0.1) * 1.15, i, f"{share:.2g} %", va="center", fontsize=9)
+            right.text(max(share, 0.1) * 1.15, i, f"{share:.1f} %", va="center", fontsize=9)
         right.set(xscale="log", xlim=(0.1, 1000), xlabel="surviving weights [%]")
         right.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"], fontsize=9)
         right.invert_yaxis()
@@ -162,7 +164,7 @@ def _survivors(
             f"{', '.join(f'{n} {share:.2f} %' for n, share in shares.items())}. "
             f"{errors.capitalize()}, {100 * before:.2f} % before any pruning."
         )
-        return _slide(fig, alt)
+        return _slide(fig, alt, 128)
 
 
 def _mosaic(squares: np.ndarray, limit: float) -> np.ndarray:
