@@ -344,10 +344,11 @@ def neurons(figures: Figures2to4) -> Slides:
     bits = minima.entropies(figures.profile)
     sizes = figures.profile["layers"].set_index("layer")["neurons"]
     numbers = figures.profile["classes"]["class"].tolist()
+    shown = {ALL_CLASSES: numbers} | {f"class {c}": [c] for c in numbers}
     found = {}
     for layer, size in sizes.items():
         rows = bits[bits["layer"] == layer]
-        for name, columns in {ALL_CLASSES: numbers} | {f"class {c}": [c] for c in numbers}.items():
+        for name, columns in shown.items():
             values = rows[columns].sum(axis=1)
             g, s = (_falling(values[rows["arm"] == a]) for a in ("lobster", "rewound"))
             found[str(layer), name] = _neurons(str(layer), name, int(size), g, s)
