@@ -191,7 +191,7 @@ def prunings(config: Lobster, store: Store, most: int = 12) -> Slides:
     history, points = artefact.table("history"), artefact.table("points")
     sizes = [np.abs(s.weights[s.mask.flat].numpy()) for s in found]
     largest = max(float(s.max()) for s in sizes)
-    bins = np.geomspace(1e-4 * largest, largest, 61)
+    bins = np.geomspace(1e-3 * largest, largest, 61)
     return {
         (state.sparsity,): _pruning(state, size, bins, history, points["epoch"].tolist())
         for state, size in zip(found, sizes, strict=True)
@@ -226,9 +226,11 @@ def _pruning(
         )
         below.axvline(row["epoch"], color="black", lw=1.4)
         below.plot(row["best_epoch"], row["validation_loss"], "o", color=color, mec="white", ms=8)
-        below.set(yscale="log", xlabel="epoch", ylabel="validation loss")
+        # The first epochs would set the range; what happens once pruning has begun is of interest.
+        pruned = history.loc[history["epoch"] >= epochs[0], "validation_loss"]
+        below.set(xlabel="epoch", ylabel="validation loss")
+        below.set_ylim(0.95 * history["validation_loss"].min(), 1.05 * pruned.max())
         below.set_xlim(0, 1.01 * history["epoch"].max())
-        plain_ticks(below.yaxis)
         alt = (
             f"Gradual pruning at epoch {row['epoch']}: {row['kept']:,} parameters survive, "
             f"{state.sparsity} are pruned. "
@@ -468,7 +470,7 @@ def _pair(figure: Figure1, one: str, other: str) -> Slide:
     color = ARMS[other][0]
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 5.2))
-        above, below = fig.add_axes((0.1, 0.44, 0.87, 0.53)), fig.add_axes((0.1, 0.1, 0.87, 0.27))
+        above, below = fig.add_axes((0.1, 0.42, 0.87, 0.55)), fig.add_axes((0.1, 0.1, 0.87, 0.24))
         _draw(above, figure, [one, other])
         for replica in differences.columns:
             below.plot(x, differences[replica], "o", ms=2.5, color=color, alpha=0.4, mew=0)
@@ -477,13 +479,14 @@ def _pair(figure: Figure1, one: str, other: str) -> Slide:
         if np.isfinite([*low, *high]).all():
             below.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
         below.axhline(0, color="black", lw=0.9)
-        below.set(xscale="log", xlim=above.get_xlim(), ylabel="difference\n[points]")
+        below.set(xscale="log", xlim=above.get_xlim(), ylabel="[points]")
         below.set_xlabel("surviving parameters [%]  (sparser →)")
         plain_ticks(below.xaxis)
         below.set_title(f"{second} minus {first}", fontsize=10)
+        above.tick_params(labelbottom=False)
         alt = (
             f"Test error of {first} and of {second}, and the second minus the first with its "
-            f"95 % interval. {_in_words(figure, one, other, intervals)}"
+            f"95 % interval: {_in_words(figure, one, other, intervals)}"
         )
         return _slide(fig, alt)
 
