@@ -206,7 +206,10 @@ def _pruning(
     is_last = not state.taken
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 4.4))
-        above, below = fig.add_axes((0.1, 0.6, 0.87, 0.31)), fig.add_axes((0.1, 0.115, 0.87, 0.32))
+        above, below = (
+            fig.add_axes((0.12, 0.6, 0.85, 0.31)),
+            fig.add_axes((0.12, 0.115, 0.85, 0.32)),
+        )
         seen = np.clip(sizes, bins[0], None)
         cut = -np.inf if is_last else threshold
         above.hist([seen[seen <= cut], seen[seen > cut]], bins, stacked=True, color=[_TAKEN, color])
