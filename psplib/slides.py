@@ -273,7 +273,7 @@ def _plane(points: pd.DataFrame, column: str, coordinates: str) -> Slide:
     lowest = points.loc[points[column].idxmin()]
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(5.2, 4.2))
-        heat(fig.add_axes((0.12, 0.12, 0.8, 0.79)), points, column)
+        heat(fig.add_axes((0.16, 0.12, 0.78, 0.79)), points, column)
         alt = (
             f"Map of {quantity_title(column)} over the plane through G and 1-S, the random "
             f"direction in {coordinates} coordinates, {points['alpha'].nunique()} × "
