@@ -312,8 +312,8 @@ def entropies(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The first-order entropies behind a profile's tables: a row for each of its `neurons` with
     `arm`, `replica`, `layer`, `neuron` and the bits of each class, 0, 1, ... (Eq. 4)."""
     names = ["arm", "replica", "layer", "neuron"]
-    neurons, samples = tables["neurons"], torch.tensor(tables["classes"]["samples"].to_numpy())
-    active = torch.tensor(neurons.drop(columns=names).to_numpy().T)
+    neurons, samples = tables["neurons"], torch.tensor(tables["classes"]["samples"].tolist())
+    active = torch.tensor(neurons.drop(columns=names).to_numpy(copy=True).T)
     bits = entropy.given_class(active, samples)
     return neurons[names].join(pd.DataFrame(bits.T.numpy(), neurons.index))
 

@@ -212,7 +212,8 @@ def _pruning(
         )
         seen = np.clip(sizes, bins[0], None)
         cut = -np.inf if is_last else threshold
-        above.hist([seen[seen <= cut], seen[seen > cut]], bins, stacked=True, color=[_TAKEN, color])
+        parts = [seen[seen <= cut], seen[seen > cut]]
+        above.hist(parts, bins.tolist(), stacked=True, color=[_TAKEN, color])
         above.set(xscale="log", xlabel="|w|, surviving parameters", ylabel="number")
         above.set_xlim(bins[0], bins[-1])
         plain_ticks(above.xaxis)
@@ -350,7 +351,7 @@ def neurons(figures: Figures2to4) -> Slides:
     sizes = figures.profile["layers"].set_index("layer")["neurons"]
     numbers = figures.profile["classes"]["class"].tolist()
     shown = {ALL_CLASSES: numbers} | {f"class {c}": [c] for c in numbers}
-    found = {}
+    found: Slides = {}
     for layer, size in sizes.items():
         rows = bits[bits["layer"] == layer]
         for name, columns in shown.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def player(name: str, options: Sequence[str], index: int) -> Control:
 
 def explore(
     pictures: Slides,
-    controls: dict[str, Callable[[str, Sequence[str], int], Control]],
+    controls: Mapping[str, Callable[[str, Sequence[str], int], Control]],
     start: tuple[str, ...] | None = None,
 ) -> Shown:
     """A widget of slides: `controls`, by the names that they bear, choose the labels of a key of

@@ -97,7 +97,9 @@ def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
         for layer, expected in probe.neurons().items():
             rows = bits[(bits["replica"] == replica) & (bits["layer"] == layer)]
             found = torch.zeros_like(expected)
-            found[:, rows["neuron"].to_numpy()] = torch.tensor(rows[list(range(10))].to_numpy().T)
+            found[:, rows["neuron"].to_numpy()] = torch.tensor(
+                rows[list(range(10))].to_numpy(copy=True).T
+            )
             assert torch.equal(found, expected)
             assert rows["neuron"].is_monotonic_increasing
             assert len(rows) == int((expected > 0).any(0).sum()), "constant neurons are left out"
