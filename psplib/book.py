@@ -29,6 +29,11 @@ class Chapter:
     device: torch.device
     seed: int
 
+    @property
+    def store(self) -> runs.Store:
+        """Where the chapter's runs are: among the published results, or on this machine."""
+        return runs.published() if self.scale == scales.PUBLISHED else runs.local()
+
     def figure_1(self, name: str) -> experiments.Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
         panel, store = self._runs(name)
@@ -43,11 +48,10 @@ class Chapter:
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:
-            store = runs.published()
-            return experiments.largest_published(name, store), store
+            return experiments.largest_published(name, self.store), self.store
         panel = scales.panel(name, self.scale, self.seed)
-        sweep.run(panel, runs.local(), self.device)
-        return panel, runs.local()
+        sweep.run(panel, self.store, self.device)
+        return panel, self.store
 
 
 def chapter(scale: str, device: str, seed: int) -> Chapter:

@@ -19,8 +19,8 @@ HIDDEN = ("lobster", "point", "arm", "retraining", "subspace", "definition", "pa
 
 def table(experiment: str, part: str) -> Any:
     """Every setting of a part of an experiment: its value at each scale, where that comes from, and
-    why. An HTML table. The parts are `lobster` and `retraining`; of `minima` also `census` and
-    the names of `Minima.analyses`."""
+    why. An HTML table. The parts are `lobster` and `retraining`; of `minima` also `census`,
+    `profile` and the names of `Minima.analyses`."""
     panels = {scale: scales.panel(experiment, scale) for scale in scales.SCALES}
     parts = {scale: _parts(panel) for scale, panel in panels.items()}
     one_of("part", part, parts["paper"])
@@ -39,6 +39,7 @@ def _parts(panel: scales.Experiment) -> dict[str, Config]:
     parts: dict[str, Config] = {"lobster": panel.lobsters[0], "retraining": panel.retrained}
     if isinstance(panel, scales.Minima):
         parts["census"] = panel.census(panel.retrained)
+        parts["profile"] = panel.profile(panel.retrained)
         parts |= panel.analyses(panel.retrained)
     return parts
 
@@ -79,6 +80,8 @@ def _name(config: dict[str, Any]) -> str:
         )
     if kind == "Census":
         return f"census of {_name(config['retraining'])}"
+    if kind == "Profile":
+        return f"neurons of {_name(config['retraining'])}"
     size = config["steps"] + 2 * config["margin"] + 1
     if kind == "Map":
         pairs = ", all pairs" if config["pairs"] else ""

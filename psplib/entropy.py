@@ -142,8 +142,8 @@ class FirstOrder(_Counts):
         self._finish()
         found = {}
         for name, active in self.counts.items():
-            states = torch.stack([active, self.samples[:, None] - active], -1)
-            found[name] = self.layers[name].expand(_bits(states, miller_madow)).cpu()
+            bits = given_class(active, self.samples, miller_madow)
+            found[name] = self.layers[name].expand(bits).cpu()
         return found
 
     def entropy(self, miller_madow: bool = False) -> Entropy:
@@ -349,6 +349,12 @@ class Subsets(_Counts):
             is_all = math.comb(self.layers[name].neurons, self.order) <= self.limit
             errors[name] = 0.0 if is_all else float(bits.sum(0).std()) / math.sqrt(subsets)
         return Entropy(by_class, errors)
+
+
+def given_class(active: Tensor, samples: Tensor, miller_madow: bool = False) -> Tensor:
+    """H(z | c) in bits, Eq. (4), of neurons that are `active` (C, n) on so many of the `samples`
+    (C,) of each class: (C, n) float64. `miller_madow` as in `FirstOrder.neurons`."""
+    return _bits(torch.stack([active, samples[:, None] - active], -1), miller_madow)
 
 
 def _cell(count: Tensor, samples: Tensor, miller_madow: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .checks import PsplibError
 from .config import key
 from .lobster import Lobster
 from .masks import Mask, nest, pack, unpack
-from .minima import Analysis, Census, Curvature, Map
+from .minima import Analysis, Census, Curvature, Map, Profile
 from .runs import Artefact, Parts, Store
 from .scales import EXPERIMENTS, SCALES, Experiment, Minima, Panel, panel
 from .tickets import Retraining
@@ -37,6 +37,7 @@ def known(panel: Experiment, store: Store) -> list[Config]:
 def _known_minima(panel: Minima, store: Store) -> list[Config]:
     found: list[Config] = []
     later: list[Config] = []
+    last: list[Config] = []
     for gradual in panel.lobsters:
         found.append(gradual)
         if not store.has(gradual):
@@ -49,8 +50,10 @@ def _known_minima(panel: Minima, store: Store) -> list[Config]:
                 found.append(panel.census(retraining))
                 if gradual == panel.lobsters[0] and arm == "rewound":
                     later = list(panel.analyses(retraining).values())
+                    last = [panel.profile(retraining)]
     # The first run's map and curvature come before everything that is not there yet.
-    return [*(c for c in found if store.has(c)), *later, *(c for c in found if not store.has(c))]
+    there = [c for c in found if store.has(c)]
+    return [*there, *later, *(c for c in found if c not in there), *last]
 
 
 def _known(panel: Panel, store: Store) -> list[Config]:
@@ -262,7 +265,8 @@ class Figures2to4:
 
     `table`: the censuses, a row per network, see `minima.census`, with `lobster_seed`; `neurons`:
     the same by layer and class; `maps` and `lines`: a table for each of `Minima.analyses` that is
-    there, by its name; `best`: the replica that is 1-S.
+    there, by its name; `best`: the replica that is 1-S; `profile`: the tables of `minima.profile`,
+    none if it is not there.
     """
 
     panel: Minima
@@ -273,12 +277,14 @@ class Figures2to4:
     best: int | None
     missing: tuple[Config, ...]
     artefacts: tuple[Artefact, ...]
+    profile: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     """The tables of Figs. 2 to 4 from the runs that a store has."""
     networks, neurons = [], []
     tables: dict[str, pd.DataFrame] = {}
+    profile: dict[str, pd.DataFrame] = {}
     names: dict[Config, str] = {}
     best = None
     done, missing = _divide(panel, store)
@@ -289,6 +295,8 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
             neurons.append(artefact.table("neurons").assign(lobster_seed=seed))
         elif isinstance(config, Map | Curvature):
             tables[names[config]] = artefact.table("points")
+        elif isinstance(config, Profile):
+            profile = {name: artefact.table(name) for name in ("neurons", "layers", "classes")}
         elif isinstance(config, Retraining) and config.arm == "rewound" and not names:
             names = {a: name for name, a in panel.analyses(config).items()}
             best = solutions(panel.census(config), store).number
@@ -301,6 +309,7 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
         best,
         missing,
         tuple(done.values()),
+        profile,
     )
 
 
@@ -342,8 +351,9 @@ def largest_published(name: str, store: Store) -> Experiment:
     raise PsplibError(f"No results of {name} are published yet under {store.root}.")
 
 
-# Seconds of one core for LeNet-5 on MNIST, about: a gradual run to 99.57 %, and an analysis.
-_GRADUAL_RUN_OF_IMAGES, _ANALYSIS = 5400.0, 900.0
+# Seconds of one core for LeNet-5 on MNIST, about: a gradual run to 99.57 %, and an analysis (that
+# of single neurons passes the images through two networks once).
+_GRADUAL_RUN_OF_IMAGES, _ANALYSIS, _PROFILE = 5400.0, 900.0, 10.0
 # Seconds of one core for LeNet-300 on MNIST, measured: a gradual run to 98.5 %; an epoch of a dense
 # network, and of one in compact form. An epoch of `digits` is a fortieth.
 _GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
@@ -359,7 +369,7 @@ def seconds(config: Config, store: Store) -> float:
     if isinstance(config, Lobster):
         return share * (_GRADUAL_RUN_OF_IMAGES if images else _GRADUAL_RUN)
     if isinstance(config, Analysis):
-        return share * _ANALYSIS
+        return share * (_PROFILE if isinstance(config, Profile) else _ANALYSIS)
     is_dense = config.point < 4 and not images
     epoch = _DENSE_EPOCH if is_dense else _COMPACT_EPOCH
     return share * len(config.replicas) * config.epochs * epoch
@@ -416,7 +426,7 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
 
     kind = config.get("type", "").lower()
     insist(kind == artefact.folder.parent.name, "the folder")
-    if kind in ("census", "map", "curvature"):
+    if kind in ("census", "map", "curvature", "profile"):
         _check_analysis(artefact, insist)
         return
     if kind == "lobster":
@@ -448,9 +458,24 @@ def _check_analysis(artefact: Artefact, insist: Callable[[bool, str], None]) -> 
         found = artefact.table("networks")["replica"].tolist()
         insist(found == [-1, *config["retraining"]["replicas"]], "the table of networks")
         return
+    if config["type"] == "Profile":
+        _check_profile(artefact, insist)
+        return
     points = artefact.table("points")
     steps, margin = config["steps"], config["margin"]
     alphas = [k / steps for k in range(-margin, steps + margin + 1)]
     rows = minima.LEADING if config["type"] == "Curvature" else len(points) // len(alphas)
     insist(len(points) == len(alphas) * rows, "the table of points")
     insist(sorted(points["alpha"]) == sorted(alphas * rows), "the table of points")
+
+
+def _check_profile(artefact: Artefact, insist: Callable[[bool, str], None]) -> None:
+    neurons, classes = artefact.table("neurons"), artefact.table("classes")
+    retraining = artefact.config["retraining"]
+    networks = set(zip(neurons["arm"], neurons["replica"], strict=True))
+    allowed = {("lobster", -1), *((retraining["arm"], r) for r in retraining["replicas"])}
+    insist(networks <= allowed and len(networks) <= 2, "the table of neurons")
+    insist(set(neurons["layer"]) <= set(artefact.table("layers")["layer"]), "the table of layers")
+    insist(classes["samples"].sum() <= artefact.config["samples"], "the table of classes")
+    active = neurons[[f"active_{c}" for c in classes["class"]]].to_numpy()
+    insist(bool((active <= classes["samples"].to_numpy()).all()), "the table of neurons")

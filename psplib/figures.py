@@ -57,9 +57,9 @@ def figure_1(figure: Figure1) -> Figure:
         )
         density = claims.densities(figure)
         for ax in (whole, near):
-            _dense_line(ax, figure)
+            dense_line(ax, figure)
             for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
-                _arm(ax, arm, claims.errors(figure, arm), density)
+                curve(ax, arm, claims.errors(figure, arm), density)
             _gradual(ax, figure)
             ax.set_ylabel("test error [%]")
         # An interval of few replicas may reach below zero; the networks set the ranges.
@@ -78,7 +78,8 @@ def figure_1(figure: Figure1) -> Figure:
     return fig
 
 
-def _dense_line(ax: Axes, figure: Figure1) -> None:
+def dense_line(ax: Axes, figure: Figure1) -> None:
+    """The mean test error of the dense networks, with its 95 % interval."""
     dense = claims.errors(figure, "dense")
     if dense.empty:
         return
@@ -89,7 +90,9 @@ def _dense_line(ax: Axes, figure: Figure1) -> None:
         ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
 
 
-def _arm(ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series) -> None:
+def curve(ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series) -> None:
+    """An arm's test errors (points, replicas) in per cent over density: single networks, their
+    mean, its 95 % interval."""
     if errors.empty:
         return
     color, marker, name = ARMS[arm]

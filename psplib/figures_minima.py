@@ -21,6 +21,7 @@ from .figures import ARMS, STYLE, plain_ticks
 
 LABELS = {
     "loss": "training loss [nats]",
+    "error": "training error [%]",
     "magnitude": "mean z²",
     "first_order": "first order [bits]",
     "joint": "second order, joint [bits]",
@@ -57,7 +58,7 @@ def loss_map(figures: Figures2to4, name: str = "map") -> Figure | None:
     with mpl.rc_context(STYLE):
         fig = plt.figure(figsize=(9.4, 4.4), layout="constrained")
         above = fig.add_subplot(1, 2, 1)
-        _heat(above, points, "loss")
+        heat(above, points, "loss")
         surface = fig.add_subplot(1, 2, 2, projection="3d")
         x, y, z = grid(points, "loss")
         height = np.log10(z)
@@ -98,7 +99,7 @@ def plane_maps(
             squeeze=False,
         )
         for ax, (name, column) in zip(axes.flat, shown, strict=False):
-            _heat(ax, figures.maps[name], column)
+            heat(ax, figures.maps[name], column)
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
         plt.close(fig)
@@ -112,7 +113,8 @@ def grid(points: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.
     return x, y, table.to_numpy()
 
 
-def _heat(ax: Axes, points: pd.DataFrame, column: str) -> None:
+def heat(ax: Axes, points: pd.DataFrame, column: str) -> None:
+    """A map's column in colours, the contours of the training loss in white, G and 1-S as dots."""
     x, y, z = grid(points, column)
     _, _, loss = grid(points, "loss")
     positive = z.min() > 0 and column in ("loss", "magnitude")
@@ -137,10 +139,11 @@ def _heat(ax: Axes, points: pd.DataFrame, column: str) -> None:
             zorder=6,
         )
     ax.grid(False)
-    ax.set(xlabel="α", ylabel="β", title=_label(column), aspect="equal")
+    ax.set(xlabel="α", ylabel="β", title=quantity_title(column), aspect="equal")
 
 
-def _label(column: str) -> str:
+def quantity_title(column: str) -> str:
+    """What a map's column holds: a quantity of `LABELS`, of a single layer where it names one."""
     quantity, _, layer = column.partition(".")
     return LABELS[quantity] + (f", {layer}" if layer else "")
 
@@ -237,7 +240,7 @@ def _strips(ax: Axes, table: pd.DataFrame, column: str, scale: int = 1) -> None:
         for j, arm in enumerate(arms):
             rows = table[(table["arm"] == arm) & (table["lobster_seed"] == seed)]
             if len(rows):
-                _strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
+                strip(ax, i + 0.22 * (j - (len(arms) - 1) / 2), scale * rows[column], arm)
     ax.set_xticks(range(len(seeds)), [f"run {s}" for s in seeds], fontsize=9)
     ax.set_xlim(-0.6, len(seeds) - 0.4)
     ax.tick_params(axis="y", labelsize=8)
@@ -249,7 +252,8 @@ def _frame(ax: Axes, seen: pd.Series) -> None:
     ax.set_ylim(seen.min() - margin, seen.max() + margin)
 
 
-def _strip(ax: Axes, x: float, values: pd.Series, arm: str) -> None:
+def strip(ax: Axes, x: float, values: pd.Series, arm: str) -> None:
+    """An arm's networks at `x`, one by one; of more than one the 95 % interval of the mean."""
     color, marker, _ = ARMS[arm]
     if arm == "lobster":
         ax.plot([x] * len(values), values, marker, ms=8, color=color, zorder=4)

@@ -1,8 +1,8 @@
 """Figs. 2 to 4: the solution of gradual pruning (G) beside the one-shot solutions of its mask.
 
-1-S is the rewound network that is best on validation. Three analyses of the pair: `Census` looks at
-every network by itself, `Map` at the plane through G and 1-S, `Curvature` at the Hessian along the
-line from one to the other.
+1-S is the rewound network that is best on validation. Four analyses: `Census` looks at every
+network by itself, `Map` at the plane through G and 1-S, `Curvature` at the Hessian along the line
+from one to the other, `Profile` at their single neurons.
 """
 
 from __future__ import annotations
@@ -104,7 +104,19 @@ class Curvature:
         return [k / self.steps for k in range(-self.margin, self.steps + self.margin + 1)]
 
 
-Analysis = Census | Map | Curvature
+@dataclass(frozen=True)
+class Profile:
+    """The single neurons of G and of the best replica: on how many images of each class they are
+    active."""
+
+    retraining: Retraining = setting("paper", "Sec. 5.3: G and 1-S at the highest compression")
+    samples: int = setting("ours", "training images", default=10_000)
+
+    def __post_init__(self) -> None:
+        _check(self, samples=1)
+
+
+Analysis = Census | Map | Curvature | Profile
 
 
 def _check(config: Any, **least: int) -> None:
@@ -146,10 +158,12 @@ class Solutions:
 def run(
     config: Analysis, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
 ) -> dict[str, pd.DataFrame]:
-    """The tables of an analysis, by name; see `census`, `plane_map` and `curvature`."""
+    """The tables of an analysis, by name: see `census`, `plane_map`, `curvature`, `profile`."""
     checkpoint = checkpoint or Checkpoint()
     if isinstance(config, Census):
         return census(config, data, solutions, checkpoint)
+    if isinstance(config, Profile):
+        return profile(config, data, solutions)
     if isinstance(config, Map):
         return {"points": plane_map(config, data, solutions, checkpoint)}
     return {"points": curvature(config, data, solutions, checkpoint)}
@@ -252,6 +266,56 @@ def curvature(
         if checkpoint.due:
             checkpoint.save({}, rows)
     return pd.DataFrame(rows)
+
+
+def profile(config: Profile, data: Data, solutions: Solutions) -> dict[str, pd.DataFrame]:
+    """`neurons`: a row for each hidden neuron of G (arm `lobster`) and of the best replica whose
+    state is not the same for all images of every class: its number in its `layer`, and the images
+    of each class that it is active on, `active_0`, ...; `layers`: the `neurons` of each layer,
+    those that never change counted too; `classes`: the images (`samples`) of each class.
+
+    Counts and not bits: they are exact, and shorter. `entropies` makes bits of them.
+    """
+    images = _first(data.train, config.samples)
+    networks = [
+        ("lobster", -1, solutions.gradual),
+        (config.retraining.arm, solutions.number, solutions.one_shot),
+    ]
+    frames = []
+    for arm, replica, weights in networks:
+        first = entropy.FirstOrder()
+        psp.observe(_with(solutions.model, weights), images, first, mask=solutions.mask)
+        for name, active in first.counts.items():
+            table = _varying(first.layers[name], active.cpu(), first.samples.cpu())
+            table.insert(0, "layer", name)
+            table.insert(0, "replica", replica)
+            table.insert(0, "arm", arm)
+            frames.append(table)
+    sizes = [(name, layer.neurons) for name, layer in first.layers.items()]
+    samples = list(enumerate(first.samples.tolist()))
+    return {
+        "neurons": pd.concat(frames, ignore_index=True),
+        "layers": pd.DataFrame(sizes, columns=["layer", "neurons"]),
+        "classes": pd.DataFrame(samples, columns=["class", "samples"]),
+    }
+
+
+def _varying(layer: psp.Layer, active: Tensor, samples: Tensor) -> pd.DataFrame:
+    """The neurons that are `active` (C, n) on some of a class and not on all of it, by number."""
+    chosen = ((active > 0) & (active < samples[:, None])).any(0)
+    counts = {f"active_{c}": row for c, row in enumerate(active[:, chosen].tolist())}
+    table = pd.DataFrame({"neuron": layer.watched[chosen].tolist(), **counts})
+    return table.sort_values("neuron", ignore_index=True)
+
+
+def entropies(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The first-order entropies behind a profile's tables: a row for each of its `neurons` with
+    `arm`, `replica`, `layer`, `neuron` and the bits of each class, 0, 1, ... (Eq. 4)."""
+    names = ["arm", "replica", "layer", "neuron"]
+    neurons, samples = tables["neurons"], torch.tensor(tables["classes"]["samples"].tolist())
+    active = torch.tensor(neurons.drop(columns=names).to_numpy(copy=True).T)
+    bits = entropy.given_class(active, samples)
+    return neurons[names].join(pd.DataFrame(bits.T.numpy(), neurons.index))
 
 
 def _first(split: Split, samples: int) -> Split:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .checks import PsplibError, one_of, whole_number
 from .lobster import Lobster
-from .minima import Analysis, Census, Curvature, Map
+from .minima import Analysis, Census, Curvature, Map, Profile
 from .tickets import Retraining
 
 SCALES = {
@@ -72,8 +72,8 @@ class Grid(NamedTuple):
 @dataclass(frozen=True)
 class Minima:
     """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
-    analyses of the two. Maps, curvature and re-initialised networks belong to the first run; G and
-    the rewound networks of every run have their census."""
+    analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
+    first run; G and the rewound networks of every run have their census."""
 
     name: str
     scale: str
@@ -95,6 +95,10 @@ class Minima:
     def census(self, retraining: Retraining) -> Census:
         """The census of a retraining."""
         return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def profile(self, retraining: Retraining) -> Profile:
+        """The single neurons of G and of a retraining's best network."""
+        return Profile(retraining, self.samples)
 
     def analyses(self, rewound: Retraining) -> dict[str, Analysis]:
         """What is made of G and 1-S, the most telling first; by a short name."""

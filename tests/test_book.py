@@ -91,7 +91,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         assert "not there yet" not in pages[chapter], chapter
     assert 'download="figure_1a.csv"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
-    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 12
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 13
     assert "Frankle" in pages["references"]
 
 

@@ -232,7 +232,9 @@ def test_units_stand_beside_the_effects() -> None:
     assert re.search(r"\+0\.10\d\d \[.*\] bits", html)
 
 
-@pytest.mark.parametrize("part", ["lobster", "retraining", "census", "map", "pairs", "line, all"])
+@pytest.mark.parametrize(
+    "part", ["lobster", "retraining", "census", "profile", "map", "pairs", "line, all"]
+)
 def test_every_setting_of_the_analyses_is_listed(part: str) -> None:
     html = deviations.table("minima", part).data
     names = {"census": ["samples", "samples all"], "map": ["steps", "margin", "direction"]}

@@ -178,15 +178,16 @@ def test_verify_names_what_was_tampered_with(published: Path, tmp_path: Path, vi
 def test_analyses_are_verified_and_counted_too(smoke_minima: Store, tmp_path: Path) -> None:
     results = tmp_path / "results"
     words = ("publish", "--scale", "smoke", "--only", "minima")
-    assert "12 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
-    assert "12 of 12 runs are whole" in psplib("verify", runs=tmp_path, results=results).stdout
+    assert "13 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
+    assert "13 of 13 runs are whole" in psplib("verify", runs=tmp_path, results=results).stdout
     status = psplib("status", runs=smoke_minima.root, results=results).stdout.splitlines()
     line = next(line for line in status if line.split()[:2] == ["minima", "smoke"])
-    assert line.split()[2:6] == ["12", "0", "0", "12"]
+    assert line.split()[2:6] == ["13", "0", "0", "13"]
     for kind, table, column in (
         ("census", "networks", "replica"),
         ("map", "points", "alpha"),
         ("curvature", "points", "alpha"),
+        ("profile", "neurons", "replica"),
     ):
         folder = next((results / kind).iterdir())
         frame = pd.read_csv(folder / f"{table}.csv")

@@ -15,7 +15,7 @@ from psplib.checks import PsplibError
 from psplib.data import Data
 from psplib.lobster import Lobster
 from psplib.masks import Mask
-from psplib.minima import Census, Curvature, Map, Solutions
+from psplib.minima import Census, Curvature, Map, Profile, Solutions
 from psplib.runs import Store
 from psplib.tickets import Retraining
 
@@ -81,6 +81,45 @@ def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) ->
     assert len(neurons) == 3 * 2 * 10, "a row for each network, layer and class"
 
 
+def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
+    data: Data, solutions: Solutions
+) -> None:
+    tables = minima.run(Profile(REWOUND, samples=50), data, solutions)
+    bits = minima.entropies(tables)
+    assert tables["layers"].to_numpy().tolist() == [["relu1", 300], ["relu2", 12]]
+    images = type(data.train)(data.train.x[:50], data.train.y[:50])
+    labels = images.y.bincount(minlength=10)
+    assert tables["classes"]["samples"].tolist() == labels.tolist()
+    # 1-S is replica 7, the second one: `solutions` says that it is the best.
+    for replica, weights in ((-1, solutions.gradual), (7, solutions.replicas[1])):
+        probe = entropy.FirstOrder()
+        psp.observe(at(solutions, weights), images, probe)
+        for layer, expected in probe.neurons().items():
+            rows = bits[(bits["replica"] == replica) & (bits["layer"] == layer)]
+            found = torch.zeros_like(expected)
+            found[:, rows["neuron"].to_numpy()] = torch.tensor(
+                rows[list(range(10))].to_numpy(copy=True).T
+            )
+            assert torch.equal(found, expected)
+            assert rows["neuron"].is_monotonic_increasing
+            assert len(rows) == int((expected > 0).any(0).sum()), "constant neurons are left out"
+    assert set(bits["arm"]) == {"lobster", "rewound"}
+
+
+def test_the_profile_comes_after_all_else_and_is_collected(smoke_minima: Store) -> None:
+    panel = scales.minima("smoke")
+    configs = experiments.known(panel, smoke_minima)
+    assert [isinstance(c, Profile) for c in configs] == [False] * (len(configs) - 1) + [True]
+    assert isinstance(experiments.known(scales.minima("paper"), smoke_minima)[-1], Lobster)
+    found = experiments.collect_minima(panel, smoke_minima)
+    bits = minima.entropies(found.profile)
+    assert set(bits["replica"]) == {-1, found.best}
+    neurons = found.profile["layers"].set_index("layer")["neurons"]
+    census = found.neurons[found.neurons["replica"] == -1].groupby("layer")["first"].sum()
+    mean = bits[bits["replica"] == -1].groupby("layer")[list(range(10))].sum().sum(axis=1) / neurons
+    assert mean.dropna().to_dict() == pytest.approx(census[census > 0].to_dict())
+
+
 def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> None:
     config = Map(REWOUND, "surviving", steps=4, margin=2, pairs=True, samples=50)
     assert config.alphas[config.margin] == 0
@@ -135,6 +174,7 @@ def test_an_interrupted_analysis_ends_with_the_same_tables(
     [
         (lambda: Map(REWOUND, "some"), "subspace must be one of surviving, all; got 'some'."),
         (lambda: Curvature(REWOUND, "all", "new"), "definition must be one of converged, legacy"),
+        (lambda: Profile(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Census(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Map(REWOUND, "all", steps=0), "steps must be a whole number of at least 1"),
         (

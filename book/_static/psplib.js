@@ -9,3 +9,16 @@ addEventListener("DOMContentLoaded", () => {
         MathJax.startup.promise.then(() => MathJax.typesetPromise([element])),
     };
 });
+
+// The widgets name neither the handle of a slider nor the buttons of a player, which hold icons only.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll(".jupyter-widgets .noUi-handle:not([aria-label])")) {
+    const label = handle.closest(".jupyter-widgets").querySelector(".widget-label");
+    handle.setAttribute("aria-label", label ? label.textContent : "");
+  }
+  const names = ["Play or pause", "Stop, back to the start"];
+  for (const player of document.querySelectorAll(".widget-play"))
+    player.querySelectorAll("button:not([title])").forEach((button, i) => {
+      if (names[i]) button.title = names[i];
+    });
+}).observe(document, { childList: true, subtree: true });

@@ -1,0 +1,281 @@
+"""Widgets: slides say what the tables say, controls are linked to them, pages stay small."""
+
+import base64
+import io
+import re
+from typing import Any
+
+import ipywidgets as ipw
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ipywidgets.embed import dependency_state
+from PIL import Image
+from test_claims import ARMS, panel, papers_world
+from test_claims_minima import world
+
+from psplib import claims, experiments, figures_minima, masks, models, scales, slides, widgets
+from psplib.data import Data
+from psplib.experiments import Figures2to4
+from psplib.lobster import Lobster
+from psplib.runs import Store
+
+GRADUAL = Lobster("lenet-300", "digits", 0)
+KEPT = [266_610, 80_000, 30_000, 8_000, 1_000]
+
+
+@pytest.fixture(scope="module")
+def gradual(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with one gradual run, whose largest weights survive four prunings."""
+    weights = torch.nn.utils.parameters_to_vector(models.build("lenet-300", 0).parameters())
+    weights = weights.detach()
+    falling = weights.abs().sort(descending=True, stable=True).indices
+    flat = torch.zeros(len(KEPT), len(weights), dtype=torch.bool)
+    for row, kept in zip(flat, KEPT, strict=True):
+        row[falling[:kept]] = True
+    sizes = weights.abs()[falling]
+    thresholds = [float(sizes[kept]) for kept in KEPT[1:]] + [float("nan")]
+    points = pd.DataFrame(
+        {
+            "point": range(5),
+            "epoch": [10, 20, 30, 40, 50],
+            "best_epoch": [8, 18, 28, 38, 48],
+            "kept": KEPT,
+            "sparsity": [1 - k / KEPT[0] for k in KEPT],
+            "validation_loss": [0.3, 0.31, 0.32, 0.33, 0.34],
+            "test_error": [0.02, 0.021, 0.022, 0.023, 0.024],
+            "threshold": thresholds,
+        }
+    )
+    history = pd.DataFrame({"epoch": range(1, 51), "validation_loss": np.linspace(2, 0.3, 50)})
+    kept = {f"point{p}": weights[flat[p]] for p in experiments.points_with_weights(KEPT)}
+    parts: Any = {
+        "points": points,
+        "history": history,
+        "masks": {"survived": masks.nest(flat)},
+        "weights": kept,
+    }
+    store = Store(tmp_path_factory.mktemp("gradual"))
+    store.compute(GRADUAL, lambda checkpoint: (parts, tiny))
+    return store
+
+
+@pytest.fixture(scope="module")
+def minima() -> Figures2to4:
+    """Figs. 2 to 4 of a world in which each neuron of G is a fair coin for class 0 only."""
+    found = world(runs=2, replicas=3)
+    found.maps["map, all"] = found.maps.pop("pairs").drop(columns=["joint", "mutual"])
+    active = {f"active_{c}": [50 * (c == 0)] * 3 for c in range(10)}
+    neurons = pd.DataFrame({"arm": ["lobster", "lobster", "rewound"], "replica": [-1, -1, 0]})
+    neurons = neurons.assign(layer="relu1", neuron=[3, 5, 3], **active)
+    neurons.loc[2, "active_0"] = 25
+    tables = {
+        "neurons": neurons,
+        "layers": pd.DataFrame({"layer": ["relu1"], "neurons": [40]}),
+        "classes": pd.DataFrame({"class": range(10), "samples": 100}),
+    }
+    found.profile.update(tables)
+    return found
+
+
+def _all() -> dict[str, ipw.Widget]:
+    from ipywidgets.widgets import widget
+
+    return widget._instances
+
+
+def links(shown: widgets.Shown) -> list[tuple[ipw.Widget, str, ipw.Widget, str]]:
+    """Source, trait, target, trait of every link between parts of a widget."""
+    found = []
+    for name in dependency_state([shown.widget]):
+        part = _all()[name]
+        if isinstance(part, ipw.widgets.widget_link.Link):
+            found.append((*part.source, *part.target))
+    return found
+
+
+def pictures(shown: widgets.Shown) -> list[str]:
+    """The content of every HTML part, each once."""
+    parts = [_all()[name] for name in dependency_state([shown.widget])]
+    return [part.value for part in parts if isinstance(part, ipw.HTML)]
+
+
+def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
+    found = slides.survivors(GRADUAL, gradual)
+    assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
+    alt = found["97.00 %",].alt
+    mask = experiments.point_mask(GRADUAL, 3, gradual)
+    first = next(m for _, m in mask.items())
+    assert f"{int(first.sum()):,} of 235,200 weights of its first layer, fc1, survive" in alt
+    assert f"in {int(first.any(1).sum())} of 300 units" in alt
+    assert "Test error 2.30 %, 2.00 % before any pruning." in alt
+
+
+def test_pruned_weights_are_grey_and_signs_have_colours() -> None:
+    squares = np.array([[[np.nan, 0.5], [-0.5, 0.0]]])
+    grey, blue, red, white = slides._mosaic(squares, 0.5).reshape(4, 3)
+    assert grey == pytest.approx([0.9] * 3)
+    assert blue[2] > 2 * blue[0]
+    assert red[0] > 2 * red[2]
+    assert min(white) > 0.95
+
+
+def test_the_player_says_what_each_pruning_takes(gradual: Store) -> None:
+    found = slides.prunings(GRADUAL, gradual)
+    assert "takes 22,000 of them next" in found["88.75 %",].alt
+    assert "epoch 28: 0.3200; the test error there is 2.20 %." in found["88.75 %",].alt
+    assert "nothing more is pruned" in found["99.62 %",].alt
+    state = slides.states(GRADUAL, gradual, 10)[1]
+    below = (state.weights[state.mask.flat].abs() <= state.row["threshold"]).sum()
+    assert int(below) == state.taken == 22_000
+
+
+def test_maps_quote_their_tables(minima: Figures2to4) -> None:
+    found = slides.planes(minima, ("loss", "joint"))
+    assert list(found) == [
+        ("training loss [nats]", "all layers", "surviving"),
+        ("training loss [nats]", "all layers", "all"),
+        *(("second order, joint [bits]", layer, "surviving") for layer in
+          ("all layers", "relu1", "relu2", "relu3")),
+        *(("second order, joint [bits]", layer, "all") for layer in ("relu1", "relu2", "relu3")),
+    ]  # fmt: skip
+    alt = found["training loss [nats]", "all layers", "surviving"].alt
+    assert "9 × 9 points" in alt
+    assert "0.02 at G, 1.02 at 1-S; from 0.02, at α = 0.00, β = 0.00, to 3.27." in alt
+
+
+def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
+    found = slides.classes(minima)
+    assert len(found) == 4 * (3 + 1)
+    alt = found["second order, joint [bits]", "relu2"].alt
+    assert "Run 1: over all classes G has 1.0000 bits, the networks from original" in alt
+    neurons = slides.neurons(minima)
+    assert len(neurons) == 1 + 10
+    alt = neurons["relu1", "all classes"].alt
+    assert "of 40. G has 2 that vary, the highest 1.000 bits; the mean over all is 0.0500" in alt
+    assert "1-S has 1 that vary, the highest 0.811 bits" in alt
+    assert "G has 0 that vary; the mean" in neurons["relu1", "class 1"].alt
+
+
+def test_two_arms_are_compared_replica_by_replica() -> None:
+    figure = panel(papers_world, ARMS)
+    found = slides.arms(figure)
+    rewound, new = "one-shot, original values", "one-shot, new random values"
+    assert found[rewound, new] is found[new, rewound]
+    gaps = 100 * np.array(
+        [papers_world("reinitialised", 0.01, r) - papers_world("rewound", 0.01, r)
+         for r in range(6)]
+    )  # fmt: skip
+    i = claims.interval(gaps)
+    assert f"difference {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" in found[rewound, new].alt
+    table = slides._differences(figure, "lobster", "rewound")
+    last = table.index[-1]
+    gradual = claims.gradual(figure).loc[last, "test_error"]
+    expected = [100 * (papers_world("rewound", 0.01, r) - gradual) for r in range(6)]
+    assert table.loc[last].tolist() == pytest.approx(expected)
+    assert "difference" not in found[rewound, rewound].alt.partition(";")[0]
+
+
+def test_every_control_is_linked_to_every_stack_of_its_depth(minima: Figures2to4) -> None:
+    shown = widgets.plane(minima, "loss", "joint")
+    controls, stack = shown.widget.children
+    quantity, layer, coordinates = controls.children
+    assert [c.description for c in controls.children] == ["quantity", "layer", "coordinates"]
+    assert stack.selected_index == quantity.index == 0
+    assert len(stack.children) == len(quantity.options) == 2
+    expected = {(quantity.model_id, stack.model_id)}
+    for inner in stack.children:
+        assert len(inner.children) == len(layer.options) == 4
+        expected.add((layer.model_id, inner.model_id))
+        for last in inner.children:
+            assert len(last.children) == len(coordinates.options) == 2
+            expected.add((coordinates.model_id, last.model_id))
+    found = links(shown)
+    assert {(s.model_id, t.model_id) for s, _, t, _ in found} == expected
+    assert {(a, b) for _, a, _, b in found} == {("index", "selected_index")}
+
+
+def test_the_player_drives_its_slider(gradual: Store) -> None:
+    shown = widgets.prunings(GRADUAL, gradual)
+    controls, stack = shown.widget.children
+    play, slider = controls.children[0].children
+    assert isinstance(play, ipw.Play)
+    assert (play.min, play.max) == (0, len(slider.options) - 1)
+    ends = {(s.model_id, a, t.model_id, b) for s, a, t, b in links(shown)}
+    assert ends == {
+        (play.model_id, "value", slider.model_id, "index"),
+        (slider.model_id, "index", stack.model_id, "selected_index"),
+    }
+
+
+def test_an_option_without_a_slide_says_so_and_a_single_one_needs_no_control(
+    minima: Figures2to4,
+) -> None:
+    shown = widgets.plane(minima, "joint")
+    assert [c.description for c in shown.widget.children[0].children] == ["layer", "coordinates"]
+    (sentence,) = [p for p in pictures(shown) if "<img" not in p]
+    assert "Not computed: second order, joint [bits], all layers, all." in sentence
+
+
+def test_the_arms_begin_with_the_papers_question() -> None:
+    shown = widgets.arms(panel(papers_world, ARMS))
+    one, another = shown.widget.children[0].children
+    assert (one.value, another.value) == widgets._PAPERS_QUESTION
+    stack = shown.widget.children[1]
+    assert stack.selected_index == one.index
+    assert {inner.selected_index for inner in stack.children} == {another.index}
+    n = len(one.options)
+    assert len(pictures(shown)) == n * (n + 1) // 2, "a pair's picture is there once"
+
+
+def test_without_runs_a_widget_says_so(tmp_path) -> None:
+    empty = Store(tmp_path)
+    nothing = experiments.collect_minima(scales.minima("paper"), empty)
+    for shown in (
+        widgets.survivors(GRADUAL, empty),
+        widgets.prunings(GRADUAL, empty),
+        widgets.plane(nothing, *figures_minima.LABELS),
+        widgets.classes(nothing),
+        widgets.neurons(nothing),
+        widgets.arms(experiments.collect(scales.figure_1a("paper"), empty)),
+    ):
+        assert pictures(shown) == [f'<p class="psplib-badge">{widgets.MISSING}</p>']
+        bundle, _ = shown._repr_mimebundle_()
+        assert bundle["text/plain"] == widgets.MISSING
+        assert "image/png" not in bundle
+
+
+def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
+    found = slides.prunings(GRADUAL, gradual)
+    again = slides.prunings(GRADUAL, gradual)
+    assert found == again, "the same runs, the same bytes"
+    html = pictures(widgets.explore(found, {"sparsity": widgets.slider}))
+    assert len(html) == len(found)
+    for text, slide in zip(html, found.values(), strict=True):
+        alt, encoded = re.search(r'alt="([^"]*)"', text), re.search(r'base64,([^"]*)"', text)
+        assert alt
+        assert encoded
+        assert alt[1] == slide.alt
+        with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as picture:
+            assert picture.size == slide.size
+            assert f'width="{picture.size[0]}" height="{picture.size[1]}"' in text
+        assert len(text) < 40_000
+        assert "max-width: 100%" in text
+
+
+def test_a_widget_embeds_with_its_links_and_a_still(gradual: Store) -> None:
+    shown = widgets.survivors(GRADUAL, gradual)
+    state = dependency_state([shown.widget])
+    kinds = [part["model_name"] for part in state.values()]
+    assert kinds.count("StackModel") == kinds.count("LinkModel") == 1
+    assert kinds.count("HTMLModel") == 4
+    (stack,) = [p["state"] for p in state.values() if p["model_name"] == "StackModel"]
+    assert len(stack["children"]) == 4
+    (link,) = [p["state"] for p in state.values() if p["model_name"] == "LinkModel"]
+    assert link["target"][1] == "selected_index"
+    bundle, metadata = shown._repr_mimebundle_()
+    first = next(iter(slides.survivors(GRADUAL, gradual).values()))
+    assert base64.b64decode(bundle["image/png"]) == first.png
+    assert metadata["image/png"]["alt"] == bundle["text/plain"] == first.alt
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] in state
