@@ -56,10 +56,11 @@ def loss_map(figures: Figures2to4, name: str = "map") -> Figure | None:
         return None
     points = figures.maps[name]
     with mpl.rc_context(STYLE):
-        fig = plt.figure(figsize=(9.4, 4.4), layout="constrained")
-        above = fig.add_subplot(1, 2, 1)
+        fig = plt.figure(figsize=(9.4, 4.6))
+        # The constrained layout clips titles beside a surface: it does not know how high that is.
+        above = fig.add_axes((0.09, 0.1, 0.44, 0.8))
         heat(above, points, "loss")
-        surface = fig.add_subplot(1, 2, 2, projection="3d")
+        surface = fig.add_axes((0.54, 0.04, 0.44, 0.86), projection="3d")
         x, y, z = grid(points, "loss")
         height = np.log10(z)
         surface.plot_surface(
@@ -71,7 +72,8 @@ def loss_map(figures: Figures2to4, name: str = "map") -> Figure | None:
                 [alpha, alpha], [0, 0], [bottom, height.max()], color=color, lw=1.5, zorder=9
             )
             surface.text(alpha, 0, height.max(), label, color=color, weight="bold", zorder=10)
-        surface.zaxis.set_major_locator(MaxNLocator(5))
+        for axis in (surface.xaxis, surface.yaxis, surface.zaxis):
+            axis.set_major_locator(MaxNLocator(5))
         surface.zaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{10**v:.2g}"))
         surface.set(xlabel="α", ylabel="β", title=LABELS["loss"])
         surface.set_box_aspect(None, zoom=0.88)
