@@ -91,18 +91,20 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
     runs = Store(tmp_path / "runs")
     reproduce = ("reproduce", "--scale", "smoke", "--only", "figure_1a", "--jobs", "2")
     words = [sys.executable, "-m", "psplib", *reproduce]
-    process = subprocess.Popen(
-        words,
-        env=environment(runs.root),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while len([*runs.all()]) < 2 and process.poll() is None:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
-    _, errors = process.communicate(timeout=60)
+    # While somebody else has one of the runs, the others cannot be complete before Ctrl-C.
+    with runs.lock(scales.figure_1a("smoke").dense):
+        process = subprocess.Popen(
+            words,
+            env=environment(runs.root),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while len([*runs.all()]) < 2 and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     message = "psplib: interrupted. Nothing is lost: the same command goes on from here."
     assert errors.count(message) == 1

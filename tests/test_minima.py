@@ -97,7 +97,7 @@ def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
         for layer, expected in probe.neurons().items():
             rows = bits[(bits["replica"] == replica) & (bits["layer"] == layer)]
             found = torch.zeros_like(expected)
-            found[:, rows["neuron"].to_numpy()] = torch.tensor(
+            found[:, rows["neuron"].to_numpy(copy=True)] = torch.tensor(
                 rows[list(range(10))].to_numpy(copy=True).T
             )
             assert torch.equal(found, expected)
