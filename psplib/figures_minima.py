@@ -60,7 +60,7 @@ def loss_map(figures: Figures2to4, name: str = "map") -> Figure | None:
         # The constrained layout clips titles beside a surface: it does not know how high that is.
         above = fig.add_axes((0.09, 0.1, 0.44, 0.8))
         heat(above, points, "loss")
-        surface = fig.add_axes((0.54, 0.04, 0.44, 0.86), projection="3d")
+        surface: Any = fig.add_axes((0.54, 0.04, 0.44, 0.86), projection="3d")
         x, y, z = grid(points, "loss")
         height = np.log10(z)
         surface.plot_surface(
