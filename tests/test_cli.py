@@ -97,6 +97,8 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
             words,
             env=environment(runs.root),
             start_new_session=True,
+            # A background job of a shell, which the tests may be, ignores Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
