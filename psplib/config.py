@@ -22,10 +22,16 @@ class Origin:
     why: str
 
 
-def setting(source: Source, why: str, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that carries its `Origin`."""
+def setting(
+    source: Source, why: str, default: Any = dataclasses.MISSING, added: bool = False
+) -> Any:
+    """A dataclass field that carries its `Origin`.
+
+    `added`: it came when runs had been published already; at its default it stays out of the
+    canonical form, so that their keys remain.
+    """
     assert source in get_args(Source)
-    return field(default=default, metadata={"origin": Origin(source, why)})
+    return field(default=default, metadata={"origin": Origin(source, why), "added": added})
 
 
 def origins(config: Any) -> dict[str, Origin]:
@@ -36,11 +42,16 @@ def origins(config: Any) -> dict[str, Origin]:
 
 
 def canonical(config: Any) -> str:
-    """The configuration as JSON: its type's name, every field, sorted keys."""
+    """The configuration as JSON: its type's name, every field, sorted keys; see `setting` for the
+    fields that are left out at their default."""
+
+    def tells(value: Any, f: dataclasses.Field) -> bool:
+        return not (f.metadata.get("added") and getattr(value, f.name) == f.default)
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            told = [f.name for f in dataclasses.fields(value) if tells(value, f)]
+            fields = {name: plain(getattr(value, name)) for name in told}
             return {"type": type(value).__name__, **fields}
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]

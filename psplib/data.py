@@ -101,6 +101,12 @@ class Data:
         """Number of classes."""
         return int(self.train.y.max()) + 1
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training images are cropped and flipped at random: those of CIFAR-10 (He et al.,
+        2016, section 4.2)."""
+        return self.name == "cifar10"
+
 
 def folders() -> list[Path]:
     """Where `<name>.npz` is looked for: `$PSPLIB_DATA`, then the user's cache."""
@@ -115,9 +121,13 @@ def load(
     device: torch.device | str = "cpu",
     seed: int = 0,
     image: tuple[int, int, int] | None = None,
+    samples: int | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set, split 90/10 into training and validation by `seed`.
+
+    With `samples`, a part of it: of the standard training set and of the test set the first so
+    many images each, where there are more. The constants of normalisation stay those of the whole.
 
     Pixels are scaled to 0..1, then normalised per channel by the mean and standard deviation of
     the standard training set. `image` = (C, H, W) resizes `digits` (default 1x28x28; ResNets want
@@ -141,6 +151,7 @@ def load(
     mean, std = _moments(x_train)
     for x in (x_train, x_test):
         x.sub_(mean.float().view(-1, 1, 1)).div_(std.float().view(-1, 1, 1))
+    x_train, y_train, x_test, y_test = (t[:samples] for t in (x_train, y_train, x_test, y_test))
     shuffled = torch.randperm(len(x_train), generator=torch.Generator().manual_seed(seed))
     held_out = round(VALIDATION_SHARE * len(x_train))
 
@@ -160,19 +171,25 @@ def load(
     )
 
 
-def augment(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Random crop after padding by 4, and horizontal flip, of a batch (N, C, H, W) on its device.
+def draw_crops(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """What `crop` does to each of `count` images, (N, 3) int64: offsets from the top and from the
+    left (0..8), and whether it is flipped (0 or 1); every combination equally likely."""
+    top_left = torch.randint(9, (count, 2), generator=generator)
+    return torch.cat([top_left, torch.randint(2, (count, 1), generator=generator)], 1)
+
+
+def crop(x: Tensor, crops: Tensor) -> Tensor:
+    """Images (N, C, H, W) padded by 4, cropped to their size and flipped as `crops` (N, 3) says.
 
     Padding is zero in normalised units, as the reference ResNet code has it after its transforms
-    are exchanged for tensors; each image draws its own offsets (0..8) and its own flip.
+    are exchanged for tensors.
     """
     n, channels, height, width = x.shape
     device = x.device
-    top, left = torch.randint(9, (2, n), generator=generator, device=device)
-    flip = torch.rand(n, generator=generator, device=device) < 0.5
+    top, left, flip = crops.unbind(1)
     rows = top[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(n, -1)
-    columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)
+    columns = left[:, None] + torch.where(flip[:, None] > 0, columns.flip(1), columns)
     padded = F.pad(x, (4, 4, 4, 4))
     image = torch.arange(n, device=device)[:, None, None, None]
     channel = torch.arange(channels, device=device)[None, :, None, None]

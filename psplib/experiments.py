@@ -75,7 +75,8 @@ def compute(
 
     def make(checkpoint: Checkpoint) -> tuple[Parts, data.Data]:
         gradual = _gradual(config)
-        loaded = _load(gradual.data, device, gradual.split_seed, gradual.architecture)
+        image = models.IMAGE[gradual.architecture]
+        loaded = _load(gradual.data, device, gradual.split_seed, image, gradual.samples)
         with _one_thread(device):
             if isinstance(config, Lobster):
                 return _gradual_parts(lobster.run(config, loaded, checkpoint)), loaded
@@ -165,8 +166,10 @@ def points_with_weights(kept: list[int]) -> list[int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, device: torch.device, seed: int, architecture: str) -> data.Data:
-    return data.load(name, device=device, seed=seed, image=models.IMAGE[architecture])
+def _load(
+    name: str, device: torch.device, seed: int, image: tuple[int, int, int], samples: int | None
+) -> data.Data:
+    return data.load(name, device=device, seed=seed, image=image, samples=samples)
 
 
 @contextlib.contextmanager

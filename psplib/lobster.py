@@ -17,7 +17,7 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
-from .training import Checkpoint, Learner, Score, Update, flat, order
+from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ class Lobster:
     )
     max_epochs: int = setting("ours", "the run ends here at the latest", default=2000)
     split_seed: int = setting("ours", "draws the 90/10 split", default=0)
+    momentum: float = setting(
+        "reference", "LOBSTER's published value for LeNet-5 on MNIST: none", default=0.0, added=True
+    )
+    weight_decay: float = setting(
+        "ours", "none beside LOBSTER's own shrinking", default=0.0, added=True
+    )
+    samples: int | None = setting(
+        "ours", "training images and test images used, where not all", default=None, added=True
+    )
 
     def __post_init__(self) -> None:
         one_of("architecture", self.architecture, models.NAMES)
@@ -72,24 +81,34 @@ class Lobster:
 class Shrink:
     """SGD, then LOBSTER's shrinking step: `w <- w - lambda * w * max(0, 1 - |dL/dw|)`.
 
-    lambda is not multiplied by the learning rate. Without `sensitivity`: w <- w - lambda * w.
+    lambda is not multiplied by the learning rate, and dL/dw is the gradient of the minibatch alone,
+    without momentum or weight decay. Without `sensitivity`: w <- w - lambda * w.
     """
 
-    learning_rate: float
-    shrinkage: float
+    learning_rate: float | Tensor
+    shrinkage: float | Tensor
     sensitivity: bool = True
+    momentum: float | Tensor = 0.0
+    weight_decay: float | Tensor = 0.0
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
-        weights.add_(gradient, alpha=-self.learning_rate)
+    def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None = None) -> None:
+        sgd = Sgd(self.learning_rate, self.momentum, self.weight_decay)
+        sgd.step(weights, gradient, velocity)
         if self.sensitivity:
             # The gradient is spent: it becomes -max(0, 1 - |g|) in its own memory.
             gradient.abs_().clamp_max_(1).sub_(1)
-            weights.addcmul_(weights, gradient, value=self.shrinkage)
+            if isinstance(self.shrinkage, Tensor):
+                weights.addcmul_(weights, gradient.mul_(self.shrinkage))
+            else:
+                weights.addcmul_(weights, gradient, value=self.shrinkage)
         else:
             weights.mul_(1 - self.shrinkage)
 
-    def idle(self, weights: Tensor, steps: int) -> None:
-        weights.mul_((1 - self.shrinkage) ** steps)
+    def idle(self, weights: Tensor, steps: int, velocity: Tensor | None = None) -> None:
+        if velocity is None and not self.weight_decay:
+            weights.mul_((1 - self.shrinkage) ** steps)
+        else:
+            still(self, weights, steps, velocity)
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,8 @@ class Gradual:
     def train(self) -> Score:
         """One epoch; its score on the validation set."""
         self.epoch += 1
-        self.learner.epoch(order(len(self.data.train), self.seed, self.epoch), self.update)
+        rows = order(len(self.data.train), self.seed, self.epoch)
+        self.learner.epoch(rows, self.update, crops(self.data, self.seed, self.epoch))
         score = self.learner.score("validation")
         previous, self.plateau = self.plateau.best, self.plateau.after(score.loss)
         if self.plateau.best < previous:
@@ -233,7 +253,13 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
     gradual = Gradual(
         models.build(config.architecture, config.seed),
         data,
-        Shrink(config.learning_rate, config.shrinkage, config.sensitivity),
+        Shrink(
+            config.learning_rate,
+            config.shrinkage,
+            config.sensitivity,
+            config.momentum,
+            config.weight_decay,
+        ),
         batch_size=config.batch_size,
         tolerance=config.tolerance,
         patience=config.patience,

@@ -23,7 +23,7 @@ from .config import setting
 from .data import Data
 from .lobster import Lobster
 from .masks import Mask, magnitude, random_structure
-from .training import Checkpoint, Learner, Sgd, flat, order
+from .training import Checkpoint, Learner, Sgd, crops, flat, order
 
 ARMS = (
     "dense",
@@ -60,6 +60,14 @@ class Retraining:
     )
     learning_rate: float = setting("ours", "as in the LOBSTER run", default=0.1)
     batch_size: int = setting("ours", "as in the LOBSTER run", default=100)
+    momentum: float = setting("ours", "as in the LOBSTER run", default=0.0, added=True)
+    weight_decay: float = setting("ours", "none", default=0.0, added=True)
+    steps: tuple[float, ...] = setting(
+        "ours",
+        "shares of the epochs after which the learning rate falls tenfold",
+        default=(),
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         one_of("arm", self.arm, ARMS)
@@ -67,6 +75,13 @@ class Retraining:
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
+        if list(self.steps) != sorted(set(self.steps)) or not all(0 < s < 1 for s in self.steps):
+            raise PsplibError(f"steps must be rising shares between 0 and 1; got {self.steps}.")
+
+    def update(self, epoch: int) -> Sgd:
+        """The rule of an epoch, counted from 1."""
+        fallen = sum(epoch > share * self.epochs for share in self.steps)
+        return Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ def magnitude_mask(config: Retraining, data: Data, kept: int) -> Mask:
     learner = Learner(model, mask, data, config.batch_size)
     learner.weights = flat(model).to(data.train.x.device)
     for epoch in range(1, config.epochs + 1):
-        learner.epoch(order(len(data.train), config.lobster.seed, epoch), Sgd(config.learning_rate))
+        rows = order(len(data.train), config.lobster.seed, epoch)
+        learner.epoch(rows, config.update(epoch), crops(data, config.lobster.seed, epoch))
     return magnitude(learner.weights.cpu(), mask, kept)
 
 
@@ -140,8 +156,9 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
             kept = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
             best, first = _Best(kept, *state["best"]), state["epoch"] + 1
         for epoch in range(first, config.epochs + 1):
-            samples = order(len(data.train), models.derive("replica", replica), epoch)
-            learner.epoch(samples, Sgd(config.learning_rate))
+            seed = models.derive("replica", replica)
+            rows_of = order(len(data.train), seed, epoch)
+            learner.epoch(rows_of, config.update(epoch), crops(data, seed, epoch))
             score = learner.score("validation")
             best.offer(learner, score.error, score.loss, epoch)
             history.append(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import chain, files
 from .checks import PsplibError
 from .compact import compact
-from .data import Data, Split
+from .data import Data, Split, crop, draw_crops
 from .masks import Mask
 from .models import derive
 
@@ -39,30 +39,69 @@ class Score:
 class Update(Protocol):
     """What happens to the weights after the gradient of a minibatch is known."""
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
-        """Change `weights` (P,) in place."""
+    @property
+    def momentum(self) -> float | Tensor:
+        """How much of the velocity stays from step to step; without any there is no velocity."""
 
-    def idle(self, weights: Tensor, steps: int) -> None:
-        """Change in place weights whose gradient was zero for `steps` steps."""
+    def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None = None) -> None:
+        """Change `weights` (P,), and `velocity` (P,), in place; the gradient may be used up."""
+
+    def idle(self, weights: Tensor, steps: int, velocity: Tensor | None = None) -> None:
+        """The same for weights whose gradient was zero for `steps` steps."""
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """Plain stochastic gradient descent."""
+    """Stochastic gradient descent as PyTorch has it: with momentum m and weight decay d, the
+    velocity is v <- m v + g + d w, then w <- w - learning rate * v.
 
-    learning_rate: float
+    A setting is a number or, of R networks side by side, a tensor (R, 1).
+    """
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
-        weights.add_(gradient, alpha=-self.learning_rate)
+    learning_rate: float | Tensor
+    momentum: float | Tensor = 0.0
+    weight_decay: float | Tensor = 0.0
 
-    def idle(self, weights: Tensor, steps: int) -> None:
-        """No gradient, no change."""
+    def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None = None) -> None:
+        if velocity is not None:
+            velocity.mul_(self.momentum).add_(gradient)
+            add_(velocity, weights, self.weight_decay)
+            gradient = velocity
+        elif not isinstance(self.weight_decay, float) or self.weight_decay:
+            weights.mul_(1 - self.learning_rate * self.weight_decay)
+        add_(weights, gradient, -self.learning_rate)
+
+    def idle(self, weights: Tensor, steps: int, velocity: Tensor | None = None) -> None:
+        still(self, weights, steps, velocity)
+
+
+def add_(y: Tensor, x: Tensor, factor: float | Tensor) -> None:
+    """y <- y + factor * x."""
+    if isinstance(factor, Tensor):
+        y.addcmul_(x, factor)
+    elif factor:
+        y.add_(x, alpha=factor)
+
+
+def still(update: Update, weights: Tensor, steps: int, velocity: Tensor | None) -> None:
+    """`steps` steps without a gradient."""
+    if len(weights):
+        for _ in range(steps):
+            update.step(weights, torch.zeros_like(weights), velocity)
 
 
 def order(size: int, seed: int, epoch: int) -> Tensor:
     """A permutation of `size` samples for an epoch."""
     generator = torch.Generator().manual_seed(derive("order", seed, epoch))
     return torch.randperm(size, generator=generator)
+
+
+def crops(data: Data, seed: int, epoch: int) -> Tensor | None:
+    """How the samples of an epoch are cropped and flipped, (N, 3); None if they are not."""
+    if not data.is_augmented:
+        return None
+    generator = torch.Generator().manual_seed(derive("crops", seed, epoch))
+    return draw_crops(len(data.train), generator)
 
 
 def evaluate(model: nn.Module, split: Split) -> Score:
@@ -123,6 +162,8 @@ class Learner:
         self._differentiate = chain.gradient(self.model, within)
         self._idle = survives.clone()
         self._idle[self._index] = False
+        self._full_velocity: Tensor | None = None
+        self._velocity: Tensor | None = None
         self.splits = {
             name: Split(channels_last(self.compact.read(s.x)), s.y)
             for name, s in (
@@ -148,7 +189,12 @@ class Learner:
         """Everything that training changes, in full coordinates: weights, and the buffers of
         normalisation under the names of the full network."""
         buffers = self.compact.expand_buffers(self._buffers)
-        return {"weights": self.weights, **{f"buffer.{n}": b for n, b in buffers.items()}}
+        state = {"weights": self.weights, **{f"buffer.{n}": b for n, b in buffers.items()}}
+        if self._velocity is not None:
+            assert self._full_velocity is not None
+            state["velocity"] = self._full_velocity.clone()
+            state["velocity"][self._index] = self._velocity
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Return to a `state`: of this learner, or of one whose mask kept more."""
@@ -156,31 +202,53 @@ class Learner:
         for name, buffer in self._buffers.items():
             buffer.copy_(state[f"buffer.{name}"])
         self.compact.load_buffers_(self._buffers)
+        self._full_velocity = self._velocity = None
+        if "velocity" in state:
+            self._full_velocity = state["velocity"].to(self._full.device)
+            self._velocity = self._full_velocity[self._index]
 
-    def epoch(self, order: Tensor, update: Update) -> None:
-        """One pass over the training set in the given order, updating after each minibatch.
+    def epoch(self, order: Tensor, update: Update, crops: Tensor | None = None) -> None:
+        """One pass over the training set in the given order, updating after each minibatch; with
+        `crops` (N, 3), each of its samples cropped and flipped.
 
         The mask holds after every step. `PsplibError` if the weights are not finite any more.
         """
         train, weights, gradient = self.splits["train"], self._weights, self._gradient
         # A selection of rows is contiguous: selected as (N, H, W, C), it is channels last.
         images = train.x.movedim(1, -1) if train.x.ndim == 4 else train.x
+        # Memory of its own: allocated anew for every batch, it costs more than the copy.
+        memory = images.new_empty(self.batch_size, *images.shape[1:])
+        if self._velocity is None and update.momentum:
+            self._full_velocity = torch.zeros_like(self._full)
+            self._velocity = torch.zeros_like(weights)
         self.model.train()
         batches = order.to(train.y.device).split(self.batch_size)
-        for rows in batches:
-            x = images.index_select(0, rows)
+        for number, rows in enumerate(batches):
+            x = torch.index_select(images, 0, rows, out=memory[: len(rows)])
             x = x.movedim(-1, 1) if x.ndim == 4 else x
+            if crops is not None:
+                x = crop(x, crops[number * self.batch_size :][: len(rows)].to(x.device))
+                x = x.contiguous(memory_format=torch.channels_last)
             self._differentiate(x, train.y.index_select(0, rows))
-            update.step(weights, gradient)
+            update.step(weights, gradient, self._velocity)
             if self._mask is not None:
                 weights.mul_(self._mask)
-        idle = self._full[self._idle]
-        update.idle(idle, len(batches))
-        self._full[self._idle] = idle
+        self._rest(update, len(batches))
         full = self.weights.cpu()
         if not bool(full.isfinite().all()):
             raise PsplibError("The training diverged: its weights are not finite any more.")
         assert not bool(full[~self.mask.flat].any()), "a pruned weight came back to life"
+
+    def _rest(self, update: Update, steps: int) -> None:
+        idle = self._full[self._idle]
+        if self._velocity is None:
+            update.idle(idle, steps)
+        else:
+            assert self._full_velocity is not None
+            velocity = self._full_velocity[self._idle]
+            update.idle(idle, steps, velocity)
+            self._full_velocity[self._idle] = velocity
+        self._full[self._idle] = idle
 
     def score(self, split: str) -> Score:
         """Loss and error on `train`, `validation` or `test`."""

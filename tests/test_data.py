@@ -367,7 +367,7 @@ def test_an_augmented_image_is_any_crop_or_its_mirror_with_equal_chance() -> Non
     crops = [padded[:, i : i + 6, j : j + 5] for i in range(9) for j in range(9)]
     candidates = torch.stack([c for crop in crops for c in (crop, crop.flip(2))])
     batch = image.expand(162 * 40, -1, -1, -1)
-    out = data.augment(batch, torch.Generator().manual_seed(0))
+    out = data.crop(batch, data.draw_crops(len(batch), torch.Generator().manual_seed(0)))
     assert out.shape == batch.shape
     which = (out[:, None] == candidates).flatten(2).all(2)
     assert bool((which.sum(1) == 1).all())
@@ -379,7 +379,8 @@ def test_an_augmented_image_is_any_crop_or_its_mirror_with_equal_chance() -> Non
 def test_augmentation_follows_its_generator_and_keeps_its_input(digits: data.Data) -> None:
     x = digits.test.x[:50]
     before = x.clone()
-    one, same, other = (data.augment(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    drawn = [data.draw_crops(50, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    one, same, other = (data.crop(x, crops) for crops in drawn)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(x, before)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,7 @@ from torch import nn
 
 from psplib import experiments, files, lobster, scales
 from psplib.checks import PsplibError
-from psplib.config import canonical, key
+from psplib.config import canonical, key, setting
 from psplib.data import Data
 from psplib.lobster import Lobster
 from psplib.models import build
@@ -103,7 +104,9 @@ def other(value: Any) -> Any:
         case str():
             return {"rewound": "dense", "lenet-300": "lenet-5", "digits": "mnist"}[value]
         case tuple():
-            return (*value, 99)
+            return (*value, 0.5)
+        case None:
+            return 100
     return replace(value, seed=value.seed + 1)
 
 
@@ -115,6 +118,26 @@ def test_the_key_depends_on_every_field(config: Any) -> None:
     ]
     assert len({key(c) for c in [config, *changed]}) == 1 + len(changed)
     assert key(replace(config)) == key(config)
+
+
+def test_a_field_that_was_added_changes_no_key_of_before() -> None:
+    @dataclass(frozen=True)
+    class Later:
+        rate: float = setting("ours", "")
+        decay: float = setting("ours", "", default=0.0, added=True)
+
+    before = '{\n "rate": 0.1,\n "type": "Later"\n}\n'
+    assert canonical(Later(0.1)) == before
+    assert canonical(Later(0.1, 0.5)) == before.replace("{\n", '{\n "decay": 0.5,\n')
+
+
+def test_the_published_runs_are_those_of_their_configurations() -> None:
+    found = []
+    for path in (Path(__file__).parent.parent / "results" / "lobster").glob("*/config.json"):
+        fields = json.loads(path.read_text())
+        found.append(key(Lobster(**{k: v for k, v in fields.items() if k != "type"})))
+        assert found[-1] == path.parent.name
+    assert found
 
 
 def test_configurations_of_all_scales_and_arms_have_keys_of_their_own() -> None:
@@ -137,7 +160,8 @@ def test_a_run_is_made_once_and_loaded_from_then_on(store: Store, make: Make) ->
     assert list(store.all()) == [made.folder]
     again = store.compute(CONFIG, forbidden)
     assert again == made
-    assert again.config == {"type": "Lobster", **dataclasses.asdict(CONFIG)}
+    fields = {k: v for k, v in again.config.items() if k != "type"}
+    assert Lobster(**fields) == CONFIG
     assert again.table("table")["units"].tolist() == ["all", "3-2"]
     assert not store.work(CONFIG).exists()
     assert not store.running(CONFIG)

@@ -246,6 +246,19 @@ def test_an_arm_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     assert torch.equal(resumed.mask, whole.mask)
 
 
+def test_the_learning_rate_falls_tenfold_after_its_shares_of_the_epochs() -> None:
+    config = replace(CONFIG, epochs=8, learning_rate=0.1, steps=(0.5, 0.75), momentum=0.9)
+    rates = [config.update(epoch).learning_rate for epoch in range(1, 9)]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    assert config.update(1).momentum == 0.9
+
+
+@pytest.mark.parametrize("steps", [(0.5, 0.5), (0.7, 0.2), (0.0,), (1.0,)])
+def test_steps_are_rising_shares(steps: tuple[float, ...]) -> None:
+    with pytest.raises(PsplibError, match="steps must be rising shares between 0 and 1; got"):
+        replace(CONFIG, steps=steps)
+
+
 @pytest.mark.parametrize("replicas", [(), (1, 1)])
 def test_replicas_are_different_numbers(replicas: tuple[int, ...]) -> None:
     with pytest.raises(PsplibError, match="replicas must be different numbers; got"):

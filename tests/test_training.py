@@ -4,6 +4,7 @@ import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from psplib import chain, training
 from psplib.checks import PsplibError
 from psplib.compact import SparseLinear
-from psplib.data import Data, Split
+from psplib.data import Data, Split, crop
 from psplib.masks import Mask
 from psplib.models import build
-from psplib.training import Checkpoint, Learner, Sgd, evaluate, flat, order
+from psplib.training import Checkpoint, Learner, Sgd, crops, evaluate, flat, order
 
 
 def random_mask(model: nn.Module, density: float) -> Mask:
@@ -190,6 +191,35 @@ def test_a_hundred_steps_equal_those_of_plain_sgd_on_the_full_network(
         assert learner.score(split).error == expected.error
 
 
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 0.0), (0.0, 0.3), (0.9, 0.3)])
+@pytest.mark.parametrize(("name", "rate"), [("lenet-300", 0.05), ("resnet-8", 0.002)])
+def test_momentum_weight_decay_and_crops_are_those_of_pytorch(
+    name: str, rate: float, momentum: float, decay: float, tiny: Data, tiny_colour: Data
+) -> None:
+    """The oracle knows no compact form; idle weights, too, decay and roll on. A ResNet learns
+    slowly here: where rounding makes a ReLU open or close, the gradient jumps."""
+    data = tiny if name == "lenet-300" else replace(tiny_colour, name="cifar10")
+    plain = build(name, 0).double()
+    mask = random_mask(plain, 0.02 if name == "lenet-300" else 0.6)
+    mask.apply_(plain)
+    learner = Learner(build(name, 1), mask, data, 16)
+    learner.weights = flat(plain).float()
+    assert bool(learner._idle.any())
+    optimiser = torch.optim.SGD(plain.parameters(), rate, momentum, weight_decay=decay)
+    for epoch in range(2):
+        rows, drawn = order(len(data.train), 0, epoch), crops(data, 0, epoch)
+        assert (drawn is None) == (name == "lenet-300")
+        learner.epoch(rows, Sgd(rate, momentum, decay), drawn)
+        for at in torch.arange(len(rows)).split(16):
+            x = data.train.x[rows[at]].double()
+            x = x if drawn is None else crop(x, drawn[at])
+            optimiser.zero_grad()
+            F.cross_entropy(plain(x), data.train.y[rows[at]]).backward()
+            optimiser.step()
+            mask.apply_(plain)
+    torch.testing.assert_close(learner.weights, flat(plain).float(), rtol=1e-4, atol=1e-5)
+
+
 class Lifting:
     """An update that would bring every pruned weight back, and looks whether one did."""
 
@@ -201,7 +231,10 @@ class Lifting:
         assert int(weights[~self.learner.mask.flat].count_nonzero()) == 0
         assert int(weights[self.learner.mask.flat].count_nonzero()) == self.learner.mask.kept
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
+    momentum = 0.0
+
+    def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None) -> None:
+        assert velocity is None
         self.look()
         self.steps += 1
         weights.add_(1)
@@ -255,11 +288,12 @@ def test_weights_are_read_and_set_in_full_coordinates(tiny: Data) -> None:
 @pytest.mark.parametrize(
     ("name", "density"), [("lenet-300", 0.01), ("lenet-5", 0.1), ("resnet-8", 0.5)]
 )
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_from_a_state_training_goes_on_to_the_same_bits(
-    name: str, density: float, tiny: Data, tiny_colour: Data
+    name: str, density: float, momentum: float, tiny: Data, tiny_colour: Data
 ) -> None:
     data = tiny_colour if name == "resnet-8" else tiny
-    rows = torch.arange(len(data.train))
+    rows, update = torch.arange(len(data.train)), Sgd(0.1, momentum, 1e-3)
     states = []
     saved: dict[str, Tensor] = {}
     for _ in range(2):
@@ -269,11 +303,13 @@ def test_from_a_state_training_goes_on_to_the_same_bits(
         if saved:
             learner.load(saved)
         else:
-            learner.epoch(rows, Sgd(0.1))
+            learner.epoch(rows, update)
             saved = {n: t.clone() for n, t in learner.state().items()}
-        learner.epoch(rows, Sgd(0.1))
+        learner.epoch(rows, update)
         states.append(learner.state() | {"loss": torch.tensor(learner.score("test").loss)})
-    assert len(states[0]) == 2 + 3 * sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert len(states[0]) == 2 + bool(momentum) + 3 * sum(
+        isinstance(m, nn.BatchNorm2d) for m in model.modules()
+    )
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(t, states[1][n]) for n, t in states[0].items())
     assert not torch.equal(saved["weights"], states[0]["weights"])
