@@ -5,7 +5,7 @@ of few surviving weights become sparse matrices: two thirds of the time of dense
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -29,7 +29,7 @@ def gradient(model: nn.Module, survives: Tensor | None = None) -> Gradient:
     """
     layers = linear_layers(model)
     if layers:
-        return _Chain(layers)
+        return Chain(layers)
     few = survives is not None and float(survives.float().mean()) < SPARSE_BELOW
     if few and isinstance(model, nn.Sequential) and _is_convolutional(model):
         assert survives is not None
@@ -49,15 +49,25 @@ def _autograd(model: nn.Module) -> Gradient:
     return backward
 
 
-class _Chain:
-    def __init__(self, layers: list[nn.Module]) -> None:
+class Chain:
+    """The gradient of linear layers with ReLUs between them; `layers` have a `weight` (out, in) and
+    a `bias` (out,) or, of R networks side by side, (R, out, in) and (R, out).
+
+    It is a function of images (batch, ...), or (R, batch, features), and labels (batch,), or
+    (R, batch); the loss is each network's own.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.first = layers[0]
         self.weights = [m.get_parameter("weight") for m in layers]
         self.biases = [m.get_parameter("bias") for m in layers]
+        self.is_single = self.biases[0].ndim == 1
+        self.product = torch.mm if self.is_single else torch.bmm
+        self.affine = torch.addmm if self.is_single else torch.baddbmm
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor) -> None:
-        x = x.flatten(1)
+        x = x.flatten(1) if self.is_single else x
         pattern = self.first.pattern() if isinstance(self.first, SparseLinear) else None
         last = len(self.weights) - 1
         activations = [x]
@@ -65,24 +75,24 @@ class _Chain:
             if i == 0 and pattern is not None:
                 z = (pattern @ x.t().contiguous()).add_(bias[:, None]).t()
             else:
-                z = torch.addmm(bias, activations[-1], weight.t())
+                z = self.affine(bias.unsqueeze(-2), activations[-1], weight.mT)
             activations.append(z if i == last else z.clamp_min_(0))
-        # d: the gradient with respect to the potentials of the layer, (batch, units).
-        d = torch.softmax(activations.pop(), 1)
-        d.scatter_add_(1, y[:, None], d.new_full((len(y), 1), -1.0)).div_(len(y))
+        # d: the gradient with respect to the potentials of the layer, (..., batch, units).
+        d = torch.softmax(activations.pop(), -1)
+        d.scatter_add_(-1, y[..., None], d.new_full((*y.shape, 1), -1.0)).div_(y.shape[-1])
         for i in range(last, -1, -1):
             weight, bias, below = self.weights[i], self.biases[i], activations[i]
             assert weight.grad is not None
             assert bias.grad is not None
-            torch.sum(d, 0, out=bias.grad)
+            torch.sum(d, -2, out=bias.grad)
             if i == 0 and pattern is not None:
                 columns = d.t().contiguous()
                 product = torch.sparse.sampled_addmm(pattern, columns, x, beta=0.0)
                 weight.grad.copy_(product.values())
             else:
-                torch.mm(d.t(), below, out=weight.grad)
+                self.product(d.mT, below, out=weight.grad)
             if i:
-                d = torch.mm(d, weight)
+                d = self.product(d, weight)
                 d = torch.ops.aten.threshold_backward(d, below, 0)
 
 

@@ -62,15 +62,17 @@ class Block(nn.Module):
         self.stride = stride
         self.padding = channels - channels_in
 
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Channels (..., C, H, W) as they are added to what the convolutions make of them."""
+        if self.stride == 1 and not self.padding:
+            return x
+        half = self.padding // 2
+        pixels = x[..., :: self.stride, :: self.stride]
+        return F.pad(pixels, (0, 0, 0, 0, half, self.padding - half))
+
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.stride > 1 or self.padding:
-            half = self.padding // 2
-            shortcut = F.pad(
-                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.padding - half)
-            )
-        x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)) + shortcut)
+        y = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):

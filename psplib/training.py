@@ -85,7 +85,7 @@ def add_(y: Tensor, x: Tensor, factor: float | Tensor) -> None:
 
 def still(update: Update, weights: Tensor, steps: int, velocity: Tensor | None) -> None:
     """`steps` steps without a gradient."""
-    if len(weights):
+    if weights.numel():
         for _ in range(steps):
             update.step(weights, torch.zeros_like(weights), velocity)
 
@@ -120,15 +120,18 @@ def evaluate(model: nn.Module, split: Split) -> Score:
     return Score(float(loss) / len(split), wrong / len(split))
 
 
-def flatten_(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Make a model's parameters and gradients views of two vectors (P,), which are returned."""
+def flatten_(model: nn.Module, replicas: int | None = None) -> tuple[Tensor, Tensor]:
+    """Make a model's parameters and gradients views of two vectors (P,), which are returned; of two
+    matrices (R, P) where the first dimension of every parameter is that of `replicas` networks."""
     parameters = list(model.parameters())
-    weights = torch.cat([p.detach().flatten() for p in parameters])
+    first = 0 if replicas is None else 1
+    weights = torch.cat([p.detach().flatten(first) for p in parameters], first)
     gradient = torch.zeros_like(weights)
     start = 0
     for p in parameters:
-        stop = start + p.numel()
-        p.data, p.grad = weights[start:stop].view_as(p), gradient[start:stop].view_as(p)
+        stop = start + p[0].numel() if first else start + p.numel()
+        p.data = weights[..., start:stop].view_as(p)
+        p.grad = gradient[..., start:stop].view_as(p)
         start = stop
     return weights, gradient
 
@@ -146,19 +149,22 @@ class Learner:
     Weights that survive but are cut off from the input or the output (idle) see no gradient.
     """
 
+    # How many weights `losses` takes at a time without a loss of speed.
+    abreast = 1
+
     def __init__(self, model: nn.Module, mask: Mask, data: Data, batch_size: int) -> None:
-        self.batch_size = batch_size
+        self.full, self.data, self.batch_size = model, data, batch_size
         self.mask = mask
         device = data.train.x.device
         self.compact = compact(model, mask, sparse=device.type == "cpu")
-        self.model = _pool_first(self.compact.model).to(device)
+        self.model = pool_first(self.compact.model).to(device)
         self._weights, self._gradient = flatten_(self.model)
         self._index = self.compact.index.to(device)
-        self._full = torch.zeros(len(mask.flat), device=device)
+        self._full = self._weights.new_zeros(len(mask.flat))
         self._buffers = {name: b.clone().to(device) for name, b in model.named_buffers()}
         survives = mask.flat.to(device)
         within = survives[self._index]
-        self._mask = None if bool(within.all()) else within.float()
+        self._mask = None if bool(within.all()) else within.to(self._weights)
         self._differentiate = chain.gradient(self.model, within)
         self._idle = survives.clone()
         self._idle[self._index] = False
@@ -254,6 +260,19 @@ class Learner:
         """Loss and error on `train`, `validation` or `test`."""
         return evaluate(self.model, self.splits[split])
 
+    def losses(self, candidates: Tensor, split: str) -> list[float]:
+        """The loss with each of the weights (K, P) in the place of the learner's own."""
+        before, found = self.weights, []
+        for candidate in candidates:
+            self.weights = candidate
+            found.append(self.score(split).loss)
+        self.weights = before
+        return found
+
+    def under(self, mask: Mask) -> Learner:
+        """A learner of this network under another mask; its weights are to be given."""
+        return Learner(self.full, mask, self.data, self.batch_size)
+
 
 def channels_last(x: Tensor) -> Tensor:
     """Images (N, C, H, W) stored as (N, H, W, C): convolutions of a CPU are 1.7 times as fast."""
@@ -263,7 +282,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
-def _pool_first(model: nn.Module) -> nn.Module:
+def pool_first(model: nn.Module) -> nn.Module:
     """Max pooling before a ReLU instead of after it: the same outputs and gradients, less work."""
     if not isinstance(model, nn.Sequential):
         return model

@@ -1,0 +1,283 @@
+"""Replicas side by side against the same networks one by one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from psplib import replicas
+from psplib.checks import PsplibError
+from psplib.data import Data, Split
+from psplib.lobster import Shrink
+from psplib.masks import Mask
+from psplib.models import build
+from psplib.replicas import ALGORITHMS, Conv2d, Replicas, choose_algorithms, replicate, together
+from psplib.training import Learner, Sgd, crops, flat, order
+
+R, BATCH = 3, 4
+RATES, DENSITIES = (1.0, 2.0, 0.5), (1.0, 0.6, 0.2)
+# Slow in float32: where rounding opens or closes a ReLU, the gradient jumps.
+RATE = {"lenet-300": 0.02, "lenet-5": 5e-4, "resnet-8": 1e-4, "resnet-32": 5e-6}
+
+
+def as_double(data: Data) -> Data:
+    """The same images in float64."""
+    splits = {n: getattr(data, n) for n in ("train", "validation", "test")}
+    return replace(data, **{n: Split(s.x.double(), s.y) for n, s in splits.items()})
+
+
+def networks(name: str, dtype: torch.dtype) -> tuple[list[nn.Module], list[Mask]]:
+    """R networks with initial values and masks of their own; the first is dense."""
+    models = [build(name, r).to(dtype) for r in range(R)]
+    dense, generator = Mask.dense(models[0]), torch.Generator().manual_seed(0)
+    return models, [
+        dense.with_flat(torch.rand(len(dense.flat), generator=generator) < density)
+        for density in DENSITIES
+    ]
+
+
+def side_by_side_and_alone(
+    name: str, data: Data, updates: list[Any], steps: int, dtype: torch.dtype = torch.float32
+) -> tuple[Replicas, list[Learner]]:
+    models, masks = networks(name, dtype)
+    team = Replicas(models[0], masks, data, BATCH)
+    team.weights = torch.stack([flat(m) for m in models])
+    alone = [Learner(m, mask, data, BATCH) for m, mask in zip(models, masks, strict=True)]
+    for learner, model in zip(alone, models, strict=True):
+        learner.weights = flat(model)
+    for epoch in range(-(-steps * BATCH // len(data.train))):
+        orders = [order(len(data.train), r, epoch) for r in range(R)]
+        cuts = [crops(data, r, epoch) for r in range(R)]
+        known = [c for c in cuts if c is not None]
+        team.epoch(orders, updates, known or None)
+        for r, learner in enumerate(alone):
+            learner.epoch(orders[r], updates[r], cuts[r])
+    return team, alone
+
+
+UPDATES: dict[str, Callable[[float], Any]] = {
+    "sgd": lambda rate: Sgd(rate),
+    "momentum and weight decay": lambda rate: Sgd(rate, 0.5, 0.1),
+    "lobster": lambda rate: Shrink(rate, rate / 20),
+    "lobster without sensitivity": lambda rate: Shrink(rate, rate / 20, sensitivity=False),
+    "lobster with momentum": lambda rate: Shrink(rate, rate / 20, True, 0.5, 0.01),
+}
+
+
+def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
+    """Few images, so that a hundred steps are several epochs."""
+    if name.startswith("resnet"):
+        return replace(tiny_colour, name="cifar10")
+    return replace(tiny, train=Split(tiny.train.x[:42], tiny.train.y[:42]))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *(("lenet-300", rule) for rule in UPDATES),
+        *(("lenet-5", rule) for rule in ("sgd", "lobster")),
+        *(("resnet-8", rule) for rule in ("sgd", "lobster with momentum")),
+        ("resnet-32", "momentum and weight decay"),
+    ],
+)
+def test_a_hundred_steps_side_by_side_equal_those_alone(
+    name: str, rule: str, tiny: Data, tiny_colour: Data
+) -> None:
+    """Own weights, masks, orders, crops, learning rates and shrinkages, in float32."""
+    data = colour(name, tiny, tiny_colour)
+    updates = [UPDATES[rule](RATE[name] * factor) for factor in RATES]
+    team, alone = side_by_side_and_alone(name, data, updates, 100)
+    weights = team.weights
+    for r, learner in enumerate(alone):
+        torch.testing.assert_close(weights[r], learner.weights, rtol=0, atol=1e-5)
+        assert float((weights[r] - flat(build(name, r)) * learner.mask.flat).abs().max()) > 5e-5
+        score, other = team[r].score("validation"), learner.score("validation")
+        assert score.loss == pytest.approx(other.loss, rel=1e-3)
+    assert not torch.equal(weights[0], weights[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("lenet-5", "momentum and weight decay"),
+        ("lenet-5", "lobster without sensitivity"),
+        ("resnet-8", "sgd"),
+        ("resnet-8", "lobster with momentum"),
+    ],
+)
+def test_in_float64_they_equal_to_the_last_digits_at_full_speed_of_learning(
+    name: str, rule: str, tiny: Data, tiny_colour: Data
+) -> None:
+    data = as_double(colour(name, tiny, tiny_colour))
+    updates = [UPDATES[rule](0.02 * factor) for factor in RATES]
+    team, alone = side_by_side_and_alone(name, data, updates, 15, torch.float64)
+    for r, learner in enumerate(alone):
+        torch.testing.assert_close(team.weights[r], learner.weights, rtol=1e-9, atol=1e-11)
+        state, other = team[r].state(), learner.state()
+        assert state.keys() == other.keys()
+        alive = learner.mask.flat
+        for entry in state.keys() - {"weights"}:
+            mine, its = state[entry], other[entry]
+            if entry == "velocity":  # that of a pruned weight means nothing
+                mine, its = mine[alive], its[alive]
+            if learner.mask.sparsity == 0:  # else channels that are gone keep old statistics
+                torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-11)
+        for split in ("train", "validation", "test"):
+            assert team[r].score(split).loss == pytest.approx(learner.score(split).loss, rel=1e-9)
+            assert team[r].score(split).error == learner.score(split).error
+
+
+def test_replicas_of_one_mask_are_trained_in_compact_form(tiny: Data) -> None:
+    """Idle weights, too, shrink; the first layer is smaller."""
+    models, masks = networks("lenet-300", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    mask = masks[0].with_flat(torch.rand(len(masks[0].flat), generator=generator) < 0.004)
+    data = as_double(tiny)
+    team = Replicas(models[0], [mask] * R, data, 50)
+    assert team.model[1].weight.shape[2] < 784
+    team.weights = torch.stack([flat(m) for m in models])
+    updates = [Shrink(0.1 * f, 1e-2 * f, True, 0.5, 0.01) for f in RATES]
+    for epoch in range(2):
+        orders = [order(300, r, epoch) for r in range(R)]
+        team.epoch(orders, updates)
+    for r, model in enumerate(models):
+        learner = Learner(model, mask, data, 50)
+        learner.weights = flat(model)
+        for epoch in range(2):
+            learner.epoch(order(300, r, epoch), updates[r])
+        assert bool(learner._idle.any())
+        torch.testing.assert_close(team.weights[r], learner.weights, rtol=1e-9, atol=1e-12)
+        assert team[r].score("test").error == learner.score("test").error
+    with pytest.raises(PsplibError, match="share one mask"):
+        team.set_mask(0, masks[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 0, True), (2, 1, False)])
+def test_every_algorithm_is_the_convolution_of_each_replica(
+    algorithm: str, stride: int, padding: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    singles = [nn.Conv2d(2, 5, 3, stride, padding, bias=bias).double() for _ in range(R)]
+    layer = replicate(nn.Sequential(singles[0]), R)[0]
+    assert isinstance(layer, Conv2d)
+    layer.algorithm = algorithm
+    for r, single in enumerate(singles):
+        for name, p in single.named_parameters():
+            layer.get_parameter(name).data[r] = p.detach()
+    x = torch.randn(4, 2 * R, 9, 7, dtype=torch.float64, requires_grad=True)
+    out = layer(x)
+    expected = torch.cat([m(part) for m, part in zip(singles, x.chunk(R, 1), strict=True)], 1)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    mine = torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad(
+        (expected * weight).sum(), [x, *(p for m in singles for p in m.parameters())]
+    )
+    torch.testing.assert_close(mine[0], theirs[0])
+    parts = len(list(singles[0].parameters()))
+    for i in range(parts):
+        torch.testing.assert_close(mine[1 + i], torch.stack(theirs[1 + i :: parts]))
+
+
+def test_the_fastest_algorithm_is_kept_layer_by_layer(
+    tiny: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, masks = networks("lenet-5", torch.float32)
+    team = Replicas(models[0], masks, tiny, BATCH)
+    now, cost = 0.0, {"grouped": 3.0, "unfolded": 1.0, "one by one": 2.0}
+
+    def slowed(name: str, algorithm: Callable) -> Callable:
+        def run(m: Conv2d, x: Tensor) -> Tensor:
+            nonlocal now
+            # The second layer has more channels: there the third is the fastest.
+            now += 0.5 if name == "one by one" and x.shape[1] > R else cost[name]
+            return algorithm(m, x)
+
+        return run
+
+    monkeypatch.setattr(replicas, "ALGORITHMS", {n: slowed(n, a) for n, a in ALGORITHMS.items()})
+    assert choose_algorithms(team, lambda: now) == ["unfolded", "one by one"]
+
+
+def test_a_replica_goes_on_from_the_state_of_a_learner_and_the_other_way(
+    tiny_colour: Data,
+) -> None:
+    models, masks = networks("resnet-8", torch.float64)
+    data, update = as_double(tiny_colour), Sgd(0.01, 0.9, 1e-3)
+    learner = Learner(models[0], masks[0], data, BATCH)
+    learner.weights = flat(models[0])
+    learner.epoch(order(40, 0, 1), update)
+    team = Replicas(models[0], masks, data, BATCH)
+    team.weights = torch.stack([flat(m) for m in models])
+    team[0].load(learner.state())
+    team.epoch([order(40, r, 2) for r in range(R)], [update] * R)
+    learner.epoch(order(40, 0, 2), update)
+    torch.testing.assert_close(team[0].weights, learner.weights, rtol=1e-9, atol=1e-12)
+    learner.load(team[1].state())
+    assert torch.equal(learner.weights, team[1].weights)
+    assert learner.score("test").loss == pytest.approx(team[1].score("test").loss)
+
+
+def test_losses_of_candidates_leave_everything_as_it_was(tiny_colour: Data) -> None:
+    models, masks = networks("resnet-8", torch.float64)
+    data = as_double(tiny_colour)
+    team = Replicas(models[0], masks, data, BATCH)
+    team.weights = torch.stack([flat(m) for m in models])
+    team.epoch([order(40, r, 1) for r in range(R)], [Sgd(0.05)] * R)
+    states = [{n: t.clone() for n, t in team[r].state().items()} for r in range(R)]
+    candidates = torch.stack([states[1]["weights"] * (1 - k / 10) for k in range(5)])
+    found = team[1].losses(candidates, "validation")
+    for r in range(R):
+        assert all(torch.equal(t, states[r][n]) for n, t in team[r].state().items())
+    learner = Learner(models[1], masks[1], data, BATCH)
+    learner.load(states[1])
+    assert learner.losses(candidates, "validation") == pytest.approx(found, rel=1e-9)
+    assert torch.equal(learner.weights, states[1]["weights"])
+    assert len(set(found)) == 5
+
+
+def test_under_another_mask_a_replica_loses_the_pruned_weights_for_good(tiny: Data) -> None:
+    models, masks = networks("lenet-5", torch.float32)
+    team = Replicas(models[0], masks, tiny, BATCH)
+    team.weights = torch.stack([flat(m) for m in models])
+    before = team.weights
+    team[0].under(masks[2])
+    assert torch.equal(team.weights[0], before[0] * masks[2].flat)
+    assert torch.equal(team.weights[1:], before[1:])
+    team.epoch([order(300, r, 1)[:40] for r in range(R)], [Sgd(0.1)] * R)
+    assert int(team.weights[0][~masks[2].flat].count_nonzero()) == 0
+    assert int(team.weights[1][masks[1].flat].count_nonzero()) == masks[1].kept
+
+
+def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
+    models, masks = networks("lenet-300", torch.float32)
+    with pytest.raises(PsplibError, match="one kind; got Sgd, Shrink"):
+        together([Sgd(0.1), Shrink(0.1, 0.1)], torch.zeros(2, 1))
+    with pytest.raises(PsplibError, match="one value of sensitivity"):
+        together([Shrink(0.1, 0.1, True), Shrink(0.1, 0.1, False)], torch.zeros(2, 1))
+    with pytest.raises(PsplibError, match=r"precision.*float32, tf32, bfloat16; got 'float16'"):
+        Replicas(models[0], masks, tiny, BATCH, "float16")
+    with pytest.raises(PsplibError, match="Replicas of a PReLU are not known"):
+        replicate(nn.Sequential(nn.Linear(3, 3), nn.PReLU()), 2)
+    with pytest.raises(PsplibError, match=r"plain convolutions only; got Conv2d.*groups=2"):
+        replicate(nn.Conv2d(2, 2, 3, groups=2), 2)
+    team = Replicas(models[0], masks, tiny, BATCH)
+    team.weights = torch.stack([flat(m) for m in models])
+    with pytest.raises(PsplibError, match=r"replicas \[1\] diverged"):
+        team.epoch([order(300, 0, 1)] * R, [Sgd(0.1), Sgd(1e30), Sgd(0.1)])
+
+
+def test_in_bfloat16_the_result_is_another_but_near(tiny: Data) -> None:
+    models, masks = networks("lenet-5", torch.float32)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        team = Replicas(models[0], masks, tiny, BATCH, precision)
+        team.weights = torch.stack([flat(m) for m in models])
+        team.epoch([order(300, r, 1)[:80] for r in range(R)], [Sgd(0.02)] * R)
+        found[precision] = team.weights
+    far = float((found["float32"] - found["bfloat16"]).abs().max())
+    assert 1e-6 < far < 0.02
