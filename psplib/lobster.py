@@ -3,7 +3,7 @@ every plateau (Tartaglione et al., arXiv 2011.09905)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, log
 from typing import Any
@@ -17,6 +17,7 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
+from .replicas import Replica, Replicas
 from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still
 
 
@@ -125,32 +126,52 @@ class Plateau:
         return Plateau(min(self.best, loss), 0 if good else self.bad + 1)
 
 
-def largest_threshold(sizes: Tensor, loss: Callable[[float], float], bound: float) -> float:
+def largest_threshold(
+    sizes: Tensor, losses: Callable[[list[float]], list[float]], bound: float, abreast: int = 1
+) -> float:
     """The largest T, among the magnitudes `sizes` (n,), with loss(T) <= bound; 0 if there is none.
 
-    loss(T) is the loss without the weights of `|w| <= T`. It changes only where T passes a weight,
-    so the bisection runs over the rank of `|w|`: at most ceil(log2 n) evaluations. It assumes what
-    holds nearly always, that the loss grows with T; in any case the loss at the T returned is
-    within the bound, and at the next larger magnitude it is not (but for the largest, which is
-    never pruned).
+    `losses` gives the loss without the weights of `|w| <= T`, for some T at once. It changes only
+    where T passes a weight, so the bisection runs over the rank of `|w|`: at most ceil(log2 n)
+    steps. Where `abreast` losses cost no more than one, the next steps are asked for as well,
+    whichever way the bisection turns: the same T, sooner. It assumes what holds nearly always, that
+    the loss grows with T; in any case the loss at the T returned is within the bound, and at the
+    next larger magnitude it is not (but for the largest, which is never pruned).
     """
     ranked = torch.unique(sizes).tolist()
     within, beyond = 0, len(ranked)
     while beyond - within > 1:
-        middle = (within + beyond) // 2
-        if loss(ranked[middle - 1]) <= bound:
-            within = middle
-        else:
-            beyond = middle
+        ranks = _ahead(within, beyond, (abreast + 1).bit_length() - 1)
+        known = dict(zip(ranks, losses([ranked[rank - 1] for rank in ranks]), strict=True))
+        while (middle := (within + beyond) // 2) in known:
+            if known.pop(middle) <= bound:
+                within = middle
+            else:
+                beyond = middle
     return ranked[within - 1] if within else 0.0
+
+
+def _ahead(within: int, beyond: int, steps: int) -> list[int]:
+    """Every rank that the next `steps` of a bisection can come to."""
+    if not steps or beyond - within < 2:
+        return []
+    middle = (within + beyond) // 2
+    return [
+        middle,
+        *_ahead(within, middle, steps - 1),
+        *_ahead(middle, beyond, steps - 1),
+    ]
 
 
 class Gradual:
     """LOBSTER at work on one network: `train` epochs; at a plateau, `settle` and `prune`.
 
-    `learner` holds the network and its mask; `best` is its state at `best_epoch`, the best on the
-    validation set since the last pruning, and `plateau` the wait for the next.
+    `learner` holds the network and its mask, alone or as one of several; `best` is its state at
+    `best_epoch`, the best on the validation set since the last pruning, and `plateau` the wait for
+    the next.
     """
+
+    learner: Learner | Replica
 
     def __init__(
         self,
@@ -162,11 +183,11 @@ class Gradual:
         tolerance: float,
         patience: int,
         seed: int,
+        replica: Replica | None = None,
     ) -> None:
         self.model, self.data, self.update = model, data, update
-        self.batch_size, self.tolerance, self.patience = batch_size, tolerance, patience
-        self.seed = seed
-        self.learner = Learner(model, Mask.dense(model), data, batch_size)
+        self.tolerance, self.patience, self.seed = tolerance, patience, seed
+        self.learner = replica or Learner(model, Mask.dense(model), data, batch_size)
         self.learner.weights = flat(model).to(data.train.x.device)
         self.best = self.learner.state()
         self.plateau, self.best_epoch, self.epoch = Plateau(), 0, 0
@@ -181,15 +202,25 @@ class Gradual:
         """Whether the wait is over: `patience` (PWE) bad epochs in a row."""
         return self.plateau.bad >= self.patience
 
-    def train(self) -> Score:
-        """One epoch; its score on the validation set."""
+    def samples(self) -> tuple[Tensor, Tensor | None]:
+        """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
         self.epoch += 1
         rows = order(len(self.data.train), self.seed, self.epoch)
-        self.learner.epoch(rows, self.update, crops(self.data, self.seed, self.epoch))
-        score = self.learner.score("validation")
+        return rows, crops(self.data, self.seed, self.epoch)
+
+    def observe(self, score: Score) -> None:
+        """Take notice of an epoch's score on the validation set."""
         previous, self.plateau = self.plateau.best, self.plateau.after(score.loss)
         if self.plateau.best < previous:
             self.best, self.best_epoch = self.learner.state(), self.epoch
+
+    def train(self) -> Score:
+        """One epoch of a network that is alone; its score on the validation set."""
+        assert isinstance(self.learner, Learner)
+        rows, cuts = self.samples()
+        self.learner.epoch(rows, self.update, cuts)
+        score = self.learner.score("validation")
+        self.observe(score)
         return score
 
     def settle(self) -> None:
@@ -203,11 +234,12 @@ class Gradual:
         survives = self.mask.flat.to(weights.device)
         bound = (1 + self.tolerance) * self.learner.score("validation").loss
 
-        def loss(threshold: float) -> float:
-            self.learner.weights = weights * (weights.abs() > threshold)
-            return self.learner.score("validation").loss
+        def losses(thresholds: list[float]) -> list[float]:
+            size = weights.new_tensor(thresholds)[:, None]
+            return self.learner.losses(weights * (weights.abs() > size), "validation")
 
-        threshold = largest_threshold(weights[survives].abs(), loss, bound)
+        sizes = weights[survives].abs()
+        threshold = largest_threshold(sizes, losses, bound, self.learner.abreast)
         self._under((survives & (weights.abs() > threshold)).cpu())
         self.learner.load(self.best)
         self.plateau = Plateau()
@@ -232,8 +264,7 @@ class Gradual:
         self.epoch, self.best_epoch, self.plateau = epoch, best_epoch, plateau
 
     def _under(self, survives: Tensor) -> None:
-        mask = self.mask.with_flat(survives)
-        self.learner = Learner(self.model, mask, self.data, self.batch_size)
+        self.learner = self.learner.under(self.mask.with_flat(survives))
 
 
 @dataclass(frozen=True)
@@ -247,10 +278,126 @@ class Result:
     masks: Tensor
 
 
+class _Run:
+    """A gradual run's record: its points and its history."""
+
+    def __init__(self, config: Lobster, gradual: Gradual) -> None:
+        self.config, self.gradual = config, gradual
+        self.points: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.weights: list[Tensor] = []
+        self.masks: list[Tensor] = []
+        self.is_done = False
+
+    def after(self, score: Score) -> None:
+        """What follows an epoch: at a plateau a point, and unless it is the last, a pruning."""
+        gradual = self.gradual
+        is_last = gradual.epoch == self.config.max_epochs
+        self.history.append(
+            {
+                "epoch": gradual.epoch,
+                "sparsity": gradual.mask.sparsity,
+                "validation_loss": score.loss,
+                "validation_error": score.error,
+            }
+        )
+        if gradual.is_at_plateau or is_last:
+            gradual.settle()
+            self.points.append(
+                {
+                    "point": len(self.points),
+                    "epoch": gradual.epoch,
+                    "best_epoch": gradual.best_epoch,
+                    **_describe(gradual.learner),
+                }
+            )
+            self.weights.append(gradual.learner.weights.cpu())
+            self.masks.append(gradual.mask.flat)
+            self.is_done = gradual.mask.sparsity >= self.config.target_sparsity or is_last
+            if not self.is_done:
+                self.points[-1]["threshold"] = gradual.prune()
+
+    @property
+    def result(self) -> Result:
+        mask = self.gradual.mask
+        return Result(
+            pd.DataFrame(self.points),
+            pd.DataFrame(self.history),
+            _stack(self.weights, mask),
+            _stack(self.masks, mask).bool(),
+        )
+
+    @property
+    def progress(self) -> tuple[float, float, str]:
+        """How far the run has come: the time to the target grows with the logarithm of the density,
+        about."""
+        sparsity = self.gradual.mask.sparsity
+        note = f"LOBSTER, epoch {self.gradual.epoch}, {sparsity:.2%} pruned"
+        return -log(1 - sparsity), -log(1 - self.config.target_sparsity), note
+
+    def tensors(self) -> dict[str, Tensor]:
+        survivors = [w[m] for w, m in zip(self.weights, self.masks, strict=True)]
+        return self.gradual.tensors() | {
+            "points.survived": nest(_stack(self.masks, self.gradual.mask).bool()),
+            "points.survivors": torch.cat(survivors or [torch.zeros(0)]),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "points": self.points,
+            "history": self.history,
+            "epoch": self.gradual.epoch,
+            "plateau": [self.gradual.plateau.best, self.gradual.plateau.bad],
+            "best_epoch": self.gradual.best_epoch,
+            "done": self.is_done,
+        }
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.points, self.history = state["points"], state["history"]
+        survived = tensors["points.survived"]
+        self.masks = [survived > k for k in range(len(self.points))]
+        survivors = tensors["points.survivors"].split([int(m.sum()) for m in self.masks])
+        self.weights = [
+            torch.zeros(len(m)).masked_scatter_(m, s)
+            for m, s in zip(self.masks, survivors, strict=True)
+        ]
+        plateau = Plateau(*state["plateau"])
+        self.gradual.load(tensors, state["epoch"], state["best_epoch"], plateau)
+        self.is_done = state.get("done", False)
+
+
 def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Result:
     """Prune gradually from the dense network to the target sparsity."""
+    return run_together([config], data, checkpoint)[0]
+
+
+def run_together(
+    configs: Sequence[Lobster], data: Data, checkpoint: Checkpoint | None = None
+) -> list[Result]:
+    """Gradual runs side by side in one program, each with plateaus and thresholds of its own; of
+    one architecture, trained with one size of batches."""
     checkpoint = checkpoint or Checkpoint()
-    gradual = Gradual(
+    team = _team(configs, data) if len(configs) > 1 else None
+    runs = [_Run(c, _gradual(c, data, team[i] if team else None)) for i, c in enumerate(configs)]
+    if saved := checkpoint.load():
+        tensors, states = saved
+        for one, found, state in zip(runs, _divide(tensors, runs), states["runs"], strict=True):
+            one.load(found, state)
+    while active := [one for one in runs if not one.is_done]:
+        if team:
+            _train_together(team, runs)
+        else:
+            active[0].after(active[0].gradual.train())
+        slowest = min(active, key=lambda one: one.progress[0] / one.progress[1])
+        if not slowest.is_done:
+            checkpoint.report(*slowest.progress)
+        if checkpoint.due:
+            checkpoint.save(_unite(runs), {"runs": [one.state() for one in runs]})
+    return [one.result for one in runs]
+
+
+def _gradual(config: Lobster, data: Data, replica: Replica | None) -> Gradual:
+    return Gradual(
         models.build(config.architecture, config.seed),
         data,
         Shrink(
@@ -264,79 +411,40 @@ def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> Re
         tolerance=config.tolerance,
         patience=config.patience,
         seed=config.seed,
-    )
-    points: list[dict[str, Any]] = []
-    history: list[dict[str, Any]] = []
-    kept_weights: list[Tensor] = []
-    kept_masks: list[Tensor] = []
-
-    if saved := checkpoint.load():
-        tensors, state = saved
-        points, history = state["points"], state["history"]
-        survived = tensors["points.survived"]
-        kept_masks = [survived > k for k in range(len(points))]
-        survivors = tensors["points.survivors"].split([int(m.sum()) for m in kept_masks])
-        kept_weights = [
-            torch.zeros(len(m)).masked_scatter_(m, s)
-            for m, s in zip(kept_masks, survivors, strict=True)
-        ]
-        gradual.load(tensors, state["epoch"], state["best_epoch"], Plateau(*state["plateau"]))
-
-    while gradual.epoch < config.max_epochs:
-        score = gradual.train()
-        is_last = gradual.epoch == config.max_epochs
-        history.append(
-            {
-                "epoch": gradual.epoch,
-                "sparsity": gradual.mask.sparsity,
-                "validation_loss": score.loss,
-                "validation_error": score.error,
-            }
-        )
-        if gradual.is_at_plateau or is_last:
-            gradual.settle()
-            points.append(
-                {"point": len(points), "epoch": gradual.epoch, "best_epoch": gradual.best_epoch}
-                | _describe(gradual.learner)
-            )
-            kept_weights.append(gradual.learner.weights.cpu())
-            kept_masks.append(gradual.mask.flat)
-            if gradual.mask.sparsity >= config.target_sparsity or is_last:
-                break
-            points[-1]["threshold"] = gradual.prune()
-        # The time to the target grows with the logarithm of the density, about.
-        checkpoint.report(
-            -log(1 - gradual.mask.sparsity),
-            -log(1 - config.target_sparsity),
-            f"LOBSTER, epoch {gradual.epoch}, {gradual.mask.sparsity:.2%} pruned",
-        )
-        if checkpoint.due:
-            checkpoint.save(
-                gradual.tensors()
-                | {
-                    "points.survived": nest(_stack(kept_masks, gradual.mask).bool()),
-                    "points.survivors": torch.cat(
-                        [w[m] for w, m in zip(kept_weights, kept_masks, strict=True)]
-                        or [torch.zeros(0)]
-                    ),
-                },
-                {
-                    "points": points,
-                    "history": history,
-                    "epoch": gradual.epoch,
-                    "plateau": [gradual.plateau.best, gradual.plateau.bad],
-                    "best_epoch": gradual.best_epoch,
-                },
-            )
-    return Result(
-        pd.DataFrame(points),
-        pd.DataFrame(history),
-        _stack(kept_weights, gradual.mask),
-        _stack(kept_masks, gradual.mask).bool(),
+        replica=replica,
     )
 
 
-def _describe(learner: Learner) -> dict[str, Any]:
+def _team(configs: Sequence[Lobster], data: Data) -> Replicas:
+    for name in ("architecture", "batch_size", "sensitivity"):
+        if len(values := {getattr(c, name) for c in configs}) > 1:
+            raise PsplibError(f"Gradual runs side by side need one {name}; got {values}.")
+    model = models.build(configs[0].architecture, configs[0].seed)
+    masks = [Mask.dense(model)] * len(configs)
+    return Replicas(model, masks, data, configs[0].batch_size)
+
+
+def _train_together(team: Replicas, runs: list[_Run]) -> None:
+    """An epoch of all runs; the networks of those that have ended stand still."""
+    still = [Shrink(0.0, 0.0, one.config.sensitivity) for one in runs]
+    rows, cuts = zip(*(one.gradual.samples() for one in runs), strict=True)
+    updates = [s if one.is_done else one.gradual.update for one, s in zip(runs, still, strict=True)]
+    team.epoch(rows, updates, None if cuts[0] is None else cuts)
+    for one, score in zip(runs, team.scores("validation"), strict=True):
+        if not one.is_done:
+            one.gradual.observe(score)
+            one.after(score)
+
+
+def _unite(runs: list[_Run]) -> dict[str, Tensor]:
+    return {f"{i}/{name}": t for i, one in enumerate(runs) for name, t in one.tensors().items()}
+
+
+def _divide(tensors: dict[str, Tensor], runs: list[_Run]) -> list[dict[str, Tensor]]:
+    return [_under(f"{i}/", tensors) for i in range(len(runs))]
+
+
+def _describe(learner: Learner | Replica) -> dict[str, Any]:
     mask = learner.mask
     validation, test = learner.score("validation"), learner.score("test")
     return {

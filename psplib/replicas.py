@@ -241,6 +241,17 @@ class Replicas:
         self._full.copy_(full).mul_(self._survives)
         self._weights.copy_(self._full[:, self._index])
 
+    def row(self, number: int) -> Tensor:
+        """A copy of the weights (P,) of replica `number`."""
+        full = self._full[number].clone()
+        full[self._index] = self._weights[number]
+        return full
+
+    def set_row(self, number: int, full: Tensor) -> None:
+        """Give replica `number` weights (P,)."""
+        self._full[number] = full.to(self.device) * self._survives[number]
+        self._weights[number] = self._full[number, self._index]
+
     @property
     def has_velocity(self) -> bool:
         """Whether an update with momentum was made."""
@@ -428,13 +439,11 @@ class Replica:
     @property
     def weights(self) -> Tensor:
         """A copy of the weights in full coordinates (P,)."""
-        return self.team.weights[self.number]
+        return self.team.row(self.number)
 
     @weights.setter
     def weights(self, full: Tensor) -> None:
-        weights = self.team.weights
-        weights[self.number] = full
-        self.team.weights = weights
+        self.team.set_row(self.number, full)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, as `Learner.state` has it."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from psplib import lobster
 from psplib.checks import PsplibError
-from psplib.data import Data
+from psplib.data import Data, Split
 from psplib.lobster import Lobster, Plateau, Result, Shrink, largest_threshold
 from psplib.masks import Mask
 from psplib.models import build
@@ -136,20 +136,27 @@ def test_bad_epochs_are_counted_as_by_hand(losses: list[float], bad: list[int]) 
 sizes_with_ties = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 
-@given(sizes_with_ties, st.data())
+@given(sizes_with_ties, st.integers(1, 9), st.data())
 def test_a_threshold_is_within_the_bound_and_the_next_is_not_whatever_the_loss(
-    sizes: list[int], draw: st.DataObject
+    sizes: list[int], abreast: int, draw: st.DataObject
 ) -> None:
     levels = sorted(set(sizes))
     table = {float(s): draw.draw(st.integers(0, 4)) for s in levels}
-    asked: list[float] = []
+    asked: list[list[float]] = []
 
-    def loss(threshold: float) -> float:
-        asked.append(threshold)
-        return table[threshold]
+    def losses(thresholds: list[float]) -> list[float]:
+        asked.append(thresholds)
+        return [table[t] for t in thresholds]
 
-    found = largest_threshold(torch.tensor(sizes, dtype=torch.float32), loss, 2.0)
-    assert len(asked) == len(set(asked)) <= ceil(log2(len(sizes)))
+    values = torch.tensor(sizes, dtype=torch.float32)
+    found = largest_threshold(values, losses, 2.0, abreast)
+    every = [t for thresholds in asked for t in thresholds]
+    assert len(every) == len(set(every))
+    assert all(1 <= len(thresholds) <= abreast for thresholds in asked)
+    steps = int(log2(abreast + 1))
+    assert len(asked) <= ceil(ceil(log2(len(sizes))) / steps)
+    # Asking ahead changes nothing but the number of rounds.
+    assert found == largest_threshold(values, losses, 2.0)
     assert found == 0 or table[found] <= 2
     larger = [s for s in levels if s > found]
     assert larger  # the largest weight stays
@@ -159,7 +166,7 @@ def test_a_threshold_is_within_the_bound_and_the_next_is_not_whatever_the_loss(
 @given(sizes_with_ties, st.integers(0, 30))
 def test_of_a_growing_loss_the_largest_threshold_is_found(sizes: list[int], last: int) -> None:
     values = torch.tensor(sizes, dtype=torch.float32)
-    found = largest_threshold(values, lambda threshold: float(threshold > last), 0.5)
+    found = largest_threshold(values, lambda ts: [float(t > last) for t in ts], 0.5)
     good = [v for v in values.tolist() if v <= last and v < float(values.max())]
     assert found == max(good, default=0.0)
 
@@ -197,7 +204,7 @@ def test_bisection_finds_what_trying_every_threshold_finds(seed: int, bound: flo
     every = {t: loss(t) for t in sorted(set(weights.abs().tolist()))[:-1]}
     within = [t for t, value in every.items() if value <= limit]
     evaluations = 0
-    found = largest_threshold(weights.abs(), loss, limit)
+    found = largest_threshold(weights.abs(), lambda ts: [loss(t) for t in ts], limit)
     assert evaluations <= ceil(log2(len(weights)))
     assert found in every or found == 0
     prefix = list(every)[: len(within)]
@@ -210,6 +217,46 @@ def test_bisection_finds_what_trying_every_threshold_finds(seed: int, bound: flo
 @pytest.fixture(scope="module")
 def result(tiny: Data) -> Result:
     return lobster.run(CONFIG, tiny)
+
+
+SEEDS = [CONFIG, replace(CONFIG, seed=1, learning_rate=0.2), replace(CONFIG, seed=2, patience=1)]
+
+
+def test_runs_side_by_side_are_those_alone(tiny: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own plateaus, own thresholds: each run prunes and ends at epochs of its own. In float64: a
+    threshold passes another weight where rounding says so."""
+    monkeypatch.setattr(lobster.models, "build", lambda *which: build(*which).double())
+    parts = {n: getattr(tiny, n) for n in ("train", "validation", "test")}
+    data = replace(tiny, **{n: Split(s.x.double(), s.y) for n, s in parts.items()})
+    side_by_side = lobster.run_together(SEEDS, data)
+    alone = [lobster.run(config, data) for config in SEEDS]
+    assert len({len(run.history) for run in alone}) == 3
+    for one, other in zip(side_by_side, alone, strict=True):
+        pd.testing.assert_frame_equal(one.points, other.points, rtol=1e-7)
+        pd.testing.assert_frame_equal(one.history, other.history, rtol=1e-7)
+        assert torch.equal(one.masks, other.masks)
+        torch.testing.assert_close(one.weights, other.weights, rtol=1e-6, atol=1e-9)
+
+
+def test_runs_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
+    in_pieces: Callable, tiny: Data
+) -> None:
+    configs = [replace(c, max_epochs=12) for c in SEEDS[:2]]
+    whole = lobster.run_together(configs, tiny)
+    resumed, interruptions = in_pieces(
+        lambda checkpoint: lobster.run_together(configs, tiny, checkpoint)
+    )
+    assert interruptions >= 10
+    for one, other in zip(resumed, whole, strict=True):
+        pd.testing.assert_frame_equal(one.points, other.points, check_exact=True)
+        pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+        assert torch.equal(one.weights, other.weights)
+        assert torch.equal(one.masks, other.masks)
+
+
+def test_runs_side_by_side_are_of_one_architecture(tiny: Data) -> None:
+    with pytest.raises(PsplibError, match="side by side need one architecture"):
+        lobster.run_together([CONFIG, replace(CONFIG, architecture="lenet-5")], tiny)
 
 
 def test_a_run_prunes_at_every_plateau_and_nothing_comes_back(tiny: Data) -> None:
