@@ -123,6 +123,63 @@ def magnitude_mask(config: Retraining, data: Data, kept: int) -> Mask:
     return magnitude(learner.weights.cpu(), mask, kept)
 
 
+class Trial:
+    """A network trained epoch by epoch, its best state kept: lowest validation error, of equal ones
+    lowest validation loss. `seed` draws the order of the samples."""
+
+    def __init__(self, learner: Learner, data: Data, seed: int) -> None:
+        self.learner, self.data, self.seed = learner, data, seed
+        self.state = learner.state()
+        self.error, self.loss, self.best_epoch = inf, inf, 0
+        self.epoch = 0
+
+    def train(self, update: Sgd) -> dict[str, Any]:
+        """One epoch; its number and its scores on the validation set."""
+        self.epoch += 1
+        rows = order(len(self.data.train), self.seed, self.epoch)
+        self.learner.epoch(rows, update, crops(self.data, self.seed, self.epoch))
+        score = self.learner.score("validation")
+        if (score.error, score.loss) < (self.error, self.loss):
+            self.state = self.learner.state()
+            self.error, self.loss, self.best_epoch = score.error, score.loss, self.epoch
+        return {
+            "epoch": self.epoch,
+            "validation_loss": score.loss,
+            "validation_error": score.error,
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Return to the best epoch; what there is to say of it, and the test of the last epoch."""
+        mask, last = self.learner.mask, self.learner.score("test")
+        self.learner.load(self.state)
+        test = self.learner.score("test")
+        return {
+            "best_epoch": self.best_epoch,
+            "kept": mask.kept,
+            "sparsity": mask.sparsity,
+            "weight_sparsity": mask.weight_sparsity,
+            "validation_loss": self.loss,
+            "validation_error": self.error,
+            "test_loss": test.loss,
+            "test_error": test.error,
+            "last_test_loss": last.loss,
+            "last_test_error": last.error,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `load` needs besides the epoch, and the error, loss and number of the best one."""
+        return {
+            **{f"now.{n}": t for n, t in self.learner.state().items()},
+            **{f"best.{n}": t for n, t in self.state.items()},
+        }
+
+    def load(self, tensors: dict[str, Tensor], epoch: int, best: list[Any]) -> None:
+        """Return to where `tensors` were taken."""
+        self.learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
+        self.state = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
+        self.epoch, (self.error, self.loss, self.best_epoch) = epoch, best
+
+
 def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None) -> Result:
     """Retrain every replica of the configuration from the mask of its point."""
     checkpoint = checkpoint or Checkpoint()
@@ -149,39 +206,25 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
         weights, own_mask = initial(config, mask, replica)
         learner = Learner(model, own_mask, data, config.batch_size)
         learner.weights = weights.to(device)
-        best, first = _Best(learner.state()), 1
+        trial = Trial(learner, data, models.derive("replica", replica))
         if resumed and resumed[1]["replica"] == replica:
             tensors, state = resumed
-            learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
-            kept = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
-            best, first = _Best(kept, *state["best"]), state["epoch"] + 1
-        for epoch in range(first, config.epochs + 1):
-            seed = models.derive("replica", replica)
-            rows_of = order(len(data.train), seed, epoch)
-            learner.epoch(rows_of, config.update(epoch), crops(data, seed, epoch))
-            score = learner.score("validation")
-            best.offer(learner, score.error, score.loss, epoch)
-            history.append(
-                {
-                    "replica": replica,
-                    "epoch": epoch,
-                    "validation_loss": score.loss,
-                    "validation_error": score.error,
-                }
-            )
-            done = position * config.epochs + epoch
+            trial.load(tensors, state["epoch"], state["best"])
+        while trial.epoch < config.epochs:
+            row = trial.train(config.update(trial.epoch + 1))
+            history.append({"replica": replica} | row)
+            done = position * config.epochs + trial.epoch
             checkpoint.report(
                 done,
                 len(config.replicas) * config.epochs,
                 f"{config.arm}, point {config.point}, replica {position + 1} "
                 f"of {len(config.replicas)}",
             )
-            if checkpoint.due and epoch < config.epochs:
+            if checkpoint.due and trial.epoch < config.epochs:
                 checkpoint.save(
                     {
                         "mask": mask.flat,
-                        **{f"now.{n}": t for n, t in learner.state().items()},
-                        **{f"best.{n}": t for n, t in best.state.items()},
+                        **trial.tensors(),
                         **{f"champion.{n}": t for n, t in champion.items()},
                         "survivors": _stack(survivors, mask),
                     },
@@ -189,28 +232,13 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
                         "rows": rows,
                         "history": history,
                         "replica": replica,
-                        "epoch": epoch,
-                        "best": [best.error, best.loss, best.epoch],
+                        "epoch": trial.epoch,
+                        "best": [trial.error, trial.loss, trial.best_epoch],
                     },
                 )
-        last = learner.score("test")
-        learner.load(best.state)
-        test = learner.score("test")
-        row = {
-            "replica": replica,
-            "best_epoch": best.epoch,
-            "kept": own_mask.kept,
-            "sparsity": own_mask.sparsity,
-            "weight_sparsity": own_mask.weight_sparsity,
-            "validation_loss": best.loss,
-            "validation_error": best.error,
-            "test_loss": test.loss,
-            "test_error": test.error,
-            "last_test_loss": last.loss,
-            "last_test_error": last.error,
-        }
+        row = {"replica": replica} | trial.finish()
         if all(
-            (best.error, best.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
+            (trial.error, trial.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
         ):
             champion = {"weights": learner.weights.cpu(), "mask": own_mask.flat}
         if config.arm in ("rewound", "reinitialised") and mask.sparsity >= KEPT_ABOVE:
@@ -227,15 +255,3 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
 
 def _stack(survivors: list[Tensor], mask: Mask) -> Tensor:
     return torch.stack(survivors) if survivors else torch.zeros(0, mask.kept)
-
-
-@dataclass
-class _Best:
-    state: dict[str, Tensor]
-    error: float = inf
-    loss: float = inf
-    epoch: int = 0
-
-    def offer(self, learner: Learner, error: float, loss: float, epoch: int) -> None:
-        if (error, loss) < (self.error, self.loss):
-            self.state, self.error, self.loss, self.epoch = learner.state(), error, loss, epoch
