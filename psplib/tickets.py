@@ -3,8 +3,7 @@
 `rewound`: the initial values of the pruned network (Frankle & Carbin, 2019; the paper's
 "one-shot"). `reinitialised`: new initial values (Liu et al., 2019). `restructured-layer` and
 `restructured-global`: new initial values and a random mask of the same count, layer by layer or
-over the whole network. `magnitude`: the mask of the largest weights of the trained dense network,
-rewound (one-shot magnitude pruning). `dense`: nothing pruned, new initial values.
+over the whole network. `dense`: nothing pruned, new initial values.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import Data
 from .lobster import Lobster
-from .masks import Mask, magnitude, random_structure
+from .masks import Mask, random_structure
 from .training import Checkpoint, Learner, Sgd, crops, flat, order
 
 ARMS = (
@@ -31,7 +30,6 @@ ARMS = (
     "reinitialised",
     "restructured-layer",
     "restructured-global",
-    "magnitude",
 )
 # The weights of every replica are kept where they are few and lie under one mask.
 KEPT_ABOVE = 0.95
@@ -101,7 +99,7 @@ class Result:
 def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
     """Initial values (P,) and mask of a replica; `mask` is that of the point."""
     architecture = config.lobster.architecture
-    rewinds = config.arm in ("rewound", "magnitude")
+    rewinds = config.arm == "rewound"
     seed = config.lobster.seed if rewinds else models.derive("replica", replica)
     if config.arm.startswith("restructured"):
         generator = torch.Generator().manual_seed(
@@ -109,18 +107,6 @@ def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]
         )
         mask = random_structure(mask, config.arm.removeprefix("restructured-"), generator)
     return flat(models.build(architecture, seed)), mask
-
-
-def magnitude_mask(config: Retraining, data: Data, kept: int) -> Mask:
-    """The `kept` largest weights of the dense network after its own training."""
-    model = models.build(config.lobster.architecture, config.lobster.seed)
-    mask = Mask.dense(model)
-    learner = Learner(model, mask, data, config.batch_size)
-    learner.weights = flat(model).to(data.train.x.device)
-    for epoch in range(1, config.epochs + 1):
-        rows = order(len(data.train), config.lobster.seed, epoch)
-        learner.epoch(rows, config.update(epoch), crops(data, config.lobster.seed, epoch))
-    return magnitude(learner.weights.cpu(), mask, kept)
 
 
 class Trial:
@@ -193,12 +179,8 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
     if resumed:
         tensors, state = resumed
         rows, history = state["rows"], state["history"]
-        if config.arm == "magnitude":
-            mask = mask.with_flat(tensors["mask"])
         champion = {n: tensors[f"champion.{n}"] for n in ("weights", "mask") if rows}
         survivors = list(tensors["survivors"])
-    elif config.arm == "magnitude":
-        mask = magnitude_mask(config, data, mask.kept)
 
     for position, replica in enumerate(config.replicas):
         if position < len(rows):
@@ -223,7 +205,6 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
             if checkpoint.due and trial.epoch < config.epochs:
                 checkpoint.save(
                     {
-                        "mask": mask.flat,
                         **trial.tensors(),
                         **{f"champion.{n}": t for n, t in champion.items()},
                         "survivors": _stack(survivors, mask),
