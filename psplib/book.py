@@ -46,6 +46,12 @@ class Chapter:
         assert isinstance(panel, scales.Minima)
         return experiments.collect_minima(panel, store)
 
+    def beyond(self) -> experiments.FigureBeyond:
+        """What "beyond the paper" is made of: published, or computed here."""
+        panel, store = self._runs("beyond")
+        assert isinstance(panel, scales.Beyond)
+        return experiments.collect_beyond(panel, store)
+
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:
             return experiments.largest_published(name, self.store), self.store

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
 
-from . import data, lobster, minima, models, tickets
+from . import data, lobster, magnitude, minima, models, sensitivity, tickets
 from .checks import PsplibError
 from .config import key
 from .lobster import Lobster
+from .magnitude import Magnitude
 from .masks import Mask, nest, pack, unpack
 from .minima import Analysis, Census, Curvature, Map, Profile
 from .runs import Artefact, Parts, Store
-from .scales import EXPERIMENTS, SCALES, Experiment, Minima, Panel, panel
+from .scales import EXPERIMENTS, SCALES, Beyond, Experiment, Minima, Panel, Rivals, panel
+from .sensitivity import Sensitivity
 from .tickets import Retraining
 from .training import Checkpoint, Report
 
-Config = Lobster | Retraining | Analysis
+Config = Lobster | Retraining | Analysis | Magnitude | Sensitivity
 
 
 def known(panel: Experiment, store: Store) -> list[Config]:
@@ -31,7 +33,26 @@ def known(panel: Experiment, store: Store) -> list[Config]:
     How many points a gradual run has is known only when it is done: until then the retrainings
     from its masks are not in the list; nor is what analyses a retraining that is not done.
     """
+    if isinstance(panel, Beyond):
+        return [c for rivals in panel.networks for c in known_rivals(rivals, store)]
     return _known_minima(panel, store) if isinstance(panel, Minima) else _known(panel, store)
+
+
+def known_rivals(rivals: Rivals, store: Store) -> list[Config]:
+    """The runs of one network of "beyond the paper"."""
+    first, *others = rivals.lobsters
+    if not store.has(first):
+        return [first, *rivals.decays, *others]
+    densities = [1 - s for s in store.load(first).table("points")["sparsity"]]
+    return [
+        first,
+        Sensitivity(first),
+        *rivals.decays[:1],
+        *rivals.magnitudes(densities),
+        *rivals.rewound(densities),
+        *rivals.decays[1:],
+        *others,
+    ]
 
 
 def _known_minima(panel: Minima, store: Store) -> list[Config]:
@@ -84,6 +105,12 @@ def compute(
                 return dict(
                     minima.run(config, loaded, solutions(config, store), checkpoint)
                 ), loaded
+            if isinstance(config, Magnitude):
+                masks = [point_mask(config.lobster, point, store) for point in config.points]
+                return _magnitude_parts(magnitude.run(config, loaded, masks, checkpoint)), loaded
+            if isinstance(config, Sensitivity):
+                networks = _networks(config.lobster, store)
+                return {"points": sensitivity.run(config, loaded, *networks)}, loaded
             mask = point_mask(config.lobster, config.point, store)
             return _retraining_parts(tickets.run(config, loaded, mask, checkpoint)), loaded
 
@@ -93,7 +120,7 @@ def compute(
 def _gradual(config: Config) -> Lobster:
     """The gradual run that a run hangs on, or is."""
     while not isinstance(config, Lobster):
-        config = config.lobster if isinstance(config, Retraining) else config.retraining
+        config = config.retraining if isinstance(config, Analysis) else config.lobster
     return config
 
 
@@ -145,6 +172,15 @@ def point_weights(config: Lobster, point: int, store: Store) -> torch.Tensor:
             f"it has those of points {', '.join(n.removeprefix('point') for n in survivors)}."
         )
     return torch.zeros(len(mask.flat)).masked_scatter_(mask.flat, survivors[f"point{point}"])
+
+
+def _networks(config: Lobster, store: Store) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
+    """By its point, the weights (P,) of each network that a gradual run keeps, and the threshold of
+    the pruning that follows."""
+    artefact = store.load(config)
+    kept = sorted(int(n.removeprefix("point")) for n in artefact.tensors("weights"))
+    thresholds = artefact.table("points").set_index("point")["threshold"].dropna()
+    return {p: point_weights(config, p, store) for p in kept}, thresholds.to_dict()
 
 
 def points_with_weights(kept: list[int]) -> list[int]:
@@ -204,6 +240,10 @@ def _retraining_parts(result: tickets.Result) -> Parts:
         "best": {"packed": pack(result.mask), "weights": result.weights[result.mask]},
         **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
     }
+
+
+def _magnitude_parts(result: magnitude.Result) -> Parts:
+    return {"replicas": result.replicas, "layers": result.layers, "history": result.history}
 
 
 @dataclass(frozen=True)
@@ -316,6 +356,67 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     )
 
 
+@dataclass(frozen=True)
+class FigureBeyond:
+    """What "beyond the paper" is made of.
+
+    `table`: a row per network, with the columns of `Figure1.table`, `network` (its title) and
+    `epoch` (of a gradual run, when the point was reached); the arms are `lobster`, `decay`,
+    `rewound`, `magnitude` and `iterative`, the trained dense network of the last two being point 0.
+    `layers`: see `magnitude.Result`, with `network` and `arm`; `gradients`: see `sensitivity.run`,
+    with `network`. `missing` and `artefacts` as in `Figure1`.
+    """
+
+    panel: Beyond
+    table: pd.DataFrame
+    layers: pd.DataFrame
+    gradients: pd.DataFrame
+    missing: tuple[Config, ...]
+    artefacts: tuple[Artefact, ...]
+
+
+def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:
+    """The tables of "beyond the paper" from the runs that a store has."""
+    networks, layers, gradients = [], [], []
+    done, missing = _divide(panel, store)
+    titles = {r.lobsters[0].architecture: r.title for r in panel.networks}
+    for config, artefact in done.items():
+        title = titles[_gradual(config).architecture]
+        if isinstance(config, Sensitivity):
+            gradients.append(artefact.table("points").assign(network=title))
+            continue
+        if isinstance(config, Lobster):
+            arm = "lobster" if config.sensitivity else "decay"
+            frame = artefact.table("points").assign(lobster_seed=config.seed)
+        else:
+            assert isinstance(config, Retraining | Magnitude)
+            frame = artefact.table("replicas").assign(lobster_seed=config.lobster.seed)
+            arm = "rewound"
+            if isinstance(config, Magnitude):
+                arm = "iterative" if config.iterative else "magnitude"
+                layers.append(artefact.table("layers").assign(network=title, arm=arm))
+            else:
+                frame = frame.assign(point=config.point)
+        networks.append(frame.assign(network=title, arm=arm).reindex(columns=list(BEYOND)))
+    return FigureBeyond(
+        panel,
+        _together(networks, BEYOND).astype(
+            {n: "Int64" for n in ("replica", "point", "lobster_seed", "epoch")}
+        ),
+        _together(layers, ("network", "arm", "replica", "point")),
+        _together(gradients, ("network", "point")),
+        missing,
+        tuple(done.values()),
+    )
+
+
+BEYOND = ("network", *COLUMNS, "epoch")
+
+
+def _together(frames: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+
+
 def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
     """All frames; G, which every census has, once."""
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=by)
@@ -360,6 +461,10 @@ _GRADUAL_RUN_OF_IMAGES, _ANALYSIS, _PROFILE = 5400.0, 900.0, 10.0
 # Seconds of one core for LeNet-300 on MNIST, measured: a gradual run to 98.5 %; an epoch of a dense
 # network, and of one in compact form. An epoch of `digits` is a fortieth.
 _GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
+# An epoch of the dense network, and one under a mask of magnitude pruning, which frees few units;
+# all minibatches of the gradients.
+_MAGNITUDE_EPOCHS = {"images": (12.0, 8.0), "vectors": (1.0, 0.7)}
+_GRADIENTS = 30.0
 
 
 def seconds(config: Config, store: Store) -> float:
@@ -373,6 +478,12 @@ def seconds(config: Config, store: Store) -> float:
         return share * (_GRADUAL_RUN_OF_IMAGES if images else _GRADUAL_RUN)
     if isinstance(config, Analysis):
         return share * (_PROFILE if isinstance(config, Profile) else _ANALYSIS)
+    if isinstance(config, Sensitivity):
+        return share * _GRADIENTS
+    if isinstance(config, Magnitude):
+        dense, sparse = _MAGNITUDE_EPOCHS["images" if images else "vectors"]
+        epochs = len(config.replicas) * config.epochs
+        return share * epochs * (dense + sparse * len(config.points))
     is_dense = config.point < 4 and not images
     epoch = _DENSE_EPOCH if is_dense else _COMPACT_EPOCH
     return share * len(config.replicas) * config.epochs * epoch
@@ -432,6 +543,14 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
     if kind in ("census", "map", "curvature", "profile"):
         _check_analysis(artefact, insist)
         return
+    if kind == "magnitude":
+        _check_magnitude(artefact, store, insist)
+        return
+    if kind == "sensitivity":
+        points = artefact.table("points")
+        insist(bool((points["sparsity"].diff().dropna() > 0).all()), "the table of points")
+        insist(bool(points[["small", "factor"]].stack().between(0, 1).all()), "the table of points")
+        return
     if kind == "lobster":
         points = artefact.table("points")
         survived = artefact.tensors("masks")["survived"]
@@ -449,10 +568,29 @@ def check_belongs(artefact: Artefact, store: Store) -> None:
     insist(bool((replicas["kept"] == survivors).all()), "the number of survivors")
     bits = unpack(best["packed"], 8 * len(best["packed"]))
     insist(int(bits.sum()) == survivors, "the best replica's mask")
-    gradual = Lobster(**{k: v for k, v in config["lobster"].items() if k != "type"})
+    gradual = _lobster(config)
     if config["point"] and store.has(gradual):
         points = store.load(gradual).table("points").set_index("point")
         insist(points["kept"].get(config["point"]) == survivors, "the number of survivors")
+
+
+def _lobster(config: dict[str, Any]) -> Lobster:
+    return Lobster(**{k: v for k, v in config["lobster"].items() if k != "type"})
+
+
+def _check_magnitude(artefact: Artefact, store: Store, insist: Callable[[bool, str], None]) -> None:
+    config, replicas = artefact.config, artefact.table("replicas")
+    rounds = [[r, p] for r in config["replicas"] for p in (0, *config["points"])]
+    insist(replicas[["replica", "point"]].to_numpy().tolist() == rounds, "the table of replicas")
+    insist(bool(replicas["best_epoch"].between(1, config["epochs"]).all()), "the best epoch")
+    layers = artefact.table("layers").groupby(["replica", "point"])[["kept", "lobster"]].sum()
+    kept = replicas[replicas["point"] > 0].set_index(["replica", "point"])["kept"]
+    for column in ("kept", "lobster"):
+        insist(layers[column].to_dict() == kept.to_dict(), "the table of layers")
+    if store.has(gradual := _lobster(config)):
+        points = store.load(gradual).table("points").set_index("point")["kept"]
+        asked = replicas["point"].map(points)
+        insist(bool((asked == replicas["kept"]).all()), "the number of survivors")
 
 
 def _check_analysis(artefact: Artefact, insist: Callable[[bool, str], None]) -> None:

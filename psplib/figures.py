@@ -19,7 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from . import claims
 from .config import canonical
-from .experiments import Figure1, Figures2to4
+from .experiments import Figure1, FigureBeyond, Figures2to4
+from .scales import Beyond
 
 # Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
 # marker and its name in every chapter.
@@ -30,6 +31,12 @@ ARMS = {
     "reinitialised": ("#E69F00", "^", "one-shot, new random values"),
     "restructured-layer": ("#009E73", "D", "random structure, layer by layer"),
     "restructured-global": ("#CC79A7", "v", "random structure, global"),
+}
+# What the chapter "beyond the paper" has besides.
+BEYOND = {
+    "decay": ("#56B4E9", "h", "gradual, weight decay only"),
+    "magnitude": ("#999933", "P", "magnitude, one-shot, rewound"),
+    "iterative": ("#000000", "X", "magnitude, iterative, rewound"),
 }
 STYLE: Any = {
     "figure.dpi": 100,
@@ -90,19 +97,21 @@ def dense_line(ax: Axes, figure: Figure1) -> None:
         ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
 
 
-def curve(ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series) -> None:
+def curve(
+    ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series, label: str | None = None
+) -> None:
     """An arm's test errors (points, replicas) in per cent over density: single networks, their
     mean, its 95 % interval."""
     if errors.empty:
         return
-    color, marker, name = ARMS[arm]
+    color, marker, name = (ARMS | BEYOND)[arm]
     x = 100 * density.loc[errors.index].to_numpy(dtype=float)
     for replica in errors.columns:
         ax.plot(x, errors[replica], marker, ms=2.5, color=color, alpha=0.35, mew=0)
     intervals = [claims.interval(row.dropna()) for _, row in errors.iterrows()]
     mean = [i.mean for i in intervals]
     low, high = [i.low for i in intervals], [i.high for i in intervals]
-    ax.plot(x, mean, marker=marker, ms=5, lw=1.6, color=color, label=name)
+    ax.plot(x, mean, marker=marker, ms=5, lw=1.6, color=color, label=label or name)
     ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 
 
@@ -159,23 +168,33 @@ def _plus_minus(values: pd.Series) -> str:
     return f"{i.mean:.2f}\u00a0±\u00a0{i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
 
 
-Panel = Figure1 | Figures2to4
+Panel = Figure1 | Figures2to4 | FigureBeyond
 
 
 def facts(figure: Panel) -> dict[str, str]:
     """What the badge says: scale, seeds, device, date, commit, and what is missing."""
     provenance = [a.provenance for a in figure.artefacts]
     commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
-    replicas = len(figure.panel.retrained.replicas)
     return {
         "scale": figure.panel.scale,
-        "seeds": f"{len(figure.panel.lobsters)} LOBSTER × {replicas} replicas",
+        "seeds": _seeds(figure),
         "device": ", ".join(sorted({p["device"] for p in provenance})),
         "finished": max((p["finished"][:10] for p in provenance), default=""),
         "commit": ", ".join(commits),
         "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
         **({"missing runs": str(len(figure.missing))} if figure.missing else {}),
     }
+
+
+def _seeds(figure: Panel) -> str:
+    panel = figure.panel
+    if isinstance(panel, Beyond):
+        return "; ".join(
+            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
+            f"{len(r.replicas)} replicas"
+            for r in panel.networks
+        )
+    return f"{len(panel.lobsters)} LOBSTER × {len(panel.retrained.replicas)} replicas"
 
 
 def badge(figure: Panel) -> str:
@@ -237,8 +256,8 @@ def table(frame: pd.DataFrame) -> Any:
     return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
 
 
-def verdicts(found: Sequence[claims.Verdict]) -> Any:
-    """Verdicts as an HTML table: claim, verdict, effect with its interval, test."""
+def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") -> Any:
+    """Verdicts as an HTML table: claim (headed `of`), verdict, effect with its interval, test."""
     from IPython.display import HTML
 
     rows = ""
@@ -247,8 +266,7 @@ def verdicts(found: Sequence[claims.Verdict]) -> Any:
         cells = (html.escape(v.claim), label, effect(v), str(v.n or "–"), html.escape(v.test))
         rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
     head = "".join(
-        f"<th>{h}</th>"
-        for h in ("claim of the paper", "verdict", "effect and 95 % interval", "n", "test")
+        f"<th>{h}</th>" for h in (of, "verdict", "effect and 95 % interval", "n", "test")
     )
     return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
 

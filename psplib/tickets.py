@@ -3,8 +3,7 @@
 `rewound`: the initial values of the pruned network (Frankle & Carbin, 2019; the paper's
 "one-shot"). `reinitialised`: new initial values (Liu et al., 2019). `restructured-layer` and
 `restructured-global`: new initial values and a random mask of the same count, layer by layer or
-over the whole network. `magnitude`: the mask of the largest weights of the trained dense network,
-rewound (one-shot magnitude pruning). `dense`: nothing pruned, new initial values.
+over the whole network. `dense`: nothing pruned, new initial values.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import Data
 from .lobster import Lobster
-from .masks import Mask, magnitude, random_structure
+from .masks import Mask, random_structure
 from .training import Checkpoint, Learner, Sgd, crops, flat, order
 
 ARMS = (
@@ -31,7 +30,6 @@ ARMS = (
     "reinitialised",
     "restructured-layer",
     "restructured-global",
-    "magnitude",
 )
 # The weights of every replica are kept where they are few and lie under one mask.
 KEPT_ABOVE = 0.95
@@ -101,7 +99,7 @@ class Result:
 def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
     """Initial values (P,) and mask of a replica; `mask` is that of the point."""
     architecture = config.lobster.architecture
-    rewinds = config.arm in ("rewound", "magnitude")
+    rewinds = config.arm == "rewound"
     seed = config.lobster.seed if rewinds else models.derive("replica", replica)
     if config.arm.startswith("restructured"):
         generator = torch.Generator().manual_seed(
@@ -111,16 +109,61 @@ def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]
     return flat(models.build(architecture, seed)), mask
 
 
-def magnitude_mask(config: Retraining, data: Data, kept: int) -> Mask:
-    """The `kept` largest weights of the dense network after its own training."""
-    model = models.build(config.lobster.architecture, config.lobster.seed)
-    mask = Mask.dense(model)
-    learner = Learner(model, mask, data, config.batch_size)
-    learner.weights = flat(model).to(data.train.x.device)
-    for epoch in range(1, config.epochs + 1):
-        rows = order(len(data.train), config.lobster.seed, epoch)
-        learner.epoch(rows, config.update(epoch), crops(data, config.lobster.seed, epoch))
-    return magnitude(learner.weights.cpu(), mask, kept)
+class Trial:
+    """A network trained epoch by epoch, its best state kept: lowest validation error, of equal ones
+    lowest validation loss. `seed` draws the order of the samples."""
+
+    def __init__(self, learner: Learner, data: Data, seed: int) -> None:
+        self.learner, self.data, self.seed = learner, data, seed
+        self.state = learner.state()
+        self.error, self.loss, self.best_epoch = inf, inf, 0
+        self.epoch = 0
+
+    def train(self, update: Sgd) -> dict[str, Any]:
+        """One epoch; its number and its scores on the validation set."""
+        self.epoch += 1
+        rows = order(len(self.data.train), self.seed, self.epoch)
+        self.learner.epoch(rows, update, crops(self.data, self.seed, self.epoch))
+        score = self.learner.score("validation")
+        if (score.error, score.loss) < (self.error, self.loss):
+            self.state = self.learner.state()
+            self.error, self.loss, self.best_epoch = score.error, score.loss, self.epoch
+        return {
+            "epoch": self.epoch,
+            "validation_loss": score.loss,
+            "validation_error": score.error,
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Return to the best epoch; what there is to say of it, and the test of the last epoch."""
+        mask, last = self.learner.mask, self.learner.score("test")
+        self.learner.load(self.state)
+        test = self.learner.score("test")
+        return {
+            "best_epoch": self.best_epoch,
+            "kept": mask.kept,
+            "sparsity": mask.sparsity,
+            "weight_sparsity": mask.weight_sparsity,
+            "validation_loss": self.loss,
+            "validation_error": self.error,
+            "test_loss": test.loss,
+            "test_error": test.error,
+            "last_test_loss": last.loss,
+            "last_test_error": last.error,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `load` needs besides the epoch, and the error, loss and number of the best one."""
+        return {
+            **{f"now.{n}": t for n, t in self.learner.state().items()},
+            **{f"best.{n}": t for n, t in self.state.items()},
+        }
+
+    def load(self, tensors: dict[str, Tensor], epoch: int, best: list[Any]) -> None:
+        """Return to where `tensors` were taken."""
+        self.learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
+        self.state = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
+        self.epoch, (self.error, self.loss, self.best_epoch) = epoch, best
 
 
 def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None) -> Result:
@@ -136,12 +179,8 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
     if resumed:
         tensors, state = resumed
         rows, history = state["rows"], state["history"]
-        if config.arm == "magnitude":
-            mask = mask.with_flat(tensors["mask"])
         champion = {n: tensors[f"champion.{n}"] for n in ("weights", "mask") if rows}
         survivors = list(tensors["survivors"])
-    elif config.arm == "magnitude":
-        mask = magnitude_mask(config, data, mask.kept)
 
     for position, replica in enumerate(config.replicas):
         if position < len(rows):
@@ -149,39 +188,24 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
         weights, own_mask = initial(config, mask, replica)
         learner = Learner(model, own_mask, data, config.batch_size)
         learner.weights = weights.to(device)
-        best, first = _Best(learner.state()), 1
+        trial = Trial(learner, data, models.derive("replica", replica))
         if resumed and resumed[1]["replica"] == replica:
             tensors, state = resumed
-            learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
-            kept = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
-            best, first = _Best(kept, *state["best"]), state["epoch"] + 1
-        for epoch in range(first, config.epochs + 1):
-            seed = models.derive("replica", replica)
-            rows_of = order(len(data.train), seed, epoch)
-            learner.epoch(rows_of, config.update(epoch), crops(data, seed, epoch))
-            score = learner.score("validation")
-            best.offer(learner, score.error, score.loss, epoch)
-            history.append(
-                {
-                    "replica": replica,
-                    "epoch": epoch,
-                    "validation_loss": score.loss,
-                    "validation_error": score.error,
-                }
-            )
-            done = position * config.epochs + epoch
+            trial.load(tensors, state["epoch"], state["best"])
+        while trial.epoch < config.epochs:
+            row = trial.train(config.update(trial.epoch + 1))
+            history.append({"replica": replica} | row)
+            done = position * config.epochs + trial.epoch
             checkpoint.report(
                 done,
                 len(config.replicas) * config.epochs,
                 f"{config.arm}, point {config.point}, replica {position + 1} "
                 f"of {len(config.replicas)}",
             )
-            if checkpoint.due and epoch < config.epochs:
+            if checkpoint.due and trial.epoch < config.epochs:
                 checkpoint.save(
                     {
-                        "mask": mask.flat,
-                        **{f"now.{n}": t for n, t in learner.state().items()},
-                        **{f"best.{n}": t for n, t in best.state.items()},
+                        **trial.tensors(),
                         **{f"champion.{n}": t for n, t in champion.items()},
                         "survivors": _stack(survivors, mask),
                     },
@@ -189,28 +213,13 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
                         "rows": rows,
                         "history": history,
                         "replica": replica,
-                        "epoch": epoch,
-                        "best": [best.error, best.loss, best.epoch],
+                        "epoch": trial.epoch,
+                        "best": [trial.error, trial.loss, trial.best_epoch],
                     },
                 )
-        last = learner.score("test")
-        learner.load(best.state)
-        test = learner.score("test")
-        row = {
-            "replica": replica,
-            "best_epoch": best.epoch,
-            "kept": own_mask.kept,
-            "sparsity": own_mask.sparsity,
-            "weight_sparsity": own_mask.weight_sparsity,
-            "validation_loss": best.loss,
-            "validation_error": best.error,
-            "test_loss": test.loss,
-            "test_error": test.error,
-            "last_test_loss": last.loss,
-            "last_test_error": last.error,
-        }
+        row = {"replica": replica} | trial.finish()
         if all(
-            (best.error, best.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
+            (trial.error, trial.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
         ):
             champion = {"weights": learner.weights.cpu(), "mask": own_mask.flat}
         if config.arm in ("rewound", "reinitialised") and mask.sparsity >= KEPT_ABOVE:
@@ -227,15 +236,3 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
 
 def _stack(survivors: list[Tensor], mask: Mask) -> Tensor:
     return torch.stack(survivors) if survivors else torch.zeros(0, mask.kept)
-
-
-@dataclass
-class _Best:
-    state: dict[str, Tensor]
-    error: float = inf
-    loss: float = inf
-    epoch: int = 0
-
-    def offer(self, learner: Learner, error: float, loss: float, epoch: int) -> None:
-        if (error, loss) < (self.error, self.loss):
-            self.state, self.error, self.loss, self.epoch = learner.state(), error, loss, epoch

@@ -1,0 +1,161 @@
+"""Magnitude pruning: whose weights it ranks, what it rewinds to, and how it goes on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from psplib import magnitude, tickets
+from psplib.checks import PsplibError
+from psplib.data import Data
+from psplib.lobster import Lobster
+from psplib.magnitude import Magnitude, Result
+from psplib.masks import Mask
+from psplib.models import build, derive
+from psplib.tickets import Retraining
+from psplib.training import Learner, flat, order
+
+CONFIG = Magnitude(
+    Lobster("lenet-300", "digits", 7),
+    (1, 3, 4),
+    False,
+    (0, 1),
+    epochs=3,
+    learning_rate=0.3,
+    batch_size=20,
+)
+
+
+@pytest.fixture(scope="module")
+def masks() -> list[Mask]:
+    """Random ones: 30, 5 and 2 of a hundred weights, each within the one before."""
+    dense = Mask.dense(build("lenet-300", 0))
+    chance = torch.rand(len(dense.flat), generator=torch.Generator().manual_seed(4))
+    return [dense.with_flat(chance < share) for share in (0.3, 0.05, 0.02)]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["one-shot", "iterative"])
+def config(request: pytest.FixtureRequest) -> Magnitude:
+    return replace(CONFIG, iterative=request.param)
+
+
+@pytest.fixture(scope="module")
+def result(config: Magnitude, tiny: Data, masks: list[Mask]) -> Result:
+    return magnitude.run(config, tiny, masks)
+
+
+def trained(mask: np.ndarray, replica: int, tiny: Data) -> np.ndarray:
+    """The plain loop: the network of the gradual run, rewound and trained under a mask."""
+    model, survives = build("lenet-300", 7), torch.from_numpy(mask)
+    Mask.dense(model).with_flat(survives).apply_(model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.3)
+    for epoch in (1, 2, 3):
+        for rows in order(len(tiny.train), derive("replica", replica), epoch).split(20):
+            optimiser.zero_grad()
+            F.cross_entropy(model(tiny.train.x[rows]), tiny.train.y[rows]).backward()
+            optimiser.step()
+            Mask.dense(model).with_flat(survives).apply_(model)
+    return flat(model).numpy()
+
+
+def test_the_largest_weights_survive_of_the_network_that_was_trained_last(
+    config: Magnitude, tiny: Data, masks: list[Mask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One-shot, that is always the dense one; the plain loop ranks with numpy."""
+    used: list[Tensor] = []
+
+    def noted(model: torch.nn.Module, mask: Mask, *rest: object) -> Learner:
+        used.append(mask.flat)
+        return Learner(model, mask, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(magnitude, "Learner", noted)
+    magnitude.run(replace(config, replicas=(1,)), tiny, masks)
+    assert used[0].all()
+    dense = trained(used[0].numpy(), 1, tiny)
+    for before, now, asked in zip(used[:-1], used[1:], masks, strict=True):
+        assert int(now.sum()) == asked.kept
+        last = trained(before.numpy(), 1, tiny) if config.iterative else dense
+        size = np.where(before.numpy(), np.abs(last), -1.0)
+        threshold = np.sort(size)[-asked.kept]
+        clear = np.abs(size - threshold) > 1e-4  # of those at the threshold, rounding decides
+        np.testing.assert_array_equal(now.numpy()[clear], (size > threshold)[clear])
+        assert clear.mean() > 0.99
+
+
+def test_until_the_second_mask_both_ways_are_the_same(tiny: Data, masks: list[Mask]) -> None:
+    short = replace(CONFIG, points=(1, 3), epochs=2)
+    one_shot = magnitude.run(short, tiny, masks[:2]).replicas
+    iterative = magnitude.run(replace(short, iterative=True), tiny, masks[:2]).replicas
+    first = one_shot["point"] < 3
+    pd.testing.assert_frame_equal(one_shot[first], iterative[first], check_exact=True)
+    assert (one_shot["validation_loss"] != iterative["validation_loss"])[~first].all()
+
+
+def test_a_network_is_what_the_rewound_arm_makes_of_its_mask(
+    tiny: Data, masks: list[Mask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same initial values, same orders, same score: with LOBSTER's mask in the place of its own."""
+    monkeypatch.setattr(magnitude, "magnitude", lambda source, mask, kept: masks[1])
+    found = magnitude.run(replace(CONFIG, points=(2,)), tiny, masks[1:2]).replicas
+    rewound = Retraining(CONFIG.lobster, 2, "rewound", (0, 1), 3, 0.3, 20)
+    expected = tickets.run(rewound, tiny, masks[1]).replicas
+    found = found[found["point"] == 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
+
+
+def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
+    result: Result, masks: list[Mask]
+) -> None:
+    replicas = result.replicas
+    rounds = [(r, p) for r in (0, 1) for p in (0, 1, 3, 4)]
+    assert list(zip(replicas["replica"], replicas["point"], strict=True)) == rounds
+    kept = [len(masks[0].flat), *(m.kept for m in masks)]
+    assert replicas["kept"].tolist() == kept * 2
+    assert len(result.history) == 8 * 3
+    layers = result.layers
+    assert len(layers) == 2 * 3 * 6
+    assert layers.groupby(["replica", "point"])["kept"].sum().tolist() == kept[1:] * 2
+    here = layers[(layers["replica"] == 1) & (layers["point"] == 3)]
+    assert here["lobster"].tolist() == [int(m.sum()) for _, m in masks[1].items()]
+    assert here["size"].sum() == len(masks[0].flat)
+    assert (layers["shared"] <= layers[["kept", "lobster"]].min(axis=1)).all()
+    # Random masks share what chance gives them.
+    first = layers[layers["point"] == 1]
+    assert first["shared"].sum() / first["kept"].sum() == pytest.approx(0.3, abs=0.01)
+
+
+def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
+    config: Magnitude, result: Result, in_pieces: Callable, tiny: Data, masks: list[Mask]
+) -> None:
+    resumed, interruptions = in_pieces(
+        lambda checkpoint: magnitude.run(config, tiny, masks, checkpoint)
+    )
+    assert interruptions >= 16
+    for part in ("replicas", "layers", "history"):
+        pd.testing.assert_frame_equal(
+            getattr(resumed, part), getattr(result, part), check_exact=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"points": (0, 2)}, "points must be rising numbers from 1 on; got"),
+        ({"points": (2, 1)}, "points must be rising numbers from 1 on; got"),
+        ({"replicas": ()}, "replicas must be different numbers; got"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict, sentence: str) -> None:
+    with pytest.raises(PsplibError, match=sentence):
+        replace(CONFIG, **changes)
+
+
+def test_more_survivors_than_there_are_is_refused(tiny: Data, masks: list[Mask]) -> None:
+    with pytest.raises(PsplibError, match="kept must lie between 0 and"):
+        magnitude.run(replace(CONFIG, points=(1, 2), epochs=1), tiny, [masks[1], masks[0]])
