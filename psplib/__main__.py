@@ -80,11 +80,11 @@ def reproduce(
             raise PsplibError(f"budget must be a positive number of minutes; got {budget:g}.")
         deadline = time.time() + 60 * budget
     store = runs.local()
-    for panel in panels:
-        complete = sweep.run(panel, store, where, side_by_side, deadline, quiet)
-        state = "complete" if complete else "not complete: the same command goes on from here"
-        if not quiet:
-            click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
+    sweep.run(panels, store, where, side_by_side, deadline, quiet)
+    for panel in () if quiet else panels:
+        is_left = bool(sweep.lacking([panel], store))
+        state = "not complete: the same command goes on from here" if is_left else "complete"
+        click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
 
 
 def _panels(scale: str, only: tuple[str, ...], seed: int = 0) -> list[scales.Experiment]:
