@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
-from . import checks, experiments, runs, scales, sweep
+from . import archive, checks, experiments, runs, scales, sweep
 from .checks import PsplibError
+from .runs import Store
 
 SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(scales.SCALES))
 ONLY = click.option("--only", multiple=True, help="An experiment; may be repeated. Default: all.")
@@ -106,37 +109,98 @@ def status() -> None:
 @command
 @SCALE
 @ONLY
-def publish(scale: str, only: tuple[str, ...]) -> None:
-    """Copy finished runs from runs/ to results/, digests checked."""
-    local, shown = runs.local(), runs.published()
-    copied = present = 0
-    for panel in _panels(scale, only):
-        for config in experiments.known(panel, local):
-            if shown.has(config):
-                present += 1
-            elif local.has(config):
-                shown.adopt(local.load(config))
-                copied += 1
+@click.argument("tar", type=Path)
+def pack(scale: str, only: tuple[str, ...], tar: Path) -> None:
+    """Write finished runs from runs/ to TAR (.tar, .tar.gz or .tgz), for publish elsewhere."""
+    archive.check_name(tar)
+    local = runs.local()
+    found = _finished(_panels(scale, only), local)
+    if not found:
+        raise PsplibError(f"There is no finished run at {scale} scale under {local.root} to pack.")
+    archive.pack([local.load(config) for config in found], tar)
+    click.echo(f"{len(found)} runs packed ({tar}).")
+
+
+@command
+@click.option("--scale", help="Default: paper; of a tar everything is published.")
+@ONLY
+@click.argument("tar", type=Path, required=False)
+def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
+    """Copy finished runs from runs/, or from a TAR that pack wrote, to results/, digests checked.
+
+    If anything in TAR is wrong, nothing of it is published.
+    """
+    shown = runs.published()
+    if tar is None:
+        local = runs.local()
+        found = _finished(_panels(scale or "paper", only), local)
+        new = [config for config in found if not shown.has(config)]
+        for config in new:
+            shown.adopt(local.load(config))
+        copied, present = len(new), len(found) - len(new)
+    elif scale or only:
+        raise PsplibError(f"scale and only choose from runs/; {tar} is published whole.")
+    else:
+        copied, present = _publish_tar(tar, shown)
     click.echo(f"{copied} runs published, {present} were there already ({shown.root}).")
+
+
+def _finished(panels: list[scales.Experiment], store: Store) -> list[experiments.Config]:
+    configs = dict.fromkeys(c for panel in panels for c in experiments.known(panel, store))
+    return [config for config in configs if store.has(config)]
+
+
+def _publish_tar(tar: Path, shown: Store) -> tuple[int, int]:
+    """How many runs of a tar were copied, and how many were there already."""
+    with archive.unpack(tar) as store:
+        found = list(store.all())
+        if wrong := _wrong(found, tar, store, shown):
+            more = f" (and {len(wrong) - 1} more of its runs are wrong)" if wrong[1:] else ""
+            raise PsplibError(f"Nothing of {tar} was published: {wrong[0].rstrip('.')}{more}.")
+        new = [f for f in found if not (shown.root / f.relative_to(store.root)).exists()]
+        for folder in new:
+            shown.adopt(runs.open_artefact(folder))
+        return len(new), len(found) - len(new)
 
 
 @command
 @click.option("--local", is_flag=True, help="Check this machine's runs, not the published results.")
-def verify(local: bool) -> None:
-    """Recompute every digest; check that each table belongs to its configuration."""
-    store = runs.local() if local else runs.published()
-    wrong = []
-    folders = list(store.all())
-    for folder in folders:
-        try:
-            experiments.check_belongs(runs.open_artefact(folder), store)
-        except PsplibError as error:
-            wrong.append(str(error))
+@click.argument("tar", type=Path, required=False)
+def verify(local: bool, tar: Path | None) -> None:
+    """Recompute every digest; check that each table belongs to its configuration.
+
+    Of the published results, or of this machine's runs, or of those in TAR.
+    """
+    if tar is not None and local:
+        raise PsplibError(f"local is for runs/; {tar} was named too.")
+    with contextlib.ExitStack() as stack:
+        if tar is not None:
+            store = stack.enter_context(archive.unpack(tar))
+        else:
+            store = runs.local() if local else runs.published()
+        folders, name = list(store.all()), tar or store.root
+        wrong = _wrong(folders, name, store)
     for sentence in wrong:
         click.echo(f"psplib: {sentence}", err=True)
-    click.echo(f"{len(folders) - len(wrong)} of {len(folders)} runs are whole ({store.root}).")
+    click.echo(f"{len(folders) - len(wrong)} of {len(folders)} runs are whole ({name}).")
     if wrong:
         raise SystemExit(1)
+
+
+def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> list[str]:
+    """What is wrong with runs of a store, which the user knows by this name.
+
+    The gradual runs that they hang on are in the store or in one of the others.
+    """
+    wrong = []
+    for folder in folders:
+        try:
+            artefact = runs.open_artefact(folder)
+            for beside in (store, *others):
+                experiments.check_belongs(artefact, beside)
+        except PsplibError as error:
+            wrong.append(str(error).replace(str(store.root), str(name)))
+    return wrong
 
 
 if __name__ == "__main__":
