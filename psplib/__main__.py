@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from . import archive, checks, experiments, runs, scales, sweep
+from . import archive, checks, cluster, experiments, runs, scales, sweep
 from .checks import PsplibError
 from .runs import Store
 
@@ -62,6 +62,8 @@ def book(scale: str, device: str) -> None:
 @click.option("--seed", default=0, show_default=True, help="Shifts every seed.")
 @click.option("--budget", type=float, metavar="MINUTES", help="Stop in time; what is done is kept.")
 @click.option("--jobs", type=int, help="Runs side by side. Default: the cores, or 1 on a GPU.")
+@click.option("--engine", default="local", show_default=True, help=", ".join(sweep.ENGINES))
+@click.option("--address", help="Of a Ray cluster. Default: $RAY_ADDRESS, or one of this machine.")
 @click.option("--deadline", type=float, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
 def reproduce(
@@ -71,19 +73,26 @@ def reproduce(
     seed: int,
     budget: float | None,
     jobs: int | None,
+    engine: str,
+    address: str | None,
     deadline: float | None,
     quiet: bool,
 ) -> None:
     """Compute what is missing, the most valuable first; go on where it was stopped."""
     panels = _panels(scale, only, seed)
-    where = checks.device(device)
-    side_by_side = checks.jobs(where, jobs)
+    checks.one_of("engine", engine, sweep.ENGINES)
+    if address is not None and engine != "ray":
+        raise PsplibError(f"address is that of a Ray cluster: {address!r} needs --engine ray.")
     if budget is not None:
         if budget <= 0:
             raise PsplibError(f"budget must be a positive number of minutes; got {budget:g}.")
         deadline = time.time() + 60 * budget
     store = runs.local()
-    sweep.run(panels, store, where, side_by_side, deadline, quiet)
+    if engine == "ray":
+        cluster.run(panels, store, device, jobs, deadline, quiet, address)
+    else:
+        where = checks.device(device)
+        sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, quiet)
     for panel in () if quiet else panels:
         is_left = bool(sweep.lacking([panel], store))
         state = "not complete: the same command goes on from here" if is_left else "complete"

@@ -21,6 +21,8 @@ from .runs import Store
 from .scales import Experiment
 from .training import OutOfTime
 
+ENGINES = ("local", "ray")
+
 
 def lacking(panels: Sequence[Experiment], store: Store) -> list[Config]:
     """The runs that experiments lack, the most valuable first: what is first in each of them (see
