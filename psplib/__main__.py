@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
-from . import checks, experiments, runs, scales, sweep
+from . import archive, checks, cluster, experiments, runs, scales, sweep
 from .checks import PsplibError
+from .runs import Store
 
 SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(scales.SCALES))
 ONLY = click.option("--only", multiple=True, help="An experiment; may be repeated. Default: all.")
@@ -59,6 +62,8 @@ def book(scale: str, device: str) -> None:
 @click.option("--seed", default=0, show_default=True, help="Shifts every seed.")
 @click.option("--budget", type=float, metavar="MINUTES", help="Stop in time; what is done is kept.")
 @click.option("--jobs", type=int, help="Runs side by side. Default: the cores, or 1 on a GPU.")
+@click.option("--engine", default="local", show_default=True, help=", ".join(sweep.ENGINES))
+@click.option("--address", help="Of a Ray cluster. Default: $RAY_ADDRESS, or one of this machine.")
 @click.option("--deadline", type=float, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
 def reproduce(
@@ -68,23 +73,30 @@ def reproduce(
     seed: int,
     budget: float | None,
     jobs: int | None,
+    engine: str,
+    address: str | None,
     deadline: float | None,
     quiet: bool,
 ) -> None:
     """Compute what is missing, the most valuable first; go on where it was stopped."""
     panels = _panels(scale, only, seed)
-    where = checks.device(device)
-    side_by_side = checks.jobs(where, jobs)
+    checks.one_of("engine", engine, sweep.ENGINES)
+    if address is not None and engine != "ray":
+        raise PsplibError(f"address is that of a Ray cluster: {address!r} needs --engine ray.")
     if budget is not None:
         if budget <= 0:
             raise PsplibError(f"budget must be a positive number of minutes; got {budget:g}.")
         deadline = time.time() + 60 * budget
     store = runs.local()
-    for panel in panels:
-        complete = sweep.run(panel, store, where, side_by_side, deadline, quiet)
-        state = "complete" if complete else "not complete: the same command goes on from here"
-        if not quiet:
-            click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
+    if engine == "ray":
+        cluster.run(panels, store, device, jobs, deadline, quiet, address)
+    else:
+        where = checks.device(device)
+        sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, quiet)
+    for panel in () if quiet else panels:
+        is_left = bool(sweep.lacking([panel], store))
+        state = "not complete: the same command goes on from here" if is_left else "complete"
+        click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
 
 
 def _panels(scale: str, only: tuple[str, ...], seed: int = 0) -> list[scales.Experiment]:
@@ -106,37 +118,98 @@ def status() -> None:
 @command
 @SCALE
 @ONLY
-def publish(scale: str, only: tuple[str, ...]) -> None:
-    """Copy finished runs from runs/ to results/, digests checked."""
-    local, shown = runs.local(), runs.published()
-    copied = present = 0
-    for panel in _panels(scale, only):
-        for config in experiments.known(panel, local):
-            if shown.has(config):
-                present += 1
-            elif local.has(config):
-                shown.adopt(local.load(config))
-                copied += 1
+@click.argument("tar", type=Path)
+def pack(scale: str, only: tuple[str, ...], tar: Path) -> None:
+    """Write finished runs from runs/ to TAR (.tar, .tar.gz or .tgz), for publish elsewhere."""
+    archive.check_name(tar)
+    local = runs.local()
+    found = _finished(_panels(scale, only), local)
+    if not found:
+        raise PsplibError(f"There is no finished run at {scale} scale under {local.root} to pack.")
+    archive.pack([local.load(config) for config in found], tar)
+    click.echo(f"{len(found)} runs packed ({tar}).")
+
+
+@command
+@click.option("--scale", help="Default: paper; of a tar everything is published.")
+@ONLY
+@click.argument("tar", type=Path, required=False)
+def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
+    """Copy finished runs from runs/, or from a TAR that pack wrote, to results/, digests checked.
+
+    If anything in TAR is wrong, nothing of it is published.
+    """
+    shown = runs.published()
+    if tar is None:
+        local = runs.local()
+        found = _finished(_panels(scale or "paper", only), local)
+        new = [config for config in found if not shown.has(config)]
+        for config in new:
+            shown.adopt(local.load(config))
+        copied, present = len(new), len(found) - len(new)
+    elif scale or only:
+        raise PsplibError(f"scale and only choose from runs/; {tar} is published whole.")
+    else:
+        copied, present = _publish_tar(tar, shown)
     click.echo(f"{copied} runs published, {present} were there already ({shown.root}).")
+
+
+def _finished(panels: list[scales.Experiment], store: Store) -> list[experiments.Config]:
+    configs = dict.fromkeys(c for panel in panels for c in experiments.known(panel, store))
+    return [config for config in configs if store.has(config)]
+
+
+def _publish_tar(tar: Path, shown: Store) -> tuple[int, int]:
+    """How many runs of a tar were copied, and how many were there already."""
+    with archive.unpack(tar) as store:
+        found = list(store.all())
+        if wrong := _wrong(found, tar, store, shown):
+            more = f" (and {len(wrong) - 1} more of its runs are wrong)" if wrong[1:] else ""
+            raise PsplibError(f"Nothing of {tar} was published: {wrong[0].rstrip('.')}{more}.")
+        new = [f for f in found if not (shown.root / f.relative_to(store.root)).exists()]
+        for folder in new:
+            shown.adopt(runs.open_artefact(folder))
+        return len(new), len(found) - len(new)
 
 
 @command
 @click.option("--local", is_flag=True, help="Check this machine's runs, not the published results.")
-def verify(local: bool) -> None:
-    """Recompute every digest; check that each table belongs to its configuration."""
-    store = runs.local() if local else runs.published()
-    wrong = []
-    folders = list(store.all())
-    for folder in folders:
-        try:
-            experiments.check_belongs(runs.open_artefact(folder), store)
-        except PsplibError as error:
-            wrong.append(str(error))
+@click.argument("tar", type=Path, required=False)
+def verify(local: bool, tar: Path | None) -> None:
+    """Recompute every digest; check that each table belongs to its configuration.
+
+    Of the published results, or of this machine's runs, or of those in TAR.
+    """
+    if tar is not None and local:
+        raise PsplibError(f"local is for runs/; {tar} was named too.")
+    with contextlib.ExitStack() as stack:
+        if tar is not None:
+            store = stack.enter_context(archive.unpack(tar))
+        else:
+            store = runs.local() if local else runs.published()
+        folders, name = list(store.all()), tar or store.root
+        wrong = _wrong(folders, name, store)
     for sentence in wrong:
         click.echo(f"psplib: {sentence}", err=True)
-    click.echo(f"{len(folders) - len(wrong)} of {len(folders)} runs are whole ({store.root}).")
+    click.echo(f"{len(folders) - len(wrong)} of {len(folders)} runs are whole ({name}).")
     if wrong:
         raise SystemExit(1)
+
+
+def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> list[str]:
+    """What is wrong with runs of a store, which the user knows by this name.
+
+    The gradual runs that they hang on are in the store or in one of the others.
+    """
+    wrong = []
+    for folder in folders:
+        try:
+            artefact = runs.open_artefact(folder)
+            for beside in (store, *others):
+                experiments.check_belongs(artefact, beside)
+        except PsplibError as error:
+            wrong.append(str(error).replace(str(store.root), str(name)))
+    return wrong
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Chapter:
         if self.scale == scales.PUBLISHED:
             return experiments.largest_published(name, self.store), self.store
         panel = scales.panel(name, self.scale, self.seed)
-        sweep.run(panel, self.store, self.device)
+        sweep.run([panel], self.store, self.device)
         return panel, self.store
 
 
@@ -97,8 +97,8 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
     if scale != scales.PUBLISHED:
-        for name in scales.EXPERIMENTS:
-            sweep.run(scales.panel(name, scale), runs.local(), where, checks.jobs(where))
+        panels = [scales.panel(name, scale) for name in scales.EXPERIMENTS]
+        sweep.run(panels, runs.local(), where, checks.jobs(where))
     output = output or root / "_build"
     source = output / "source"
     shutil.rmtree(source, ignore_errors=True)

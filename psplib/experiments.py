@@ -85,12 +85,37 @@ def _known(panel: Panel, store: Store) -> list[Config]:
     return gradual + list(panel.retrainings([1 - s for s in points["sparsity"]]))
 
 
+Batch = tuple[Config, ...]
+
+
+def batches(missing: Sequence[Config], device: torch.device) -> list[Batch]:
+    """Runs that one program makes at once on a device, in the order of their worth."""
+    return [(config,) for config in missing]
+
+
+def compute_batch(
+    batch: Batch,
+    store: Store,
+    device: torch.device,
+    report: Report = lambda done, total, note: None,
+    wait: bool = True,
+    deadline: float | None = None,
+) -> bool:
+    """Make the runs of a batch; false if another process has one of them and `wait` is false.
+
+    `OutOfTime` if the deadline (seconds since the epoch) came first.
+    """
+    (config,) = batch
+    return compute(config, store, device, report, wait, deadline) is not None
+
+
 def compute(
     config: Config,
     store: Store,
     device: torch.device,
     report: Report = lambda done, total, note: None,
     wait: bool = True,
+    deadline: float | None = None,
 ) -> Artefact | None:
     """Make a run, or load it if it is there; None if another process has it and `wait` is false."""
 
@@ -114,7 +139,7 @@ def compute(
             mask = point_mask(config.lobster, config.point, store)
             return _retraining_parts(tickets.run(config, loaded, mask, checkpoint)), loaded
 
-    return store.compute(config, make, report, wait)
+    return store.compute(config, make, report, wait, deadline)
 
 
 def _gradual(config: Config) -> Lobster:
@@ -520,9 +545,9 @@ def _share(config: Config, store: Store) -> float:
     return min(1.0, progress["done"] / progress["total"]) if progress else 0.0
 
 
-def progress(panel: Experiment, store: Store) -> tuple[float, str]:
-    """The share of a panel's known work that is done, and what is being made now."""
-    configs = known(panel, store)
+def progress(panels: Sequence[Experiment], store: Store) -> tuple[float, str]:
+    """The share of the experiments' known work that is done, and what is being made now."""
+    configs = list(dict.fromkeys(c for panel in panels for c in known(panel, store)))
     cost = {c: seconds(c, store) for c in configs}
     done = sum(cost[c] * (1.0 if store.has(c) else _share(c, store)) for c in configs)
     now = [p["note"] for c in configs if not store.has(c) and (p := store.progress(c))]
@@ -532,12 +557,20 @@ def progress(panel: Experiment, store: Store) -> tuple[float, str]:
 
 def check_belongs(artefact: Artefact, store: Store) -> None:
     """Raise `PsplibError` unless the tables of a run say what its configuration asked for."""
-    config = artefact.config
 
     def insist(truth: bool, what: str) -> None:
         if not truth:
             raise PsplibError(f"{artefact.folder}: {what} does not belong to its configuration.")
 
+    try:
+        _check_run(artefact, store, insist)
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        # A table or a column that is not there, or of another kind.
+        insist(False, f"what it holds ({type(error).__name__}: {error})")
+
+
+def _check_run(artefact: Artefact, store: Store, insist: Callable[[bool, str], None]) -> None:
+    config = artefact.config
     kind = config.get("type", "").lower()
     insist(kind == artefact.folder.parent.name, "the folder")
     if kind in ("census", "map", "curvature", "profile"):

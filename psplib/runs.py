@@ -176,10 +176,12 @@ class Store:
         make: Callable[[Checkpoint], tuple[Parts, Data]],
         report: Report = lambda done, total, note: None,
         wait: bool = True,
+        deadline: float | None = None,
     ) -> Artefact | None:
         """The run of `config`: loaded if it is there, else made, going on from its checkpoint.
 
-        None if another process is making it and `wait` is false.
+        None if another process is making it and `wait` is false. `OutOfTime` if the deadline came
+        first: see `Checkpoint`.
         """
         if self.has(config):
             return self.load(config)
@@ -190,7 +192,7 @@ class Store:
                 return self.load(config)
             work, folder = self.work(config), self.folder(config)
             files.make_folder(work)
-            checkpoint = Checkpoint(work, _reporter(work, report))
+            checkpoint = Checkpoint(work, _reporter(work, report), deadline=deadline)
             parts, data = make(checkpoint)
             whole = work / "whole"
             shutil.rmtree(whole, ignore_errors=True)

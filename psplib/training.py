@@ -296,18 +296,24 @@ def pool_first(model: nn.Module) -> nn.Module:
 Report = Callable[[float, float, str], None]
 
 
+class OutOfTime(Exception):
+    """The deadline came first; what was begun is saved."""
+
+
 @dataclass
 class Checkpoint:
     """Where a run keeps its state, and whom it tells of its progress.
 
     Without a folder nothing is kept. Saving is due once in `interval` seconds: what is lost by an
-    interruption is recomputed to the same bits. `elapsed` counts the seconds of every
-    session that led to this state.
+    interruption is recomputed to the same bits. From the `deadline` (seconds since the epoch) on it
+    is due at once, and ends the run: `OutOfTime`. `elapsed` counts the seconds of every session
+    that led to this state.
     """
 
     folder: Path | None = None
     report: Report = lambda done, total, note: None
     interval: float = 5.0
+    deadline: float | None = None
     _before: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)
@@ -333,7 +339,12 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether it is time to save."""
-        return self.path is not None and time.monotonic() - self._saved >= self.interval
+        is_old = time.monotonic() - self._saved >= self.interval
+        return self.path is not None and (is_old or self._is_over)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.deadline is not None and time.time() >= self.deadline
 
     def save(self, tensors: dict[str, Tensor], state: Any) -> None:
         """Keep this state in the place of the last one."""
@@ -341,3 +352,5 @@ class Checkpoint:
             facts = {"elapsed": self.elapsed, "state": state, "sha256": files.digest(tensors)}
             files.write_tensors(self.path, tensors, facts)
             self._saved = time.monotonic()
+        if self._is_over:
+            raise OutOfTime

@@ -84,7 +84,7 @@ def digits() -> Data:
 def smoke() -> Store:
     """Every run of Fig. 1a at smoke scale, made once, in this process."""
     store = runs.local()
-    sweep.run(scales.figure_1a("smoke"), store, torch.device("cpu"))
+    sweep.run([scales.figure_1a("smoke")], store, torch.device("cpu"))
     return store
 
 
@@ -92,7 +92,7 @@ def smoke() -> Store:
 def smoke_minima() -> Store:
     """Every run of Figs. 2 to 4 at smoke scale, made once, in this process."""
     store = runs.local()
-    sweep.run(scales.minima("smoke"), store, torch.device("cpu"))
+    sweep.run([scales.minima("smoke")], store, torch.device("cpu"))
     return store
 
 

@@ -1,0 +1,305 @@
+"""The sweep on Ray: two worker processes on this machine, one of them killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from psplib import cluster, experiments, scales
+from psplib.__main__ import cli
+from psplib.checks import PsplibError
+from psplib.config import key
+from psplib.runs import Store
+
+ROOT = Path(__file__).parent.parent
+PANEL = scales.figure_1a("smoke")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+DRIVER = """
+import functools, os, sys
+from psplib import __main__, cluster
+
+log = sys.argv.pop(1)
+
+def watched(task):
+    # In a worker: save at every epoch, and write down what is begun and what is done.
+    import psplib.cluster, psplib.runs, psplib.training
+    psplib.runs.Checkpoint = functools.partial(psplib.training.Checkpoint, interval=0.0)
+
+    def note(word):
+        with open(log, "a") as file:
+            file.write(f"{word} {os.getpid()} {' '.join(task.keys)}\\n")
+
+    note("began")
+    answer = psplib.cluster.make(task)
+    note("done" if answer.done else "left")
+    return answer
+
+cluster.make = watched
+__main__.cli()
+"""
+
+
+@contextmanager
+def reproducing(runs: Path, log: Path) -> Iterator[subprocess.Popen]:
+    """Fig. 1a at smoke scale is being reproduced by two workers of Ray."""
+    asked = ["--scale", "smoke", "--only", "figure_1a", "--engine", "ray", "--jobs", "2"]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PSPLIB_RUNS": str(runs),
+        # Ray is polite by default: beside other work its workers would hardly get on.
+        "RAY_worker_niceness": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(log), "reproduce", *asked],
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def notes(log: Path) -> list[tuple[str, int, str]]:
+    """What the workers wrote down: a word, a process, a run."""
+    if not log.exists():
+        return []
+    found = [line.split() for line in log.read_text().splitlines()]
+    return [(word, int(process), run) for word, process, run in found]
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing(
+    smoke: Store, store: Store, tmp_path: Path
+) -> None:
+    gradual, log = PANEL.lobsters[0], tmp_path / "log"
+    with reproducing(store.root, log) as process:
+        until((store.work(gradual) / "checkpoint.safetensors").exists, process)
+        (victim,) = [p for word, p, run in notes(log) if (word, run) == ("began", key(gradual))]
+        os.kill(victim, signal.SIGKILL)
+        assert not store.has(gradual), "it was killed too late"
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    # Ray itself may say before that a worker died.
+    assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
+
+    configs = experiments.known(PANEL, store)
+    assert len(configs) == 14
+    assert sorted(store.all()) == sorted(map(store.folder, configs))
+    written = notes(log)
+    done = Counter(run for word, _, run in written if word == "done")
+    assert done == Counter(map(key, configs)), "each run is made once"
+    attempts = [process for word, process, run in written if (word, run) == ("began", key(gradual))]
+    assert len(attempts) > 1
+    assert victim not in attempts[1:]
+    assert len({process for word, process, _ in written if word == "done"}) == 2
+
+    for config in configs:
+        one, other = smoke.load(config), store.load(config)
+        assert one.provenance["files"] == other.provenance["files"]
+        names = {p.name for p in one.folder.iterdir()}
+        assert names == {p.name for p in other.folder.iterdir()}
+        for name in names - {"provenance.json"}:
+            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
+
+
+def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
+    store: Store, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with store.lock(PANEL.dense), reproducing(store.root, log) as process:
+        until(lambda: any(word == "done" for word, *_ in notes(log)), process)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.count("psplib: interrupted. Nothing is lost: the same command goes on") == 1
+    assert "Traceback" not in errors
+    assert output == ""
+    assert store.has(PANEL.lobsters[0])
+    assert not [n for n in notes(log) if n[2] == key(PANEL.dense)], "another process has it"
+    workers = {process for _, process, _ in notes(log)}
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+class Rehearsal:
+    """A cluster of one process and two places, in which `work` is done when it is waited for."""
+
+    device = CPU
+
+    def __init__(self, work: Callable[[cluster.Task], cluster.Answer]) -> None:
+        self.work = work
+        self.begun: list[cluster.Task] = []
+        self.waiting: dict[int, cluster.Task] = {}
+        self.most = 0
+
+    def slots(self) -> int:
+        return 2
+
+    def submit(self, task: cluster.Task) -> int:
+        self.begun.append(task)
+        self.waiting[len(self.begun)] = task
+        self.most = max(self.most, len(self.waiting))
+        return len(self.begun)
+
+    def wait(self, tasks: list[int]) -> list[int]:
+        assert tasks == list(self.waiting)
+        return tasks[:1]
+
+    def cancel(self, task: int) -> None:
+        self.waiting[task] = replace(self.waiting[task], deadline=0.0)
+
+    def answer(self, task: int, batch: experiments.Batch) -> cluster.Answer:
+        asked = self.waiting.pop(task)
+        assert asked.keys == tuple(map(key, batch))
+        return self.work(asked)
+
+
+def rehearse(
+    monkeypatch: pytest.MonkeyPatch,
+    store: Store,
+    work: Callable[[cluster.Task], cluster.Answer],
+    deadline: float | None = None,
+) -> tuple[bool, Rehearsal]:
+    rehearsal = Rehearsal(work)
+    monkeypatch.setattr(cluster, "_cluster", lambda *_: nullcontext(rehearsal))
+    return cluster.run([PANEL], store, deadline=deadline, quiet=True), rehearsal
+
+
+def test_the_most_valuable_is_asked_first_new_work_as_it_appears_and_what_was_left_again(
+    smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = {key(c): c for c in experiments.known(PANEL, smoke)}
+    left = [key(PANEL.retrained), key(PANEL.retrained)]
+
+    def work(task: cluster.Task) -> cluster.Answer:
+        (run,) = task.keys
+        if run in left:
+            left.remove(run)
+            return cluster.Answer(False)
+        store.adopt(smoke.load(configs[run]))
+        return cluster.Answer(True)
+
+    is_complete, rehearsal = rehearse(monkeypatch, store, work)
+    assert is_complete
+    asked = [task.keys[0] for task in rehearsal.begun]
+    assert Counter(asked) == Counter([*configs, key(PANEL.retrained), key(PANEL.retrained)])
+    assert list(dict.fromkeys(asked)) == list(configs)
+    assert rehearsal.most == 2
+
+
+def test_at_the_deadline_what_has_no_worker_is_taken_back(
+    smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(cluster.sweep, "is_over", lambda deadline: now[0] >= deadline)
+    given_back = []
+
+    def work(task: cluster.Task) -> cluster.Answer:
+        now[0] += 1
+        if task.deadline == 0:
+            given_back.append(task.keys[0])
+            return cluster.Answer(False)
+        store.adopt(smoke.load(PANEL.lobsters[0]))
+        return cluster.Answer(True)
+
+    is_complete, rehearsal = rehearse(monkeypatch, store, work, deadline=1.0)
+    assert not is_complete
+    assert [task.keys[0] for task in rehearsal.begun] == [key(PANEL.lobsters[0]), *given_back]
+    assert given_back == [key(PANEL.dense)]
+
+
+TASK = cluster.Task(("figure_1a",), "smoke", 0, (key(PANEL.dense),), "cpu", "", None)
+
+
+def test_a_task_is_done_left_or_wrong(
+    smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.make(replace(TASK, root=str(smoke.root))) == cluster.Answer(True)
+    task = replace(TASK, root=str(store.root))
+    with store.lock(PANEL.dense):
+        assert cluster.make(task) == cluster.Answer(False)
+    assert cluster.make(replace(task, deadline=0.0)) == cluster.Answer(False)
+    assert not store.has(PANEL.dense)
+    answer = cluster.make(replace(task, device="tpu"))
+    assert answer == cluster.Answer(False, "device must be one of auto, cpu, cuda; got 'tpu'.")
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
+    answer = cluster.make(replace(task, keys=("0123456789abcdef",)))
+    assert answer.wrong.startswith("A worker does not know the run 0123456789abcdef: every machine")
+
+
+def test_a_run_that_only_a_worker_sees_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
+    with pytest.raises(PsplibError, match=f"made the run {key(PANEL.dense)}, and it is not under"):
+        cluster._await((PANEL.dense,), store)
+
+
+def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
+    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
+    assert cluster._slots(resources, CPU, 0) == 8
+    assert cluster._slots(resources, CUDA, 1) == 2
+    assert cluster._slots(resources, CUDA, 1 / 3) == 6
+    assert cluster._slots(resources, CUDA, 1 / 6) == 8
+    assert cluster._slots({"CPU": 8.0}, CUDA, 1) == 0
+    assert cluster._device("auto", resources, 3) == CUDA
+    assert cluster._device("cpu", resources, None) == CPU
+    assert cluster._device("auto", {"CPU": 8.0}, None) == CPU
+    with pytest.raises(PsplibError, match="'cuda' was asked for, but the Ray cluster has no GPU"):
+        cluster._device("cuda", {"CPU": 8.0}, None)
+    with pytest.raises(PsplibError, match="jobs is for one machine or for GPUs; got 3 for an"):
+        cluster._device("auto", {"CPU": 8.0}, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--engine", "dask"), "engine must be one of local, ray; got 'dask'."),
+        (("--address", "here:1"), "address is that of a Ray cluster: 'here:1' needs --engine ray."),
+        (
+            ("--engine", "ray", "--device", "tpu"),
+            "device must be one of auto, cpu, cuda; got 'tpu'.",
+        ),
+        (("--engine", "ray", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
+    ],
+)
+def test_a_bad_argument_is_one_sentence(
+    words: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    environment = {"PSPLIB_RUNS": str(tmp_path / "runs")}
+    done = CliRunner().invoke(cli, ["reproduce", "--scale", "smoke", *words], env=environment)
+    assert done.exit_code == 2
+    assert done.stderr == f"psplib: {sentence}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_ray_its_engine_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["reproduce", "--scale", "smoke", "--engine", "ray"]
+    done = CliRunner().invoke(cli, words, env={"PSPLIB_RUNS": str(tmp_path / "runs")})
+    assert done.exit_code == 2
+    assert done.stderr == "psplib: The engine ray needs the extra psplib[cluster].\n"
