@@ -128,7 +128,7 @@ def _next(
     """The batches that nobody makes: neither a task nor another process, maybe a dying one."""
     begun = {config for batch in tasks.values() for config in batch}
     return experiments.batches(
-        [c for c in missing if c not in begun and not store.running(c)], device
+        [c for c in missing if c not in begun and not store.running(c)], device, store.begun()
     )
 
 

@@ -88,9 +88,54 @@ def _known(panel: Panel, store: Store) -> list[Config]:
 Batch = tuple[Config, ...]
 
 
-def batches(missing: Sequence[Config], device: torch.device) -> list[Batch]:
-    """Runs that one program makes at once on a device, in the order of their worth."""
-    return [(config,) for config in missing]
+# How many networks are trained together, by the memory that one H200 (139 GiB) has for them.
+TOGETHER = {"lenet-300": 400, "lenet-5": 300} | dict.fromkeys(models.RESNETS, 60)
+
+
+def batches(
+    missing: Sequence[Config], device: torch.device, begun: Sequence[tuple[str, ...]] = ()
+) -> list[Batch]:
+    """Runs that one program makes at once on a device, in the order of their worth.
+
+    On a GPU, gradual runs, and retrainings, of one architecture, data set and recipe go together,
+    so that all arms and sparsities of a panel share a program; those `begun` together (their keys)
+    stay together. On a CPU every run is alone: networks in their own compact form, one a core, are
+    faster than any number of them in one program (`python -m benchmarks.replicas`).
+    """
+    if device.type == "cpu":
+        return [(config,) for config in missing]
+    left = {key(config): config for config in missing}
+    found = [tuple(left.pop(k) for k in keys) for keys in begun if all(k in left for k in keys)]
+    alike: dict[Any, list[Config]] = {}
+    for config in left.values():
+        places = alike.setdefault(_recipe(config), [])
+        places.append(config)
+    for recipe, configs in alike.items():
+        most = TOGETHER[_gradual(configs[0]).architecture] if recipe[0] is not None else 1
+        batch: list[Config] = []
+        for config in configs:
+            if batch and sum(map(_networks_of, [*batch, config])) > most:
+                found.append(tuple(batch))
+                batch = []
+            batch.append(config)
+        found.append(tuple(batch))
+    worth = {config: place for place, config in enumerate(missing)}
+    return sorted(found, key=lambda batch: worth[batch[0]])
+
+
+def _recipe(config: Config) -> tuple[Any, ...]:
+    """What configurations must share to be computed together; (None, ...) is like nothing else."""
+    gradual = _gradual(config)
+    data = (gradual.architecture, gradual.data, gradual.samples, gradual.split_seed)
+    if isinstance(config, Lobster):
+        return ("lobster", *data, config.batch_size, config.sensitivity)
+    if isinstance(config, Retraining):
+        return ("retraining", *data, config.batch_size, config.epochs)
+    return (None, key(config))
+
+
+def _networks_of(config: Config) -> int:
+    return len(config.replicas) if isinstance(config, Retraining) else 1
 
 
 def compute_batch(
@@ -105,8 +150,13 @@ def compute_batch(
 
     `OutOfTime` if the deadline (seconds since the epoch) came first.
     """
-    (config,) = batch
-    return compute(config, store, device, report, wait, deadline) is not None
+
+    def make(checkpoint: Checkpoint) -> tuple[list[Parts], data.Data]:
+        loaded = _data(batch[0], device)
+        with _one_thread(device):
+            return _make(batch, loaded, store, checkpoint), loaded
+
+    return store.compute_together(batch, make, report, wait, deadline) is not None
 
 
 def compute(
@@ -118,28 +168,38 @@ def compute(
     deadline: float | None = None,
 ) -> Artefact | None:
     """Make a run, or load it if it is there; None if another process has it and `wait` is false."""
+    made = compute_batch((config,), store, device, report, wait, deadline)
+    return store.load(config) if made else None
 
-    def make(checkpoint: Checkpoint) -> tuple[Parts, data.Data]:
-        gradual = _gradual(config)
-        image = models.IMAGE[gradual.architecture]
-        loaded = _load(gradual.data, device, gradual.split_seed, image, gradual.samples)
-        with _one_thread(device):
-            if isinstance(config, Lobster):
-                return _gradual_parts(lobster.run(config, loaded, checkpoint)), loaded
-            if isinstance(config, Analysis):
-                return dict(
-                    minima.run(config, loaded, solutions(config, store), checkpoint)
-                ), loaded
-            if isinstance(config, Magnitude):
-                masks = [point_mask(config.lobster, point, store) for point in config.points]
-                return _magnitude_parts(magnitude.run(config, loaded, masks, checkpoint)), loaded
-            if isinstance(config, Sensitivity):
-                networks = _networks(config.lobster, store)
-                return {"points": sensitivity.run(config, loaded, *networks)}, loaded
-            mask = point_mask(config.lobster, config.point, store)
-            return _retraining_parts(tickets.run(config, loaded, mask, checkpoint)), loaded
 
-    return store.compute(config, make, report, wait, deadline)
+def _make(batch: Batch, data: data.Data, store: Store, checkpoint: Checkpoint) -> list[Parts]:
+    """The parts of each run of a batch; several are all gradual runs, or all retrainings."""
+    gradual = [c for c in batch if isinstance(c, Lobster)]
+    retrained = [c for c in batch if isinstance(c, Retraining)]
+    if gradual:
+        results = lobster.run_together(gradual, data, checkpoint)
+        return [_gradual_parts(result) for result in results]
+    if retrained:
+        masks = [point_mask(c.lobster, c.point, store) for c in retrained]
+        if len(batch) > 1 or data.train.x.device.type != "cpu":
+            found = tickets.run_together(retrained, data, masks, checkpoint)
+        else:
+            found = [tickets.run(retrained[0], data, masks[0], checkpoint)]
+        return [_retraining_parts(result) for result in found]
+    (config,) = batch
+    if isinstance(config, Analysis):
+        return [dict(minima.run(config, data, solutions(config, store), checkpoint))]
+    if isinstance(config, Magnitude):
+        masks = [point_mask(config.lobster, point, store) for point in config.points]
+        return [_magnitude_parts(magnitude.run(config, data, masks, checkpoint))]
+    assert isinstance(config, Sensitivity)
+    return [{"points": sensitivity.run(config, data, *_networks(config.lobster, store))}]
+
+
+def _data(config: Config, device: torch.device) -> data.Data:
+    gradual = _gradual(config)
+    image = models.IMAGE[gradual.architecture]
+    return _load(gradual.data, device, gradual.split_seed, image, gradual.samples)
 
 
 def _gradual(config: Config) -> Lobster:

@@ -18,7 +18,7 @@ from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
 from .replicas import Replica, Replicas
-from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still
+from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still, under
 
 
 @dataclass(frozen=True)
@@ -258,9 +258,9 @@ class Gradual:
     ) -> None:
         """Return to where `tensors` were taken."""
         self._under(tensors["mask"])
-        self.learner.load(_under("now.", tensors))
+        self.learner.load(under("now.", tensors))
         device = self.data.train.x.device
-        self.best = {n: t.to(device) for n, t in _under("best.", tensors).items()}
+        self.best = {n: t.to(device) for n, t in under("best.", tensors).items()}
         self.epoch, self.best_epoch, self.plateau = epoch, best_epoch, plateau
 
     def _under(self, survives: Tensor) -> None:
@@ -377,7 +377,8 @@ def run_together(
     """Gradual runs side by side in one program, each with plateaus and thresholds of its own; of
     one architecture, trained with one size of batches."""
     checkpoint = checkpoint or Checkpoint()
-    team = _team(configs, data) if len(configs) > 1 else None
+    is_alone = len(configs) == 1 and data.train.x.device.type == "cpu"
+    team = None if is_alone else _team(configs, data)
     runs = [_Run(c, _gradual(c, data, team[i] if team else None)) for i, c in enumerate(configs)]
     if saved := checkpoint.load():
         tensors, states = saved
@@ -441,7 +442,7 @@ def _unite(runs: list[_Run]) -> dict[str, Tensor]:
 
 
 def _divide(tensors: dict[str, Tensor], runs: list[_Run]) -> list[dict[str, Tensor]]:
-    return [_under(f"{i}/", tensors) for i in range(len(runs))]
+    return [under(f"{i}/", tensors) for i in range(len(runs))]
 
 
 def _describe(learner: Learner | Replica) -> dict[str, Any]:
@@ -455,10 +456,6 @@ def _describe(learner: Learner | Replica) -> dict[str, Any]:
         **{f"validation_{n}": v for n, v in asdict(validation).items()},
         **{f"test_{n}": v for n, v in asdict(test).items()},
     }
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _stack(rows: list[Tensor], mask: Mask) -> Tensor:

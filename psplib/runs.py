@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,34 +183,79 @@ class Store:
         None if another process is making it and `wait` is false. `OutOfTime` if the deadline came
         first: see `Checkpoint`.
         """
-        if self.has(config):
-            return self.load(config)
-        with self.lock(config, wait) as mine:
-            if not mine:
-                return None
-            if self.has(config):
-                return self.load(config)
-            work, folder = self.work(config), self.folder(config)
-            files.make_folder(work)
-            checkpoint = Checkpoint(work, _reporter(work, report), deadline=deadline)
+
+        def make_all(checkpoint: Checkpoint) -> tuple[list[Parts], Data]:
             parts, data = make(checkpoint)
-            whole = work / "whole"
-            shutil.rmtree(whole, ignore_errors=True)
-            try:
-                whole.mkdir()
-                digests = {n: files.sha256(whole / n) for n in _write_parts(whole, parts)}
-                facts = provenance(data) | {
-                    "seconds": round(checkpoint.elapsed, 1),
-                    "files": digests,
-                }
-                files.write(whole / "config.json", canonical(config).encode())
-                files.write(whole / "provenance.json", json.dumps(facts, indent=1).encode())
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                whole.rename(folder)
-            except OSError as error:
-                raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
-            shutil.rmtree(work, ignore_errors=True)
-        return self.load(config)
+            return [parts], data
+
+        made = self.compute_together([config], make_all, report, wait, deadline)
+        return None if made is None else made[0]
+
+    def compute_together(
+        self,
+        configs: Sequence[Any],
+        make: Callable[[Checkpoint], tuple[list[Parts], Data]],
+        report: Report = lambda done, total, note: None,
+        wait: bool = True,
+        deadline: float | None = None,
+    ) -> list[Artefact] | None:
+        """Runs that one program makes at once, each an artefact of its own; else as `compute`."""
+        if all(self.has(config) for config in configs):
+            return [self.load(config) for config in configs]
+        with contextlib.ExitStack() as stack:
+            # Everyone asks for locks in one order, so that no two wait for each other.
+            for config in sorted(configs, key=key):
+                if not stack.enter_context(self.lock(config, wait)):
+                    return None
+            if all(self.has(config) for config in configs):
+                return [self.load(config) for config in configs]
+            work = self.batch(tuple(map(key, configs)))
+            works = [self.work(config) for config in configs]
+            for folder in {work, *works}:
+                files.make_folder(folder)
+            if len(configs) > 1:
+                names = json.dumps([key(config) for config in configs])
+                files.write(work / "batch.json", names.encode())
+            checkpoint = Checkpoint(work, _reporter(works, report), deadline=deadline)
+            parts, data = make(checkpoint)
+            facts = provenance(data) | {"seconds": round(checkpoint.elapsed / len(configs), 1)}
+            if len(configs) > 1:
+                facts["together"] = len(configs)
+            for config, its in zip(configs, parts, strict=True):
+                if not self.has(config):
+                    self._finish(config, its, facts)
+            for folder in {work, *works}:
+                shutil.rmtree(folder, ignore_errors=True)
+        return [self.load(config) for config in configs]
+
+    def batch(self, keys: tuple[str, ...]) -> Path:
+        """Where the runs of these keys are being made together."""
+        name = (
+            keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        )
+        return self.root / ".work" / name
+
+    def begun(self) -> list[tuple[str, ...]]:
+        """The keys of runs that were begun together and not finished."""
+        found = []
+        for path in sorted((self.root / ".work").glob("*/batch.json")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(tuple(json.loads(path.read_bytes())))
+        return found
+
+    def _finish(self, config: Any, parts: Parts, facts: dict[str, Any]) -> None:
+        folder, whole = self.folder(config), self.work(config) / "whole"
+        shutil.rmtree(whole, ignore_errors=True)
+        try:
+            whole.mkdir(parents=True)
+            digests = {n: files.sha256(whole / n) for n in _write_parts(whole, parts)}
+            text = json.dumps(facts | {"files": digests}, indent=1)
+            files.write(whole / "config.json", canonical(config).encode())
+            files.write(whole / "provenance.json", text.encode())
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            whole.rename(folder)
+        except OSError as error:
+            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
 
 
 def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:
@@ -223,8 +268,8 @@ def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:
             yield f"{name}.safetensors"
 
 
-def _reporter(work: Path, report: Report) -> Report:
-    """Tell the caller, and once a second `progress.json`, how far the run has come."""
+def _reporter(works: Sequence[Path], report: Report) -> Report:
+    """Tell the caller, and once a second each `progress.json`, how far the runs have come."""
     told = 0.0
 
     def tell(done: float, total: float, note: str) -> None:
@@ -232,7 +277,8 @@ def _reporter(work: Path, report: Report) -> Report:
         if time.monotonic() - told > 1:
             told = time.monotonic()
             facts = {"done": done, "total": total, "note": note, "time": time.time()}
-            files.write(work / "progress.json", json.dumps(facts).encode())
+            for work in works:
+                files.write(work / "progress.json", json.dumps(facts).encode())
         report(done, total, note)
 
     return tell

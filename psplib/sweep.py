@@ -73,7 +73,7 @@ def _make_one(
     missing: list[Config], store: Store, device: torch.device, deadline: float | None, quiet: bool
 ) -> bool:
     """Make the first of these batches that no other process has; false if there is none."""
-    for batch in experiments.batches(missing, device):
+    for batch in experiments.batches(missing, device, store.begun()):
         if is_over(deadline):
             raise OutOfTime
         with bar(quiet) as shown:

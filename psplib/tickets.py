@@ -8,6 +8,7 @@ over the whole network. `dense`: nothing pruned, new initial values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -22,7 +23,8 @@ from .config import setting
 from .data import Data
 from .lobster import Lobster
 from .masks import Mask, random_structure
-from .training import Checkpoint, Learner, Sgd, crops, flat, order
+from .replicas import Replica, Replicas
+from .training import Checkpoint, Learner, Score, Sgd, crops, flat, order, under
 
 ARMS = (
     "dense",
@@ -110,21 +112,24 @@ def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]
 
 
 class Trial:
-    """A network trained epoch by epoch, its best state kept: lowest validation error, of equal ones
-    lowest validation loss. `seed` draws the order of the samples."""
+    """A network trained epoch by epoch, alone or as one of several, its best state kept: lowest
+    validation error, of equal ones lowest validation loss. `seed` draws the order of the samples.
+    """
 
-    def __init__(self, learner: Learner, data: Data, seed: int) -> None:
+    def __init__(self, learner: Learner | Replica, data: Data, seed: int) -> None:
         self.learner, self.data, self.seed = learner, data, seed
         self.state = learner.state()
         self.error, self.loss, self.best_epoch = inf, inf, 0
         self.epoch = 0
 
-    def train(self, update: Sgd) -> dict[str, Any]:
-        """One epoch; its number and its scores on the validation set."""
+    def samples(self) -> tuple[Tensor, Tensor | None]:
+        """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
         self.epoch += 1
         rows = order(len(self.data.train), self.seed, self.epoch)
-        self.learner.epoch(rows, update, crops(self.data, self.seed, self.epoch))
-        score = self.learner.score("validation")
+        return rows, crops(self.data, self.seed, self.epoch)
+
+    def observe(self, score: Score) -> dict[str, Any]:
+        """Take notice of an epoch's score on the validation set; a row of it."""
         if (score.error, score.loss) < (self.error, self.loss):
             self.state = self.learner.state()
             self.error, self.loss, self.best_epoch = score.error, score.loss, self.epoch
@@ -134,11 +139,26 @@ class Trial:
             "validation_error": score.error,
         }
 
+    def train(self, update: Sgd) -> dict[str, Any]:
+        """One epoch of a network that is alone; its number and its scores on the validation set."""
+        assert isinstance(self.learner, Learner)
+        rows, cuts = self.samples()
+        self.learner.epoch(rows, update, cuts)
+        return self.observe(self.learner.score("validation"))
+
     def finish(self) -> dict[str, Any]:
         """Return to the best epoch; what there is to say of it, and the test of the last epoch."""
-        mask, last = self.learner.mask, self.learner.score("test")
+        last = self.learner.score("test")
+        self.settle()
+        return self.describe(last, self.learner.score("test"))
+
+    def settle(self) -> None:
+        """Return to the best epoch."""
         self.learner.load(self.state)
-        test = self.learner.score("test")
+
+    def describe(self, last: Score, best: Score) -> dict[str, Any]:
+        """What there is to say of the best epoch, by the tests of the last one and of itself."""
+        mask = self.learner.mask
         return {
             "best_epoch": self.best_epoch,
             "kept": mask.kept,
@@ -146,8 +166,8 @@ class Trial:
             "weight_sparsity": mask.weight_sparsity,
             "validation_loss": self.loss,
             "validation_error": self.error,
-            "test_loss": test.loss,
-            "test_error": test.error,
+            "test_loss": best.loss,
+            "test_error": best.error,
             "last_test_loss": last.loss,
             "last_test_error": last.error,
         }
@@ -161,40 +181,75 @@ class Trial:
 
     def load(self, tensors: dict[str, Tensor], epoch: int, best: list[Any]) -> None:
         """Return to where `tensors` were taken."""
-        self.learner.load({n.removeprefix("now."): t for n, t in tensors.items() if "now." in n})
-        self.state = {n.removeprefix("best."): t for n, t in tensors.items() if "best." in n}
+        self.learner.load(under("now.", tensors))
+        self.state = under("best.", tensors)
         self.epoch, (self.error, self.loss, self.best_epoch) = epoch, best
 
 
+class _Record:
+    """What is kept of a configuration's replicas."""
+
+    def __init__(self, config: Retraining, mask: Mask) -> None:
+        self.config, self.mask = config, mask
+        self.rows: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.champion: dict[str, Tensor] = {}
+        self.survivors: list[Tensor] = []
+
+    def add(self, row: dict[str, Any], trial: Trial) -> None:
+        """A replica that is trained, at its best epoch."""
+        if all(
+            (trial.error, trial.loss) < (r["validation_error"], r["validation_loss"])
+            for r in self.rows
+        ):
+            mask = trial.learner.mask
+            self.champion = {"weights": trial.learner.weights.cpu(), "mask": mask.flat}
+        if self.config.arm in ("rewound", "reinitialised") and self.mask.sparsity >= KEPT_ABOVE:
+            self.survivors.append(trial.learner.weights.cpu()[self.mask.flat])
+        self.rows.append(row)
+
+    @property
+    def stack(self) -> Tensor:
+        """The surviving weights of every replica (R, kept), where they are kept."""
+        kept = self.mask.kept
+        return torch.stack(self.survivors) if self.survivors else torch.zeros(0, kept)
+
+    @property
+    def result(self) -> Result:
+        return Result(
+            pd.DataFrame(self.rows),
+            pd.DataFrame(self.history),
+            self.champion["weights"],
+            self.champion["mask"],
+            self.stack,
+        )
+
+
 def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None) -> Result:
-    """Retrain every replica of the configuration from the mask of its point."""
+    """Retrain every replica of the configuration from the mask of its point, one after another."""
     checkpoint = checkpoint or Checkpoint()
     model = models.build(config.lobster.architecture, config.lobster.seed)
-    device = data.train.x.device
-    rows: list[dict[str, Any]] = []
-    history: list[dict[str, Any]] = []
-    champion: dict[str, Tensor] = {}
-    survivors: list[Tensor] = []
+    record = _Record(config, mask)
     resumed: tuple[dict[str, Tensor], Any] | None = checkpoint.load()
     if resumed:
         tensors, state = resumed
-        rows, history = state["rows"], state["history"]
-        champion = {n: tensors[f"champion.{n}"] for n in ("weights", "mask") if rows}
-        survivors = list(tensors["survivors"])
+        record.rows, record.history = state["rows"], state["history"]
+        record.champion = under("champion.", tensors)
+        record.survivors = list(tensors["survivors"])
 
     for position, replica in enumerate(config.replicas):
-        if position < len(rows):
+        if position < len(record.rows):
             continue
         weights, own_mask = initial(config, mask, replica)
         learner = Learner(model, own_mask, data, config.batch_size)
-        learner.weights = weights.to(device)
+        learner.weights = weights.to(data.train.x.device)
         trial = Trial(learner, data, models.derive("replica", replica))
         if resumed and resumed[1]["replica"] == replica:
             tensors, state = resumed
             trial.load(tensors, state["epoch"], state["best"])
         while trial.epoch < config.epochs:
             row = trial.train(config.update(trial.epoch + 1))
-            history.append({"replica": replica} | row)
+            record.history.append({"replica": replica} | row)
             done = position * config.epochs + trial.epoch
             checkpoint.report(
                 done,
@@ -206,33 +261,71 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
                 checkpoint.save(
                     {
                         **trial.tensors(),
-                        **{f"champion.{n}": t for n, t in champion.items()},
-                        "survivors": _stack(survivors, mask),
+                        **{f"champion.{n}": t for n, t in record.champion.items()},
+                        "survivors": record.stack,
                     },
                     {
-                        "rows": rows,
-                        "history": history,
+                        "rows": record.rows,
+                        "history": record.history,
                         "replica": replica,
                         "epoch": trial.epoch,
                         "best": [trial.error, trial.loss, trial.best_epoch],
                     },
                 )
-        row = {"replica": replica} | trial.finish()
-        if all(
-            (trial.error, trial.loss) < (r["validation_error"], r["validation_loss"]) for r in rows
-        ):
-            champion = {"weights": learner.weights.cpu(), "mask": own_mask.flat}
-        if config.arm in ("rewound", "reinitialised") and mask.sparsity >= KEPT_ABOVE:
-            survivors.append(learner.weights.cpu()[mask.flat])
-        rows.append(row)
-    return Result(
-        pd.DataFrame(rows),
-        pd.DataFrame(history),
-        champion["weights"],
-        champion["mask"],
-        _stack(survivors, mask),
-    )
+        record.add({"replica": replica} | trial.finish(), trial)
+    return record.result
 
 
-def _stack(survivors: list[Tensor], mask: Mask) -> Tensor:
-    return torch.stack(survivors) if survivors else torch.zeros(0, mask.kept)
+def run_together(
+    configs: Sequence[Retraining],
+    data: Data,
+    masks: Sequence[Mask],
+    checkpoint: Checkpoint | None = None,
+) -> list[Result]:
+    """Retrain the replicas of all configurations side by side in one program: of one architecture,
+    batch size and number of epochs. `masks` are those of their points."""
+    checkpoint = checkpoint or Checkpoint()
+    for name in ("batch_size", "epochs"):
+        if len(values := {getattr(c, name) for c in configs}) > 1:
+            raise PsplibError(f"Retrainings side by side need one {name}; got {values}.")
+    records = [_Record(config, mask) for config, mask in zip(configs, masks, strict=True)]
+    members = [(record, replica) for record in records for replica in record.config.replicas]
+    starts = [initial(record.config, record.mask, replica) for record, replica in members]
+    first = configs[0]
+    model = models.build(first.lobster.architecture, first.lobster.seed)
+    team = Replicas(model, [mask for _, mask in starts], data, first.batch_size)
+    team.weights = torch.stack([weights for weights, _ in starts])
+    trials = [
+        Trial(team[i], data, models.derive("replica", replica))
+        for i, (_, replica) in enumerate(members)
+    ]
+    history: list[list[dict[str, Any]]] = [[] for _ in members]
+    if saved := checkpoint.load():
+        tensors, state = saved
+        history = state["history"]
+        for i, trial in enumerate(trials):
+            trial.load(under(f"{i}/", tensors), state["epoch"], state["best"][i])
+    for epoch in range(trials[0].epoch + 1, first.epochs + 1):
+        rows, cuts = zip(*(trial.samples() for trial in trials), strict=True)
+        updates = [record.config.update(epoch) for record, _ in members]
+        team.epoch(rows, updates, None if cuts[0] is None else cuts)
+        for i, score in enumerate(team.scores("validation")):
+            history[i].append({"replica": members[i][1]} | trials[i].observe(score))
+        checkpoint.report(epoch, first.epochs, f"{len(members)} networks, epoch {epoch}")
+        if checkpoint.due and epoch < first.epochs:
+            checkpoint.save(
+                {f"{i}/{n}": t for i, one in enumerate(trials) for n, t in one.tensors().items()},
+                {
+                    "history": history,
+                    "epoch": epoch,
+                    "best": [[one.error, one.loss, one.best_epoch] for one in trials],
+                },
+            )
+    last = team.scores("test")
+    for trial in trials:
+        trial.settle()
+    for i, score in enumerate(team.scores("test")):
+        record, replica = members[i]
+        record.history += history[i]
+        record.add({"replica": replica} | trials[i].describe(last[i], score), trials[i])
+    return [record.result for record in records]

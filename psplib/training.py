@@ -293,6 +293,11 @@ def pool_first(model: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(layers))
 
 
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, which goes."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
 Report = Callable[[float, float, str], None]
 
 

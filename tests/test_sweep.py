@@ -1,14 +1,19 @@
 """Sweeps: what is made first, and how a run ends at its deadline."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from psplib import experiments, runs, scales, sweep
+from psplib.config import key
 from psplib.runs import Store
+from psplib.sensitivity import Sensitivity
+from psplib.tickets import Retraining
 from psplib.training import Checkpoint, OutOfTime
 
 CPU = torch.device("cpu")
@@ -102,3 +107,53 @@ def _stopped_and_resumed(
 def test_nothing_is_begun_after_the_deadline(store: Store) -> None:
     assert not sweep.run([scales.figure_1a("smoke")], store, CPU, deadline=0.0)
     assert not store.root.exists()
+
+
+def test_on_a_gpu_all_that_is_alike_goes_together_and_what_was_begun_stays_so() -> None:
+    panel = scales.figure_1a("paper")
+    missing = [*panel.lobsters, panel.dense, *panel.retrainings([1.0, 0.5, 0.1, 0.05, 0.01])]
+    small = scales.figure_1a("smoke")
+    missing += [*small.lobsters, small.dense, Sensitivity(panel.lobsters[0])]
+    device = torch.device("cuda")
+    found = experiments.batches(missing, device)
+    assert sorted(map(id, (c for batch in found for c in batch))) == sorted(map(id, missing))
+    assert found[0] == panel.lobsters
+    assert all(len({type(c) for c in batch}) == 1 for batch in found)
+    retrained = [b for b in found if isinstance(b[0], Retraining) and b[0].epochs == 40]
+    assert [len(b) for b in retrained] == [17]  # four arms at four points, and the dense one
+    assert found[-1] == (missing[-1],)
+    assert [len(b) for b in experiments.batches(missing, CPU)] == [1] * len(missing)
+
+    begun = tuple(map(key, retrained[0][3:5]))
+    again = experiments.batches(missing, device, [begun, ("gone", begun[0])])
+    assert retrained[0][3:5] in again
+    assert sorted(len(b) for b in again if isinstance(b[0], Retraining)) == [1, 2, 15]
+
+
+def test_a_batch_is_no_larger_than_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(experiments.TOGETHER, "lenet-300", 25)
+    panel = scales.figure_1a("paper")
+    found = experiments.batches([panel.dense, *panel.retrainings([1.0, 0.5])], torch.device("cuda"))
+    assert [len(batch) for batch in found] == [2, 2, 1]
+
+
+def test_a_batch_of_several_runs_is_made_once_each_an_artefact_of_its_own(store: Store) -> None:
+    panel = scales.figure_1a("smoke")
+    configs = (
+        replace(panel.dense, epochs=2),
+        replace(panel.dense, epochs=2, replicas=(7,)),
+    )
+    with pytest.raises(OutOfTime):
+        experiments.compute_batch(configs, store, CPU, deadline=0.0)
+    assert store.begun() == [tuple(map(key, configs))]
+    with store.lock(configs[1]):
+        assert not experiments.compute_batch(configs, store, CPU, wait=False)
+    assert experiments.compute_batch(configs, store, CPU)
+    assert store.begun() == []
+    assert not any(store.work(config).exists() for config in configs)
+    for config in configs:
+        artefact = store.load(config)
+        experiments.check_belongs(artefact, store)
+        assert artefact.provenance["together"] == 2
+        alone = experiments.compute(config, Store(store.root / "alone"), CPU)
+        pd.testing.assert_frame_equal(artefact.table("history"), alone.table("history"), rtol=1e-3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from psplib import tickets
 from psplib.checks import PsplibError
-from psplib.data import Data
+from psplib.data import Data, Split
 from psplib.lobster import Lobster
 from psplib.masks import Mask
 from psplib.models import build, derive
@@ -242,3 +242,53 @@ def test_steps_are_rising_shares(steps: tuple[float, ...]) -> None:
 def test_replicas_are_different_numbers(replicas: tuple[int, ...]) -> None:
     with pytest.raises(PsplibError, match="replicas must be different numbers; got"):
         replace(CONFIG, replicas=replicas)
+
+
+TOGETHER = [
+    replace(CONFIG, arm=arm, replicas=replicas, learning_rate=rate)
+    for arm, replicas, rate in (
+        ("rewound", (0, 1), 0.3),
+        ("restructured-global", (1, 2), 0.2),
+        ("restructured-layer", (0,), 0.3),
+    )
+] + [replace(CONFIG, arm="dense", point=0, replicas=(0,), steps=(0.5,))]
+
+
+def test_arms_and_points_side_by_side_are_those_one_by_one(
+    tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, where rounding does not tell which of two epochs is the better."""
+    monkeypatch.setattr(tickets.models, "build", lambda *which: build(*which).double())
+    parts = {n: getattr(tiny, n) for n in ("train", "validation", "test")}
+    data = replace(tiny, **{n: Split(s.x.double(), s.y) for n, s in parts.items()})
+    sparse = mask.with_flat(mask.flat & (torch.arange(len(mask.flat)) % 10 == 0))
+    masks = [sparse, mask, mask, mask_of("dense", mask)]
+    found = tickets.run_together(TOGETHER, data, masks)
+    for config, own, result in zip(TOGETHER, masks, found, strict=True):
+        alone = tickets.run(config, data, own)
+        pd.testing.assert_frame_equal(result.replicas, alone.replicas, rtol=1e-8)
+        pd.testing.assert_frame_equal(result.history, alone.history, rtol=1e-8)
+        assert torch.equal(result.mask, alone.mask)
+        torch.testing.assert_close(result.weights, alone.weights, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(result.survivors, alone.survivors, rtol=1e-7, atol=1e-9)
+    assert [len(result.survivors) for result in found] == [2, 0, 0, 0]
+
+
+def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
+    in_pieces: Callable, tiny: Data, mask: Mask
+) -> None:
+    masks = [mask_of(config.arm, mask) for config in TOGETHER]
+    whole = tickets.run_together(TOGETHER, tiny, masks)
+    resumed, interruptions = in_pieces(
+        lambda checkpoint: tickets.run_together(TOGETHER, tiny, masks, checkpoint)
+    )
+    assert interruptions >= 2
+    for one, other in zip(resumed, whole, strict=True):
+        pd.testing.assert_frame_equal(one.replicas, other.replicas, check_exact=True)
+        pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+        assert torch.equal(one.weights, other.weights)
+
+
+def test_arms_side_by_side_have_one_number_of_epochs(tiny: Data, mask: Mask) -> None:
+    with pytest.raises(PsplibError, match="side by side need one epochs; got"):
+        tickets.run_together([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
