@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("lobster_epoch", "compact", "entropy", "landscape", "hessian")
+NAMES = ("lobster_epoch", "replicas", "compact", "entropy", "landscape", "hessian")
 
 
 def main() -> None:
