@@ -246,7 +246,10 @@ def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cl
         )
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PsplibError(f"The Ray cluster at {address!r} could not be used: {said}") from None
+        raise PsplibError(
+            f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
+            "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
+        ) from None
     try:
         where = here or _device(device, ray.cluster_resources(), jobs)
         share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
