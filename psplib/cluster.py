@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,8 @@ def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cl
         asked = {"include_dashboard": False, "object_store_memory": _OBJECTS}
         if here.type == "cpu":
             asked |= {"num_cpus": checks.jobs(here, jobs), "num_gpus": 0}
+    else:
+        _reach(address)
     try:
         ray.init(
             address,
@@ -243,7 +246,10 @@ def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cl
         )
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PsplibError(f"The Ray cluster at {address!r} could not be used: {said}") from None
+        raise PsplibError(
+            f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
+            "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
+        ) from None
     try:
         where = here or _device(device, ray.cluster_resources(), jobs)
         share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
@@ -251,6 +257,17 @@ def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cl
         yield _Cluster(ray, where, share, remote)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise `PsplibError` where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("//")[-1].rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, which Ray knows how to find
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise PsplibError(f"No Ray cluster answers at {address!r}: {error}.") from None
 
 
 def _device(name: str, resources: dict[str, float], jobs: int | None) -> torch.device:

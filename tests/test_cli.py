@@ -145,6 +145,24 @@ def test_a_budget_stops_in_time_and_keeps_what_is_done(tmp_path: Path) -> None:
     assert any(store.work(c).exists() or store.has(c) for c in experiments.known(panel, store))
 
 
+def test_a_budget_stops_side_by_side_workers_in_time_too(tmp_path: Path) -> None:
+    runs = Store(tmp_path / "runs")
+    words = ("reproduce", "--scale", "smoke", "--budget", "0.2", "--jobs", "2")
+    panels = [scales.panel(name, "smoke") for name in scales.EXPERIMENTS]
+    # While somebody else has one of the runs, the others cannot be complete before the deadline.
+    with runs.lock(scales.figure_1a("smoke").dense):
+        start = time.monotonic()
+        done = psplib(*words, runs=runs.root)
+        assert 12 < time.monotonic() - start < 60
+    assert done.returncode == 0, done.stderr
+    assert "figure_1a at smoke scale is not complete: the same command goes on" in done.stdout
+    for panel in panels:
+        first = panel.lobsters[0]
+        assert runs.work(first).exists() or runs.has(first), f"{panel.name} was not begun"
+    assert not any(runs.running(c) for panel in panels for c in experiments.known(panel, runs))
+    assert psplib("verify", "--local", runs=runs.root).returncode == 0
+
+
 def test_status_counts_what_is_done_and_what_is_missing(smoke: Store, tmp_path: Path) -> None:
     line = next(
         line for line in psplib("status", runs=smoke.root).stdout.splitlines() if "smoke" in line

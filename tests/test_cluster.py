@@ -283,6 +283,10 @@ def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
             "device must be one of auto, cpu, cuda; got 'tpu'.",
         ),
         (("--engine", "ray", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
+        (
+            ("--engine", "ray", "--address", "localhost:1"),
+            "No Ray cluster answers at 'localhost:1': [Errno 111] Connection refused.",
+        ),
     ],
 )
 def test_a_bad_argument_is_one_sentence(
