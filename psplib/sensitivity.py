@@ -1,7 +1,7 @@
 """How much of plain weight decay LOBSTER's sensitivity term takes away.
 
-The term shrinks a weight by the factor max(0, 1 - |dL/dw|) of what decay alone would. Where nearly
-every |dL/dw| is small, the two are nearly the same: here the factor is measured.
+The term shrinks a weight by the factor `max(0, 1 - |dL/dw|)` of what decay alone would. Where
+nearly every `|dL/dw|` is small, the two are nearly the same: here the factor is measured.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(
     report: Report = lambda done, total, note: None,
 ) -> pd.DataFrame:
     """A row per point of `weights` (P,), over all minibatches and surviving weights: `small`, the
-    share of |dL/dw| <= 0.01; `factor`, the mean of max(0, 1 - |dL/dw|); `factor_go` and
+    share of `|dL/dw| <= 0.01`; `factor`, the mean of `max(0, 1 - |dL/dw|)`; `factor_go` and
     `factor_stay`, the same for the weights that the threshold of the next pruning takes and for the
     others; `factor_low`: 99 % of the weights have a higher mean than this."""
     gradual = config.lobster
