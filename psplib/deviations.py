@@ -12,15 +12,27 @@ from .checks import one_of
 from .config import canonical, key, origins
 from .experiments import Config
 from .figures import Panel
+from .sensitivity import Sensitivity
 
 # What tells the runs of an experiment apart is no choice.
-HIDDEN = ("lobster", "point", "arm", "retraining", "subspace", "definition", "pairs")
+HIDDEN = (
+    "lobster",
+    "point",
+    "points",
+    "arm",
+    "iterative",
+    "retraining",
+    "subspace",
+    "definition",
+    "pairs",
+)
 
 
 def table(experiment: str, part: str) -> Any:
     """Every setting of a part of an experiment: its value at each scale, where that comes from, and
     why. An HTML table. The parts are `lobster` and `retraining`; of `minima` also `census`,
-    `profile` and the names of `Minima.analyses`."""
+    `profile` and the names of `Minima.analyses`; of `beyond` only `sensitivity` and, for
+    each architecture A, `A, decay` and `A, magnitude`."""
     panels = {scale: scales.panel(experiment, scale) for scale in scales.SCALES}
     parts = {scale: _parts(panel) for scale, panel in panels.items()}
     one_of("part", part, parts["paper"])
@@ -30,9 +42,20 @@ def table(experiment: str, part: str) -> Any:
             continue
         values = [_value(getattr(parts[scale][part], name)) for scale in scales.SCALES]
         if name == "seed":
-            values = [_value(tuple(x.seed for x in p.lobsters)) for p in panels.values()]
+            values = [_value(_seeds(p, part)) for p in panels.values()]
         rows.append([name.replace("_", " "), *values, origin.source, origin.why])
     return as_html(["setting", *scales.SCALES, "from", "why"], rows)
+
+
+def _seeds(panel: scales.Experiment, part: str) -> tuple[int, ...]:
+    runs = panel.lobsters
+    if isinstance(panel, scales.Beyond):
+        runs = next(r.decays for r in panel.networks if part.startswith(_architecture(r)))
+    return tuple(run.seed for run in runs)
+
+
+def _architecture(rivals: scales.Rivals) -> str:
+    return rivals.lobsters[0].architecture
 
 
 def _parts(panel: scales.Experiment) -> dict[str, Config]:
@@ -41,6 +64,11 @@ def _parts(panel: scales.Experiment) -> dict[str, Config]:
         parts["census"] = panel.census(panel.retrained)
         parts["profile"] = panel.profile(panel.retrained)
         parts |= panel.analyses(panel.retrained)
+    if isinstance(panel, scales.Beyond):
+        parts = {"sensitivity": Sensitivity(panel.lobsters[0])}
+        for rivals in panel.networks:
+            parts[f"{_architecture(rivals)}, decay"] = rivals.decays[0]
+            parts[f"{_architecture(rivals)}, magnitude"] = rivals.magnitudes([1.0, 0.5])[0]
     return parts
 
 
@@ -72,12 +100,21 @@ def _name(config: dict[str, Any]) -> str:
     """What a run is, from its configuration as JSON."""
     kind = config["type"]
     if kind == "Lobster":
-        return f"LOBSTER, seed {config['seed']}"
+        name = "LOBSTER" if config["sensitivity"] else "weight decay only"
+        return f"{name}, seed {config['seed']}"
     if kind == "Retraining":
         return (
             f"{config['arm']} from seed {config['lobster']['seed']}, point {config['point']}, "
             f"× {len(config['replicas'])}"
         )
+    if kind == "Magnitude":
+        return (
+            f"magnitude, {'iterative' if config['iterative'] else 'one-shot'}, from seed "
+            f"{config['lobster']['seed']}, {len(config['points'])} points, "
+            f"× {len(config['replicas'])}"
+        )
+    if kind == "Sensitivity":
+        return f"gradients of {_name(config['lobster'])}"
     if kind == "Census":
         return f"census of {_name(config['retraining'])}"
     if kind == "Profile":
@@ -90,9 +127,13 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "all"
     if isinstance(value, tuple):
-        first, last = value[0], value[-1]
-        return str(first) if first == last else f"{first} to {last}"
+        first, last = (value[0], value[-1]) if value else ("none", "none")
+        if len(value) < 3:
+            return str(first) if first == last else f"{first}, {last}"
+        return f"{first} to {last}"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -193,7 +193,8 @@ def _make(batch: Batch, data: data.Data, store: Store, checkpoint: Checkpoint) -
         masks = [point_mask(config.lobster, point, store) for point in config.points]
         return [_magnitude_parts(magnitude.run(config, data, masks, checkpoint))]
     assert isinstance(config, Sensitivity)
-    return [{"points": sensitivity.run(config, data, *_networks(config.lobster, store))}]
+    networks = _networks(config.lobster, store)
+    return [{"points": sensitivity.run(config, data, *networks, checkpoint.report)}]
 
 
 def _data(config: Config, device: torch.device) -> data.Data:
@@ -479,7 +480,8 @@ def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:
             arm = "rewound"
             if isinstance(config, Magnitude):
                 arm = "iterative" if config.iterative else "magnitude"
-                layers.append(artefact.table("layers").assign(network=title, arm=arm))
+                table = artefact.table("layers").assign(network=title, arm=arm)
+                layers.append(table[list(LAYERS)])
             else:
                 frame = frame.assign(point=config.point)
         networks.append(frame.assign(network=title, arm=arm).reindex(columns=list(BEYOND)))
@@ -488,7 +490,7 @@ def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:
         _together(networks, BEYOND).astype(
             {n: "Int64" for n in ("replica", "point", "lobster_seed", "epoch")}
         ),
-        _together(layers, ("network", "arm", "replica", "point")),
+        _together(layers, LAYERS),
         _together(gradients, ("network", "point")),
         missing,
         tuple(done.values()),
@@ -496,6 +498,17 @@ def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:
 
 
 BEYOND = ("network", *COLUMNS, "epoch")
+LAYERS = (
+    "network",
+    "arm",
+    "replica",
+    "point",
+    "parameter",
+    "size",
+    "kept",
+    "lobster",
+    "shared",
+)
 
 
 def _together(frames: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
@@ -528,14 +541,14 @@ def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised"
 def largest_published(name: str, store: Store) -> Experiment:
     """The experiment at the largest scale of which the store has the first gradual run.
 
-    Where it has none of Figs. 2 to 4, their chapters say so in place: the paper's scale, without
-    runs.
+    Where it has none of Figs. 2 to 4, or of what is beyond the paper, their chapters say so in
+    place: the paper's scale, without runs.
     """
     for scale in reversed(SCALES):
         candidate = panel(name, scale)
         if store.has(candidate.lobsters[0]):
             return candidate
-    if name == "minima":
+    if name in ("minima", "beyond"):
         return panel(name, "paper")
     raise PsplibError(f"No results of {name} are published yet under {store.root}.")
 
@@ -549,7 +562,7 @@ _GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
 # An epoch of the dense network, and one under a mask of magnitude pruning, which frees few units;
 # all minibatches of the gradients.
 _MAGNITUDE_EPOCHS = {"images": (12.0, 8.0), "vectors": (1.0, 0.7)}
-_GRADIENTS = 30.0
+_GRADIENTS = 60.0
 
 
 def seconds(config: Config, store: Store) -> float:

@@ -84,14 +84,14 @@ def site(smoke: Store, smoke_minima: Store, tmp_path_factory: pytest.TempPathFac
 
 def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     pages = {p.stem: p.read_text() for p in (site / "book").glob("*.html")}
-    chapters = {"figure_1", "figure_2", "figure_3", "figure_4"}
+    chapters = {"figure_1", "figure_2", "figure_3", "figure_4", "beyond_lobster"}
     assert {"index", *chapters, "claims", "deviations", "provenance", "references"} <= set(pages)
     for chapter in chapters:
         assert "psplib-verdict" in pages[chapter], chapter
         assert "not there yet" not in pages[chapter], chapter
     assert 'download="figure_1a.csv"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
-    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 13
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 13 + 15
     assert "Frankle" in pages["references"]
 
 
@@ -111,3 +111,14 @@ def test_the_published_book_needs_no_data_and_computes_nothing(
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs").exists()
     assert "LeNet-300" in (tmp_path / "out.ipynb").read_text()
+
+
+def test_a_chapter_whose_results_are_missing_says_so_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSPLIB_RESULTS", str(tmp_path / "results"))
+    out = tmp_path / "out.ipynb"
+    book.execute(CHAPTER.with_name("beyond_lobster.ipynb"), out, {"scale": "published"})
+    text = out.read_text()
+    assert "The runs of this figure are not there yet." in text
+    assert "**not run** (14 of 14)" in text

@@ -1,0 +1,277 @@
+"""Beyond the paper: the experiment's runs, verdicts on hand-written tables, figure and chapter."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from psplib import claims_beyond, experiments, figures, figures_beyond, runs, scales, sweep
+from psplib.checks import PsplibError
+from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.experiments import BEYOND, FigureBeyond
+from psplib.lobster import Lobster
+from psplib.magnitude import Magnitude
+from psplib.runs import Store
+from psplib.tickets import Retraining
+
+ROOT = Path(__file__).parent.parent
+PANEL = scales.beyond("paper")
+NETWORKS = [rivals.title for rivals in PANEL.networks]
+DENSITIES = (1.0, 0.3, 0.04, 0.01)
+Error = Callable[[str, float, int], float]
+
+
+def noise(replica: int) -> float:
+    return 1e-5 * (-1) ** replica
+
+
+def world(
+    error: Error,
+    epoch: Callable[[str, float, int], float] = lambda arm, density, seed: 10 / density,
+    seeds: int = 4,
+    arms: tuple[str, ...] = ("decay", "rewound", "magnitude", "iterative"),
+) -> FigureBeyond:
+    """Both networks with test errors `error(arm, density, seed or replica)`."""
+    rows: list[dict[str, object]] = []
+    for network in NETWORKS:
+        for arm in ("lobster", *arms):
+            for point, density in enumerate(DENSITIES):
+                shared = {"network": network, "arm": arm, "point": point, "sparsity": 1 - density}
+                if arm in ("lobster", "decay"):
+                    rows += [
+                        {
+                            "lobster_seed": s,
+                            "test_error": error(arm, density, s),
+                            "epoch": epoch(arm, density, s),
+                        }
+                        | shared
+                        for s in range(seeds)
+                    ]
+                elif point or arm != "rewound":
+                    rows += [
+                        {"replica": r, "lobster_seed": 0, "test_error": error(arm, density, r)}
+                        | shared
+                        for r in range(5)
+                    ]
+    table = pd.DataFrame(rows).reindex(columns=list(BEYOND))
+    nothing = pd.DataFrame(columns=["network", "point"])
+    return FigureBeyond(PANEL, table, nothing, nothing, (), ())
+
+
+def same(arm: str, density: float, number: int) -> float:
+    """Without the term everything is as with it; masks of magnitude pruning are worse."""
+    bad = {"magnitude": 0.02, "iterative": 0.01, "rewound": 0.002}.get(arm, 0)
+    return 0.018 + bad * (density < 0.05) + noise(number + len(arm)) / 10
+
+
+def verdicts(figure: FigureBeyond) -> list[str]:
+    found = claims_beyond.beyond(figure)
+    assert [v.verdict for v in found[:7]] == [v.verdict for v in found[7:]]
+    return [v.verdict for v in found[:7]]
+
+
+def test_verdicts_where_the_term_does_nothing_and_masks_differ() -> None:
+    helps, alike, _, *masks = verdicts(world(same))
+    assert (helps, alike) == (UNDECIDED, HOLDS)
+    assert masks == [HOLDS] * 4
+
+
+def test_verdicts_where_the_term_helps_and_saves_epochs() -> None:
+    def error(arm: str, density: float, number: int) -> float:
+        return same(arm, density, number) + 0.004 * (arm == "decay")
+
+    figure = world(error, lambda arm, d, s: (12 if arm == "decay" else 10) / d + s)
+    assert verdicts(figure)[:3] == [HOLDS, FAILS, HOLDS]
+    gap, _, epochs = claims_beyond.beyond(figure)[:3]
+    assert (gap.effect, gap.n, gap.unit) == (pytest.approx(0.4, abs=1e-3), 4, "points")
+    # 98 % sparsity lies half way, in log density, between 96 and 99 %.
+    assert (epochs.effect, epochs.unit) == (pytest.approx(1.2, abs=0.01), "×")
+
+
+def test_a_claim_about_several_points_fails_where_one_of_them_fails() -> None:
+    def error(arm: str, density: float, number: int) -> float:
+        if density == 0.04 and arm == "rewound":
+            return 0.05 + noise(number)
+        return same(arm, density, number)
+
+    masks = verdicts(world(error))[3:]
+    assert masks == [FAILS, FAILS, HOLDS, HOLDS]
+
+
+def test_only_points_above_95_per_cent_count() -> None:
+    def error(arm: str, density: float, number: int) -> float:
+        return 0.05 if density == 0.3 and arm == "rewound" else same(arm, density, number)
+
+    assert verdicts(world(error))[3:] == [HOLDS] * 4
+
+
+def test_masks_are_compared_replica_by_replica() -> None:
+    """Spread that both arms share must not blur their difference."""
+    found = claims_beyond.beyond(world(lambda a, d, n: same(a, d, n) + 0.01 * n))
+    assert found[3].verdict == HOLDS
+    assert found[3].high - found[3].low < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        ((), [NOT_RUN] * 7),
+        (("decay",), [UNDECIDED, HOLDS, UNDECIDED] + [NOT_RUN] * 4),
+        (("rewound", "magnitude"), [NOT_RUN] * 3 + [HOLDS] + [NOT_RUN] * 3),
+        (("iterative",), [NOT_RUN] * 6 + [HOLDS]),
+    ],
+)
+def test_what_is_not_there_is_not_run(arms: tuple[str, ...], expected: list[str]) -> None:
+    assert verdicts(world(same, arms=arms)) == expected
+
+
+def test_one_seed_decides_nothing() -> None:
+    figure = world(lambda a, d, n: same(a, d, n) + (a == "decay"), seeds=1)
+    assert verdicts(figure)[:3] == [UNDECIDED] * 3
+
+
+def test_gradual_runs_are_interpolated_in_log_density_between_their_points() -> None:
+    run = pd.DataFrame({"sparsity": [0.0, 0.9, 0.99], "test_error": [0.01, 0.02, 0.06]})
+    found = claims_beyond.between(run, "test_error", [1.0, 0.1, 0.1**1.5, 0.01, 0.005])
+    np.testing.assert_allclose(found, [0.01, 0.02, 0.04, 0.06, np.nan])
+
+
+def test_a_sparsity_that_one_run_has_not_reached_is_left_out() -> None:
+    figure = world(same)
+    short = (figure.table["arm"] == "decay") & (figure.table["point"] == 3)
+    found = claims_beyond.beyond(dataclasses.replace(figure, table=figure.table[~short]))
+    assert "mean over 80, 90, 95 % sparsity" in found[0].test
+    assert "epochs to 95 % sparsity" in found[2].test
+
+
+def test_the_figure_draws_every_arm_in_both_panels() -> None:
+    drawn = figures_beyond.comparison(world(same))
+    assert drawn is not None
+    for ax, network in zip(drawn.axes, NETWORKS, strict=True):
+        assert ax.get_title() == network
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        assert lines["gradual (LOBSTER)"][:, 0] == pytest.approx([100, 30, 4, 1])
+        assert lines["magnitude, one-shot, rewound"][1] == pytest.approx([4, 3.8], rel=1e-3)
+        assert len(lines["LOBSTER's mask, rewound"]) == 3
+        assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
+    names = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert len(names) == len(set(names)) == 6
+
+
+def test_the_tables_and_the_reading_quote_the_errors() -> None:
+    figure = world(same)
+    row = figures_beyond.masks(figure).iloc[-1]
+    assert row["sparsity"] == "99.00 %"
+    assert row["magnitude, one-shot, rewound"] == "3.80\u00a0±\u00a00.00"
+    assert row["gradual (LOBSTER)"] == row["gradual, weight decay only"] == "1.80"
+    decay = figures_beyond.decay(figure)
+    assert len(decay) == 8
+    assert decay.iloc[0]["test error, decay only"] == "1.80\u00a0±\u00a00.00"
+    text = figures_beyond.reading(figure).replace("\u00a0", " ")
+    assert "magnitude, iterative, rewound 2.80 ± 0.00 %" in text
+    assert "changes by" in text
+
+
+def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
+    figure = experiments.collect_beyond(PANEL, store)
+    assert figures_beyond.comparison(figure) is None
+    assert figures_beyond.reading(figure) == ""
+    for table in (figures_beyond.decay, figures_beyond.masks, figures_beyond.layers):
+        assert len(table(figure)) in (0, 8)
+    assert figures_beyond.gradients(figure).empty
+    assert verdicts(figure) == [NOT_RUN] * 7
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_what_other_figures_have_is_not_made_again(scale: str) -> None:
+    small, large = scales.beyond(scale).networks
+    panel = scales.figure_1a(scale)
+    assert small.lobsters == panel.lobsters
+    densities = [0.9**k for k in range(30)]
+    rewound = [r for r in panel.retrainings(densities) if r.arm == "rewound"]
+    assert small.rewound(densities) == rewound
+    assert small.points(densities) == tuple(r.point for r in rewound)
+    for magnitude in small.magnitudes(densities):
+        assert set(magnitude.replicas) <= set(rewound[0].replicas)
+        assert magnitude.epochs == rewound[0].epochs
+    assert large.lobsters == scales.minima(scale).lobsters
+    gradual = Lobster("lenet-5", "mnist", 0, target_sparsity=0.9957)
+    expected = Retraining(gradual, 1, "rewound", (0, 1, 2), epochs=20)
+    assert large.rewound(densities)[0] == expected
+    assert [d.target_sparsity for d in large.decays] == [0.985] * len(large.lobsters)
+    assert not any(d.sensitivity for r in (small, large) for d in r.decays)
+
+
+@pytest.fixture(scope="module")
+def made() -> Store:
+    """Every run of the experiment at smoke scale, made once, in this process."""
+    store = runs.local()
+    sweep.run(scales.beyond("smoke"), store, torch.device("cpu"))
+    return store
+
+
+def test_the_experiment_is_made_and_collected(made: Store) -> None:
+    figure = experiments.collect_beyond(scales.beyond("smoke"), made)
+    assert figure.missing == ()
+    assert set(figure.table["arm"]) == {"lobster", "decay", "rewound", "magnitude", "iterative"}
+    assert figure.table["network"].nunique() == 2
+    for network, table in figure.table.groupby("network"):
+        kept = table[(table["arm"] == "rewound")].groupby("point")["kept"].first()
+        for arm in ("magnitude", "iterative"):
+            found = table[(table["arm"] == arm) & (table["point"] > 0)]
+            assert found.groupby("point")["kept"].first().to_dict() == kept.to_dict(), network
+    assert figure.gradients.groupby("network")["factor"].max().between(0.9, 1).all()
+    assert figure.table.equals(figure.table.drop_duplicates())
+
+
+def test_only_its_own_runs_belong_to_a_configuration(made: Store, tmp_path: Path) -> None:
+    done = [c for c in experiments.known(scales.beyond("smoke"), made)]
+    for config in done:
+        experiments.check_belongs(made.load(config), made)
+    one, other = (made.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative)
+    stranger = dataclasses.replace(one, config=other.config)
+    with pytest.raises(PsplibError, match="the table of replicas does not belong"):
+        experiments.check_belongs(stranger, made)
+
+
+def test_every_run_has_an_estimate_of_its_cost(made: Store, tmp_path: Path) -> None:
+    nothing = Store(tmp_path)
+    for config in experiments.known(scales.beyond("smoke"), made):
+        assert 0 < experiments.seconds(config, nothing) < 300
+    real = PANEL.networks[1].magnitudes(list(DENSITIES))[0]
+    assert 1800 < experiments.seconds(real, nothing) < 7200
+
+
+def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_path: Path) -> None:
+    mine = Store(tmp_path / "runs")
+    words = [sys.executable, "-m", "psplib", "reproduce", "--only", "beyond", "--scale", "smoke"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(mine.root)}
+    # What takes longest is there already.
+    for config in experiments.known(scales.beyond("smoke"), made):
+        if not isinstance(config, Magnitude) or config.lobster.architecture == "lenet-5":
+            mine.adopt(made.load(config))
+    states = []
+    for budget in ("0.02", "5"):
+        call = [*words, "--jobs", "1", "--budget", budget]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        states.append("not complete" in done.stdout)
+    assert states == [True, False]
+    for config in experiments.known(scales.beyond("smoke"), made):
+        for theirs in made.folder(config).iterdir():
+            if theirs.name != "provenance.json":
+                ours = mine.folder(config) / theirs.name
+                assert ours.read_bytes() == theirs.read_bytes(), ours
+
+
+def test_the_badge_names_the_seeds_of_each_network() -> None:
+    seeds = figures.facts(world(same))["seeds"]
+    assert "LeNet-300, MNIST: 3 LOBSTER, 3 decay, 5 replicas" in seeds
+    assert "LeNet-5, MNIST: 2 LOBSTER, 2 decay, 3 replicas" in seeds
