@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -340,26 +340,37 @@ def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised"
 
 
 def largest_published(name: str, store: Store) -> Experiment:
-    """The experiment at the largest scale of which the store has the first gradual run.
+    """The experiment at the largest scale of which the store has every run; else at the scale of
+    which it has most runs, the larger of equal ones.
 
-    Where it has none of Figs. 2 to 4, their chapters say so in place: the paper's scale, without
-    runs.
+    Where it has none at all, that is the paper's scale: the chapters say in place what is missing.
     """
-    for scale in reversed(SCALES):
-        candidate = panel(name, scale)
-        if store.has(candidate.lobsters[0]):
-            return candidate
-    if name == "minima":
-        return panel(name, "paper")
-    raise PsplibError(f"No results of {name} are published yet under {store.root}.")
+    candidates = [panel(name, scale) for scale in reversed(SCALES)]
+    present = [[store.has(c) for c in known(candidate, store)] for candidate in candidates]
+    complete = [all(runs) for runs in present]
+    best = complete.index(True) if any(complete) else present.index(max(present, key=sum))
+    return candidates[best]
 
 
-# Seconds of one core for LeNet-5 on MNIST, about: a gradual run to 99.57 %, and an analysis (that
-# of single neurons passes the images through two networks once).
-_GRADUAL_RUN_OF_IMAGES, _ANALYSIS, _PROFILE = 5400.0, 900.0, 10.0
-# Seconds of one core for LeNet-300 on MNIST, measured: a gradual run to 98.5 %; an epoch of a dense
-# network, and of one in compact form. An epoch of `digits` is a fortieth.
-_GRADUAL_RUN, _DENSE_EPOCH, _COMPACT_EPOCH, _DIGITS = 750.0, 1.0, 0.5, 1 / 40
+class _Cost(NamedTuple):
+    """Seconds of one core, about: a gradual run to the sparsity of the paper's scale, an epoch of
+    it where it is dense, and one where it is sparse; measured on the whole data set."""
+
+    gradual: float
+    dense: float
+    sparse: float
+
+
+_COSTS = {
+    "lenet-300": _Cost(750.0, 1.0, 0.5),
+    "lenet-5": _Cost(10_000.0, 12.0, 4.0),
+    "resnet-8": _Cost(16_000.0, 56.0, 40.0),
+    "resnet-32": _Cost(80_000.0, 280.0, 200.0),
+}
+# The share of the whole data set, by its name; of an analysis, which passes some thousand images
+# through LeNet-5 many times (that of single neurons twice), the seconds.
+_IMAGES = {"digits": 1_500, "cifar10": 50_000}
+_ANALYSIS, _PROFILE = 900.0, 10.0
 
 
 def seconds(config: Config, store: Store) -> float:
@@ -367,14 +378,15 @@ def seconds(config: Config, store: Store) -> float:
     if store.has(config):
         return store.seconds(config)
     gradual = _gradual(config)
-    share = _DIGITS if gradual.data == "digits" else 1.0
-    images = gradual.architecture != "lenet-300"
+    cost = _COSTS[gradual.architecture]
+    whole = 50_000 if gradual.architecture.startswith("resnet") else 60_000
+    images = _IMAGES.get(gradual.data, 60_000)
+    share = min(gradual.samples or images, images) / whole
     if isinstance(config, Lobster):
-        return share * (_GRADUAL_RUN_OF_IMAGES if images else _GRADUAL_RUN)
+        return share * min(cost.gradual, cost.dense * config.max_epochs)
     if isinstance(config, Analysis):
         return share * (_PROFILE if isinstance(config, Profile) else _ANALYSIS)
-    is_dense = config.point < 4 and not images
-    epoch = _DENSE_EPOCH if is_dense else _COMPACT_EPOCH
+    epoch = cost.dense if config.point < 4 else cost.sparse
     return share * len(config.replicas) * config.epochs * epoch
 
 
