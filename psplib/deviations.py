@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import scales
+from . import scales, sources
 from .checks import one_of
-from .config import canonical, key, origins
+from .config import canonical, key
 from .experiments import Config
 from .figures import Panel
 
@@ -25,7 +25,7 @@ def table(experiment: str, part: str) -> Any:
     parts = {scale: _parts(panel) for scale, panel in panels.items()}
     one_of("part", part, parts["paper"])
     rows = []
-    for name, origin in origins(parts["paper"][part]).items():
+    for name, origin in sources.origins(experiment, part, parts["paper"][part]).items():
         if name in HIDDEN:
             continue
         values = [_value(getattr(parts[scale][part], name)) for scale in scales.SCALES]
@@ -90,9 +90,13 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "all"
     if isinstance(value, tuple):
-        first, last = value[0], value[-1]
-        return str(first) if first == last else f"{first} to {last}"
+        first, last = (value[0], value[-1]) if value else ("none", "none")
+        if len(value) < 3:
+            return str(first) if first == last else f"{first}, {last}"
+        return f"{first} to {last}"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
