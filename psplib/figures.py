@@ -198,6 +198,11 @@ def facts(figure: Panel) -> dict[str, str]:
     }
 
 
+def titled(figure: Figure1) -> str:
+    """A panel of Fig. 1 with its letter: "(a) LeNet-300, MNIST"."""
+    return f"({figure.panel.name[-1]}) {figure.panel.title}"
+
+
 def basis(panel: Experiment) -> str:
     """What a panel's verdicts rest on: scale, images, gradual runs, replicas."""
     samples = panel.lobsters[0].samples

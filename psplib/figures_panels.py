@@ -15,18 +15,13 @@ from .experiments import Figure1
 from .figures import ARMS, DENSITY, STYLE
 
 
-def letter(figure: Figure1) -> str:
-    """A panel's letter in Fig. 1, in brackets."""
-    return f"({figure.panel.name[-1]})"
-
-
 def figure_1(panels: Sequence[Figure1]) -> Figure:
     """Four panels of test error against density, with one legend; a panel that is not there says
     so. Above each stand its scale and its number of replicas."""
     with mpl.rc_context(STYLE | {"font.size": 10}):
         fig, axes = plt.subplots(2, 2, figsize=(6.4, 7.4), layout="constrained")
         for ax, panel in zip(axes.flat, panels, strict=True):
-            ax.set_title(f"{letter(panel)} {panel.panel.title}\n", loc="left", fontsize=11)
+            ax.set_title(f"{figures.titled(panel)}\n", loc="left", fontsize=11)
             if claims.gradual(panel).empty:
                 ax.text(0.5, 0.5, "not there yet", transform=ax.transAxes, ha="center")
                 ax.set(xticks=[], yticks=[])
@@ -76,5 +71,5 @@ def show(panels: Sequence[Figure1]) -> None:
     fig = figure_1(panels)
     display(figures.picture(fig))
     configs = [figure.panel for figure in panels]
-    badges = "".join(figures.badge(f, f"{letter(f)} {f.panel.title}") for f in panels)
+    badges = "".join(figures.badge(f, figures.titled(f)) for f in panels)
     display(HTML(badges + figures.downloads("figure_1", fig, table(panels), configs)))

@@ -203,14 +203,14 @@ def figure_1d(scale: str, seed: int = 0) -> Panel:
             "architecture": "resnet-8",
             "data": "digits",
             "samples": 200,
-            "learning_rate": 0.05,
+            "learning_rate": 0.1,
             "shrinkage": 5e-3,
-            "tolerance": 0.3,
-            "patience": 3,
+            "tolerance": 0.5,
+            "patience": 2,
             "target_sparsity": 0.5,
-            "max_epochs": 20,
+            "max_epochs": 12,
         }
-        he["batch_size"] = 10
+        he["batch_size"] = 20
     retraining = {**he, "learning_rate": 0.1, "steps": (0.5, 0.75)}
     return _panel("figure_1d", scale, seed, sizes, gradual | he, retraining)
 

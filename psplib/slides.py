@@ -458,7 +458,7 @@ def _alone(figure: Figure1, arm: str) -> Slide:
         ax.set(xlabel="surviving parameters [%]  (sparser →)", title="twice the same arm")
         first, last = errors.index[0], errors.index[-1]
         alt = (
-            f"Test error of {title} by sparsity: {_mean(errors, first)} % at "
+            f"{figure.panel.title}: test error of {title} by sparsity: {_mean(errors, first)} % at "
             f"{_sparsity(figure, first)}, {_mean(errors, last)} % at {_sparsity(figure, last)}. "
             "Both controls name this arm; choose another one for their difference."
         )
@@ -488,8 +488,8 @@ def _pair(figure: Figure1, one: str, other: str) -> Slide:
         below.set_title(f"{second} minus {first}", fontsize=10)
         above.tick_params(labelbottom=False)
         alt = (
-            f"Test error of {first} and of {second}, and the second minus the first with its "
-            f"95 % interval: {_in_words(figure, one, other, intervals)}"
+            f"{figure.panel.title}: test error of {first} and of {second}, and the second minus "
+            f"the first with its 95 % interval: {_in_words(figure, one, other, intervals)}"
         )
         return _slide(fig, alt)
 

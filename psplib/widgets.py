@@ -17,7 +17,7 @@ import ipywidgets as ipw
 
 from . import slides
 from .experiments import Figure1, Figures2to4
-from .figures import ARMS
+from .figures import ARMS, titled
 from .lobster import Lobster
 from .runs import Store
 from .slides import Slide, Slides
@@ -181,7 +181,7 @@ def neurons(figures: Figures2to4) -> Shown:
 def arms(*figures: Figure1) -> Shown:
     """Two arms of a panel of Fig. 1 side by side, and their difference; of any of the panels."""
     pictures = {
-        (figure.panel.title, *pair): slide
+        (titled(figure), *pair): slide
         for figure in figures
         for pair, slide in slides.arms(figure).items()
     }
