@@ -52,7 +52,10 @@ def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "sentence"),
     [
         (("reproduce", "--scale", "huge"), "scale must be one of smoke, quick, paper; got 'huge'."),
-        (("reproduce", "--only", "figure_9"), "experiment must be one of figure_1a, minima; got"),
+        (
+            ("reproduce", "--only", "figure_9"),
+            "experiment must be one of figure_1a, minima, figure_1b,",
+        ),
         (("reproduce", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
         (("reproduce", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
         (("reproduce", "--seed", "-1"), "seed must be a whole number of at least 0; got -1."),
