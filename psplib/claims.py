@@ -222,6 +222,8 @@ def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[
 
 def in_short(verdicts: Sequence[Verdict]) -> str:
     """The verdicts in one sentence for each outcome (Markdown)."""
+    if {v.verdict for v in verdicts} == {NOT_RUN}:
+        return "None of these claims has been tested yet."
     sentences = []
     for outcome in (HOLDS, FAILS, UNDECIDED, NOT_RUN):
         these = [v.claim for v in verdicts if v.verdict == outcome]

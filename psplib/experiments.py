@@ -367,9 +367,9 @@ _COSTS = {
     "resnet-8": _Cost(16_000.0, 56.0, 40.0),
     "resnet-32": _Cost(80_000.0, 280.0, 200.0),
 }
-# The share of the whole data set, by its name; of an analysis, which passes some thousand images
-# through LeNet-5 many times (that of single neurons twice), the seconds.
-_IMAGES = {"digits": 1_500, "cifar10": 50_000}
+_IMAGES = {"digits": 1_500, "cifar10": 50_000, "mnist": 60_000, "fashion-mnist": 60_000}
+# Seconds of one core for LeNet-5 on MNIST, about; that of single neurons passes the images through
+# two networks once.
 _ANALYSIS, _PROFILE = 900.0, 10.0
 
 
@@ -378,9 +378,9 @@ def seconds(config: Config, store: Store) -> float:
     if store.has(config):
         return store.seconds(config)
     gradual = _gradual(config)
-    cost = _COSTS[gradual.architecture]
-    whole = 50_000 if gradual.architecture.startswith("resnet") else 60_000
-    images = _IMAGES.get(gradual.data, 60_000)
+    cost = _COSTS.get(gradual.architecture, _COSTS["resnet-32"])
+    whole = _IMAGES["cifar10" if gradual.architecture.startswith("resnet") else "mnist"]
+    images = _IMAGES[gradual.data]
     share = min(gradual.samples or images, images) / whole
     if isinstance(config, Lobster):
         return share * min(cost.gradual, cost.dense * config.max_epochs)

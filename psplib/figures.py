@@ -183,6 +183,8 @@ Panel = Figure1 | Figures2to4
 def facts(figure: Panel) -> dict[str, str]:
     """What the badge says: scale, seeds, device, date, commit, and what is missing."""
     provenance = [a.provenance for a in figure.artefacts]
+    if not provenance:
+        return {"runs": "not there yet"}
     commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
     replicas = len(figure.panel.retrained.replicas)
     samples = figure.panel.lobsters[0].samples
@@ -191,7 +193,7 @@ def facts(figure: Panel) -> dict[str, str]:
         **({"images": f"{samples:,} of the data set"} if samples else {}),
         "seeds": f"{len(figure.panel.lobsters)} LOBSTER × {replicas} replicas",
         "device": ", ".join(sorted({p["device"] for p in provenance})),
-        "finished": max((p["finished"][:10] for p in provenance), default=""),
+        "finished": max(p["finished"][:10] for p in provenance),
         "commit": ", ".join(commits),
         "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
         **({"missing runs": str(len(figure.missing))} if figure.missing else {}),
@@ -249,7 +251,8 @@ def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | Non
     from IPython.display import HTML, display
 
     if fig is None:
-        display(HTML('<p class="psplib-badge">The runs of this figure are not there yet.</p>'))
+        missing = f"The runs of this figure, {figure.panel.title}, are not there yet."
+        display(HTML(f'<p class="psplib-badge">{html.escape(missing)}</p>'))
         return
     display(picture(fig))
     links = downloads(name, fig, figure.table if table is None else table, figure.panel)
@@ -282,7 +285,9 @@ def state(figure: Panel) -> str:
 
 
 def table(frame: pd.DataFrame) -> Any:
-    """A table in the book's style."""
+    """A table in the book's style; nothing, if it has no rows."""
+    if frame.empty:
+        return None
     return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
 
 

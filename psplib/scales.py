@@ -205,10 +205,10 @@ def figure_1d(scale: str, seed: int = 0) -> Panel:
             "samples": 200,
             "learning_rate": 0.1,
             "shrinkage": 5e-3,
-            "tolerance": 0.5,
+            "tolerance": 0.2,
             "patience": 2,
             "target_sparsity": 0.5,
-            "max_epochs": 12,
+            "max_epochs": 16,
         }
         he["batch_size"] = 20
     retraining = {**he, "learning_rate": 0.1, "steps": (0.5, 0.75)}

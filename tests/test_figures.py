@@ -153,7 +153,9 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figures_panels.table([empty]).empty
     assert figures.figure_1(empty) is None
     assert figures.convergence(experiments.history(empty)) is None
-    assert figures.summary(empty).empty
+    assert figures.table(figures.summary(empty)) is None
+    assert figures.badge(empty, "(c)").count("not there yet") == 1
+    assert claims.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
     assert "nothing" in figures.reading(empty)
     assert figures.state(empty).startswith("The gradual run of this figure is not there yet")
     assert "--scale paper --only figure_1c" in figures.state(empty)
