@@ -94,7 +94,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     for name in ("figure_1", *scales.PANELS):
         assert f'download="{name}.csv"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
-    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 2 * 10 + 6 + 13
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 3 * 10 + 13
     assert "Frankle" in pages["references"]
 
 
