@@ -40,6 +40,10 @@ class Chapter:
         assert isinstance(panel, scales.Panel)
         return experiments.collect(panel, store)
 
+    def panels(self) -> tuple[experiments.Figure1, ...]:
+        """The four panels of Fig. 1, in their order."""
+        return tuple(self.figure_1(name) for name in scales.PANELS)
+
     def minima(self) -> experiments.Figures2to4:
         """What Figs. 2 to 4 are made of: published, or computed here."""
         panel, store = self._runs("minima")

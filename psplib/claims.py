@@ -118,19 +118,27 @@ def densities(figure: Figure1) -> pd.Series:
 
 
 def figure_1(figure: Figure1) -> list[Verdict]:
-    """Every claim of section 5.1 on one panel, with its verdict."""
+    """The claims of section 5.1 that every panel is asked, with their verdicts.
+
+    High compression is what lies above 95 % sparsity in Fig. 1a, as the paper says of that panel;
+    in the others, of which it gives no such number, the last point of the gradual run.
+    """
     unpruned = errors(figure, "dense")
     dense = unpruned.loc[0] if len(unpruned) else pd.Series(dtype=float)
     rewound, reinitialised = errors(figure, "rewound"), errors(figure, "reinitialised")
     density = densities(figure)
     arms = (("original", rewound), ("new random", reinitialised))
     recover = [_recovers(arm, dense, density, label) for label, arm in arms]
+    where, points = (
+        ("Above 95 % sparsity", _sparse)
+        if figure.panel.name == "figure_1a"
+        else ("At the highest compression", last_point)
+    )
     fail = [
-        _worse(
-            f"Above 95 % sparsity, retraining from {label} values fails to recover "
-            "the dense error.",
-            "retrained − dense is above zero at each of {} points; effect at {}",
-            [(p, interval((arm.loc[p] - dense).dropna())) for p in _sparse(arm, density)]
+        worse(
+            f"{where}, retraining from {label} values fails to recover the dense error.",
+            "retrained − dense is above zero at {}",
+            [(p, interval((arm.loc[p] - dense).dropna())) for p in points(arm, density)]
             if len(dense)
             else [],
             density,
@@ -138,14 +146,10 @@ def figure_1(figure: Figure1) -> list[Verdict]:
         for label, arm in arms
     ]
     reference = 100 * gradual(figure)["test_error"]
-    better = _worse(
-        "Above 95 % sparsity, gradual pruning has a lower error than one-shot rewinding.",
-        "rewound − LOBSTER with the same mask is above zero at each of {} points; effect at {}; "
-        "one LOBSTER run",
-        [
-            (p, interval((rewound.loc[p] - reference[p]).dropna()))
-            for p in _sparse(rewound, density)
-        ],
+    better = worse(
+        f"{where}, gradual pruning has a lower error than one-shot rewinding.",
+        "rewound − LOBSTER with the same mask is above zero at {}; one LOBSTER run",
+        [(p, interval((rewound.loc[p] - reference[p]).dropna())) for p in points(rewound, density)],
         density,
     )
     return [*recover, *fail, better, *_initial_values(rewound, reinitialised)]
@@ -160,34 +164,44 @@ def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, flo
 
 def _recovers(arm: pd.DataFrame, dense: pd.Series, density: pd.Series, label: str) -> Verdict:
     claim = f"At low compression, retraining from {label} values recovers the dense error."
-    if arm.empty or dense.empty:
+    first = density.index[1] if len(density) > 1 else None
+    if dense.empty or first not in arm.index:
         return Verdict(claim, "5.1", "", NOT_RUN)
-    point = arm.index[0]
-    verdict, difference, margin = recovers(arm.loc[point], dense)
+    verdict, difference, margin = recovers(arm.loc[first], dense)
     test = (
-        f"retrained − dense at {_percent(1 - density[point])} sparsity is at most "
+        f"retrained − dense at {percent(1 - density[first])} sparsity is at most "
         f"{margin:.2f} points (5 % of the dense error)"
     )
-    return _verdict(claim, test, verdict, difference)
+    return decided(claim, test, verdict, difference)
 
 
 def _sparse(arm: pd.DataFrame, density: pd.Series) -> list[int]:
     return [p for p in arm.index if density[p] < 1 - HIGH_SPARSITY]
 
 
-def _worse(
+def last_point(arm: pd.DataFrame, density: pd.Series) -> list[int]:
+    """The last point of the gradual run, if the arm is there."""
+    return [p for p in density.index[-1:] if p in arm.index]
+
+
+def worse(
     claim: str, test: str, differences: list[tuple[int, Interval]], density: pd.Series
 ) -> Verdict:
-    """The verdict on "above zero at every point"; the effect is that at the last point."""
+    """The verdict on "above zero at every point"; the effect is that at the last point. `test` has
+    braces where the points are to be named."""
     if not differences:
         return Verdict(claim, "5.1", "", NOT_RUN)
     point, last = differences[-1]
-    test = test.format(len(differences), _percent(1 - density[point]))
-    return _verdict(claim, test, everywhere([higher(d) for _, d in differences]), last)
+    where = f"{percent(1 - density[point])} sparsity"
+    if len(differences) > 1:
+        where = f"each of {len(differences)} points; effect at {where}"
+    verdict = everywhere([higher(d) for _, d in differences])
+    return decided(claim, test.format(where), verdict, last)
 
 
-def _verdict(claim: str, test: str, verdict: str, effect: Interval) -> Verdict:
-    return Verdict(claim, "5.1", test, verdict, effect.mean, effect.low, effect.high, effect.n)
+def decided(claim: str, test: str, verdict: str, effect: Interval, section: str = "5.1") -> Verdict:
+    """A `Verdict` with its effect in percentage points."""
+    return Verdict(claim, section, test, verdict, effect.mean, effect.low, effect.high, effect.n)
 
 
 def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[Verdict]:
@@ -201,13 +215,15 @@ def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[
     where = f"random − original, mean over {len(both)} points"
     within = f"{where}, lies within ±{margin:.2f} points (5 % of the mean error)"
     return [
-        _verdict(minor, within, comparable(gap, margin), gap),
-        _verdict(better, f"{where}, is above zero", higher(gap), gap),
+        decided(minor, within, comparable(gap, margin), gap),
+        decided(better, f"{where}, is above zero", higher(gap), gap),
     ]
 
 
 def in_short(verdicts: Sequence[Verdict]) -> str:
     """The verdicts in one sentence for each outcome (Markdown)."""
+    if {v.verdict for v in verdicts} == {NOT_RUN}:
+        return "None of these claims has been tested yet."
     sentences = []
     for outcome in (HOLDS, FAILS, UNDECIDED, NOT_RUN):
         these = [v.claim for v in verdicts if v.verdict == outcome]
@@ -218,5 +234,6 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(sentences)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in per cent, one digit after the point."""
     return f"{100 * share:.1f} %"

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import scales
+from . import scales, sources
 from .checks import one_of
-from .config import canonical, key, origins
+from .config import canonical, key
 from .experiments import Config
 from .figures import Panel
 from .sensitivity import Sensitivity
@@ -37,7 +37,7 @@ def table(experiment: str, part: str) -> Any:
     parts = {scale: _parts(panel) for scale, panel in panels.items()}
     one_of("part", part, parts["paper"])
     rows = []
-    for name, origin in origins(parts["paper"][part]).items():
+    for name, origin in sources.origins(experiment, part, parts["paper"][part]).items():
         if name in HIDDEN:
             continue
         values = [_value(getattr(parts[scale][part], name)) for scale in scales.SCALES]

@@ -15,12 +15,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from . import claims
 from .config import canonical
 from .experiments import Figure1, FigureBeyond, Figures2to4
-from .scales import Beyond
+from .scales import Beyond, Experiment
 
 # Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
 # marker and its name in every chapter.
@@ -38,6 +38,7 @@ BEYOND = {
     "magnitude": ("#999933", "P", "magnitude, one-shot, rewound"),
     "iterative": ("#000000", "X", "magnitude, iterative, rewound"),
 }
+DENSITY = "surviving parameters [%]  (sparser →)"
 STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -53,36 +54,51 @@ STYLE: Any = {
 }
 
 
-def figure_1(figure: Figure1) -> Figure:
+def figure_1(figure: Figure1) -> Figure | None:
     """Test error against density: arms with mean, 95 % interval and single replicas (faint).
 
-    Above, everything; below, the range of the networks that keep LOBSTER's masks.
+    Above, everything; below, the range of the networks that keep LOBSTER's masks. None where the
+    gradual run is not there.
     """
+    if claims.gradual(figure).empty:
+        return None
     with mpl.rc_context(STYLE):
         fig, (whole, near) = plt.subplots(
             2, 1, figsize=(8.6, 8.4), sharex=True, layout="constrained", height_ratios=(3, 2)
         )
-        density = claims.densities(figure)
         for ax in (whole, near):
-            dense_line(ax, figure)
-            for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
-                curve(ax, arm, claims.errors(figure, arm), density)
-            _gradual(ax, figure)
+            draw(ax, figure)
             ax.set_ylabel("test error [%]")
-        # An interval of few replicas may reach below zero; the networks set the ranges.
         seen = 100 * figure.table["test_error"]
         structured = seen[~figure.table["arm"].str.startswith("restructured")]
-        whole.set(yscale="log", title=figure.panel.title)
-        whole.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-        plain_ticks(whole.yaxis)
         margin = 0.05 * (structured.max() - structured.min())
+        near.set(yscale="linear", xlabel=DENSITY)
         near.set_ylim(structured.min() - margin, structured.max() + margin)
-        near.set(xscale="log", xlabel="surviving parameters [%]  (sparser →)")
-        near.set_xlim(110, 100 * (1 - figure.table["sparsity"].max()) * 0.88)
-        plain_ticks(near.xaxis)
+        near.yaxis.set_major_locator(MaxNLocator())
+        near.yaxis.set_major_formatter(ScalarFormatter())
+        whole.set(title=figure.panel.title)
         whole.legend(fontsize=9, loc="upper left")
         plt.close(fig)
     return fig
+
+
+def draw(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
+    """A panel of Fig. 1, both axes logarithmic, sparser to the right; lines and markers of a
+    relative `size`."""
+    density = claims.densities(figure)
+    dense_line(ax, figure)
+    for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
+        curve(ax, arm, claims.errors(figure, arm), density, size)
+    _gradual(ax, figure, size)
+    # An interval of few replicas may reach below zero; the networks set the ranges.
+    seen = 100 * figure.table["test_error"]
+    ax.set(xscale="log", yscale="log")
+    ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
+    ax.set_xlim(110, 100 * (1 - figure.table["sparsity"].max()) * 0.88)
+    plain_ticks(ax.xaxis)
+    plain_ticks(ax.yaxis)
+    if seen.max() < 5 * seen[seen > 0].min():
+        ax.yaxis.set_major_locator(MaxNLocator(6))
 
 
 def dense_line(ax: Axes, figure: Figure1) -> None:
@@ -98,7 +114,12 @@ def dense_line(ax: Axes, figure: Figure1) -> None:
 
 
 def curve(
-    ax: Axes, arm: str, errors: pd.DataFrame, density: pd.Series, label: str | None = None
+    ax: Axes,
+    arm: str,
+    errors: pd.DataFrame,
+    density: pd.Series,
+    size: float = 1.0,
+    label: str | None = None,
 ) -> None:
     """An arm's test errors (points, replicas) in per cent over density: single networks, their
     mean, its 95 % interval."""
@@ -111,11 +132,11 @@ def curve(
     intervals = [claims.interval(row.dropna()) for _, row in errors.iterrows()]
     mean = [i.mean for i in intervals]
     low, high = [i.low for i in intervals], [i.high for i in intervals]
-    ax.plot(x, mean, marker=marker, ms=5, lw=1.6, color=color, label=label or name)
+    ax.plot(x, mean, marker=marker, ms=5 * size, lw=1.6 * size, color=color, label=label or name)
     ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 
 
-def _gradual(ax: Axes, figure: Figure1) -> None:
+def _gradual(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
     color, marker, name = ARMS["lobster"]
     rows = figure.table[figure.table["arm"] == "lobster"]
     for i, (_, run) in enumerate(rows.groupby("lobster_seed")):
@@ -126,8 +147,8 @@ def _gradual(ax: Axes, figure: Figure1) -> None:
             100 * (1 - run["sparsity"]),
             100 * run["test_error"],
             marker=marker,
-            ms=4 if i == 0 else 2.5,
-            lw=2 if i == 0 else 1,
+            ms=(4 if i == 0 else 2.5) * size,
+            lw=(2 if i == 0 else 1) * size,
             alpha=1 if i == 0 else 0.55,
             color=color,
             label=name + count if i == 0 else None,
@@ -150,7 +171,7 @@ def summary(figure: Figure1) -> pd.DataFrame:
     arms = [arm for arm in ARMS if arm != "lobster"]
     retrained = {p for arm in arms for p in claims.errors(figure, arm).index}
     rows = []
-    for point in sorted(retrained | {density.index[0], density.index[-1]}):
+    for point in sorted({*density.index[:1], *density.index[-1:]} | retrained & {*density.index}):
         row = {
             "sparsity": f"{100 * gradual.loc[point, 'sparsity']:.2f} %",
             "weights only": f"{100 * gradual.loc[point, 'weight_sparsity']:.2f} %",
@@ -160,7 +181,8 @@ def summary(figure: Figure1) -> pd.DataFrame:
             errors = claims.errors(figure, arm)
             row[ARMS[arm][2]] = _plus_minus(errors.loc[point]) if point in errors.index else ""
         rows.append(row)
-    return pd.DataFrame(rows)
+    names = ["sparsity", "weights only", "LOBSTER", *(ARMS[arm][2] for arm in arms)]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _plus_minus(values: pd.Series) -> str:
@@ -174,12 +196,17 @@ Panel = Figure1 | Figures2to4 | FigureBeyond
 def facts(figure: Panel) -> dict[str, str]:
     """What the badge says: scale, seeds, device, date, commit, and what is missing."""
     provenance = [a.provenance for a in figure.artefacts]
+    if not provenance:
+        return {"runs": "not there yet"}
     commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
+    panel = figure.panel
+    samples = None if isinstance(panel, Beyond) else panel.lobsters[0].samples
     return {
-        "scale": figure.panel.scale,
+        "scale": panel.scale,
+        **({"images": f"{samples:,} of the data set"} if samples else {}),
         "seeds": _seeds(figure),
         "device": ", ".join(sorted({p["device"] for p in provenance})),
-        "finished": max((p["finished"][:10] for p in provenance), default=""),
+        "finished": max(p["finished"][:10] for p in provenance),
         "commit": ", ".join(commits),
         "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
         **({"missing runs": str(len(figure.missing))} if figure.missing else {}),
@@ -197,12 +224,30 @@ def _seeds(figure: Panel) -> str:
     return f"{len(panel.lobsters)} LOBSTER × {len(panel.retrained.replicas)} replicas"
 
 
-def badge(figure: Panel) -> str:
-    """The facts as one line of HTML."""
+def titled(figure: Figure1) -> str:
+    """A panel of Fig. 1 with its letter: "(a) LeNet-300, MNIST"."""
+    return f"({figure.panel.name[-1]}) {figure.panel.title}"
+
+
+def basis(panel: Experiment) -> str:
+    """What a panel's verdicts rest on: scale, images, gradual runs, replicas."""
+    samples = panel.lobsters[0].samples
+    parts = [
+        panel.scale,
+        f"{samples:,} images" if samples else "",
+        counted(len(panel.lobsters), "gradual run"),
+        counted(len(panel.retrained.replicas), "replica"),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def badge(figure: Panel, title: str = "") -> str:
+    """The facts as one line of HTML, after a title if there is one."""
     items = "".join(
         f"<span><b>{html.escape(k)}</b> {html.escape(v)}</span>" for k, v in facts(figure).items()
     )
-    return f'<p class="psplib-badge">{items}</p>'
+    head = f"<span><b>{html.escape(title)}</b></span>" if title else ""
+    return f'<p class="psplib-badge">{head}{items}</p>'
 
 
 def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
@@ -227,32 +272,46 @@ def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
 def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | None = None) -> None:
     """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, the
     panel's own unless given. Of a figure whose runs are not there, it says so."""
-    from IPython.display import HTML, Image, display
+    from IPython.display import HTML, display
 
     if fig is None:
-        display(HTML('<p class="psplib-badge">The runs of this figure are not there yet.</p>'))
+        missing = f"The runs of this figure, {figure.panel.title}, are not there yet."
+        display(HTML(f'<p class="psplib-badge">{html.escape(missing)}</p>'))
         return
-    png = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(png, format="png", metadata={"Software": None})
-    display(Image(png.getvalue(), width=int(100 * fig.get_figwidth())))
+    display(picture(fig))
     links = downloads(name, fig, figure.table if table is None else table, figure.panel)
     display(HTML(badge(figure) + links))
 
 
+def picture(fig: Figure) -> Any:
+    """A figure as a PNG of the page's width."""
+    from IPython.display import Image
+
+    png = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(png, format="png", metadata={"Software": None})
+    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()))
+
+
 def state(figure: Panel) -> str:
     """Whether all runs behind a figure are there (Markdown)."""
-    missing = len(figure.missing)
+    missing, panel = len(figure.missing), figure.panel
     if not missing:
         return "All runs of this figure are there."
-    return (
-        f"{_counted(missing, 'run')} of this figure {'are' if missing > 1 else 'is'} not there "
-        "yet; `psplib reproduce` makes them."
-    )
+    are = f"{counted(missing, 'run')} of this figure {'are' if missing > 1 else 'is'} not there yet"
+    if panel.lobsters[0] in figure.missing:
+        are = (
+            "The gradual run of this figure is not there yet, and so nothing that is made from its "
+            "masks"
+        )
+    command = f"psplib reproduce --scale {panel.scale} --only {panel.name}"
+    return f"{are}; `{command}` makes what is missing."
 
 
 def table(frame: pd.DataFrame) -> Any:
-    """A table in the book's style."""
+    """A table in the book's style; nothing, if it has no rows."""
+    if frame.empty:
+        return None
     return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
 
 
@@ -272,12 +331,12 @@ def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") ->
 
 
 def effect(verdict: claims.Verdict) -> str:
-    """An effect with its interval and unit; a dash where there is none."""
+    """An effect with its interval, where it has one, and unit; a dash where there is none."""
     numbers = (verdict.effect, verdict.low, verdict.high)
-    if not np.isfinite(numbers).all():
-        return "–"
     form = {"points": "+.2f", "bits": "+.4f", "×": ".2f"}[verdict.unit]
     mean, low, high = (format(x, form) for x in numbers)
+    if not np.isfinite(numbers).all():
+        return f"{mean} {verdict.unit}, no interval" if np.isfinite(verdict.effect) else "–"
     return f"{mean} [{low}, {high}] {verdict.unit}"
 
 
@@ -286,9 +345,11 @@ def verdict_label(verdict: str) -> str:
     return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def convergence(history: pd.DataFrame) -> Figure:
+def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
     """Validation error by epoch of retraining, from `experiments.history`: mean and 95 % interval
-    of each arm."""
+    of each arm. None without any."""
+    if history.empty:
+        return None
     with mpl.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
         lowest = 100.0
@@ -307,7 +368,9 @@ def convergence(history: pd.DataFrame) -> Figure:
                 alpha=0.2,
                 lw=0,
             )
-        ax.set(xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log")
+        ax.set(
+            xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log", title=title
+        )
         ax.set_ylim(bottom=0.85 * max(lowest, 0.1))
         plain_ticks(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -319,13 +382,15 @@ def convergence(history: pd.DataFrame) -> Figure:
 def reading(figure: Figure1) -> str:
     """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
     gradual = figure.table[figure.table["arm"] == "lobster"]
+    if gradual.empty:
+        return "There is nothing to read off yet."
     ends = gradual.sort_values("point").groupby("lobster_seed").last()
     ended = ", ".join(
         f"{100 * row.test_error:.2f} % at {100 * row.sparsity:.2f} %" for row in ends.itertuples()
     )
     sentences = [
         f"LOBSTER ends with a test error of {ended} sparsity "
-        f"({_counted(len(ends), 'run')}; weights alone counted, the first is "
+        f"({counted(len(ends), 'run')}; weights alone counted, the first is "
         f"{100 * ends['weight_sparsity'].iloc[0]:.2f} % sparse)."
     ]
     dense = claims.errors(figure, "dense")
@@ -380,5 +445,6 @@ def _sparsity(density: float) -> str:
     return f"{100 * (1 - density):.1f} %"
 
 
-def _counted(n: int, what: str) -> str:
+def counted(n: int, what: str) -> str:
+    """A number of things, in words."""
     return f"{n} {what}{'s' if n != 1 else ''}"

@@ -55,7 +55,7 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
         density = 1 - next(iter(runs.values()))["sparsity"]
         for arm in RETRAINED:
             retrained = errors(figure, network, arm)
-            curve(ax, arm, retrained[retrained.index > 0], density, NAMES[arm])
+            curve(ax, arm, retrained[retrained.index > 0], density, label=NAMES[arm])
     # The two are often one line: the broken one lies above.
     for arm, style in (("lobster", "-"), ("decay", (0, (2, 1.5)))):
         color, marker, name = (ARMS | BEYOND)[arm]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import claims, claims_minima, figures
+from . import claims, claims_figure_1, claims_minima, figures
 from .claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
 from .experiments import Figure1, Figures2to4
 
@@ -28,23 +28,6 @@ def _untested(section: str, claim: str, why: str) -> Entry:
 # What no experiment here speaks of, in the order of the paper.
 UNTESTED = (
     _untested(
-        "5.1",
-        "LeNet-5 on MNIST keeps an accuracy of about 99.20 % when it is retrained with 98 % of its "
-        "parameters pruned (Fig. 1b).",
-        "Fig. 1b is not there yet",
-    ),
-    _untested(
-        "5.1",
-        "LeNet-5 on Fashion-MNIST loses performance when 80 % are removed (Fig. 1c).",
-        "Fig. 1c is not there yet",
-    ),
-    _untested(
-        "5.1",
-        "The gap between gradual and one-shot becomes extremely evident for ResNet-32 on CIFAR-10 "
-        "(Fig. 1d).",
-        "Fig. 1d is not there yet",
-    ),
-    _untested(
         "6",
         "One-shot strategies reach moderate sparsity at a lower computational cost.",
         "in the paper's own design the one-shot network takes its mask from the gradual one, so "
@@ -58,19 +41,27 @@ UNTESTED = (
 )
 
 
-def entries(figure_1a: Figure1, minima: Figures2to4) -> list[Entry]:
+def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
     """Every claim, ordered by section; what is derived from two verdicts comes after them."""
     found = [
-        Entry(replace(v, claim=f"{v.claim} (LeNet-300, MNIST)"), "figure_1", _basis(figure_1a))
-        for v in claims.figure_1(figure_1a)
+        Entry(
+            replace(v, claim=f"{v.claim} ({figure.panel.title})"),
+            "figure_1",
+            figures.basis(figure.panel),
+        )
+        for figure in panels
+        for v in claims_figure_1.panel(figure)
     ]
+    letters = [f"({f.panel.name[-1]}) {f.panel.scale}" for f in panels]
+    found += [Entry(v, "figure_1", ", ".join(letters)) for v in claims_figure_1.across(panels)]
     second = claims_minima.figure_2(minima)
+    basis = figures.basis(minima.panel)
     for chapter, verdicts in (
         ("figure_2", [*second, _sharp_and_good(second)]),
         ("figure_3", claims_minima.figure_3(minima)),
         ("figure_4", claims_minima.figure_4(minima)),
     ):
-        found += [Entry(v, chapter, _basis(minima)) for v in verdicts]
+        found += [Entry(v, chapter, basis) for v in verdicts]
     return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
 
 
@@ -84,12 +75,6 @@ def _sharp_and_good(verdicts: Sequence[Verdict]) -> Verdict:
         "both hold: G generalises better, and its minimum is narrower (surviving coordinates)",
         together if together in (HOLDS, NOT_RUN) else UNDECIDED,
     )
-
-
-def _basis(figure: figures.Panel) -> str:
-    runs = len(figure.panel.lobsters)
-    replicas = len(figure.panel.retrained.replicas)
-    return f"{figure.panel.scale}, {runs} gradual run{'s'[: runs > 1]}, {replicas} replicas"
 
 
 def count(found: Sequence[Entry]) -> str:

@@ -20,6 +20,16 @@ SCALES = {
     "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
 }
 PUBLISHED = "published"
+TITLES = {
+    "lenet-300": "LeNet-300",
+    "lenet-5": "LeNet-5",
+    "resnet-8": "ResNet-8",
+    "resnet-32": "ResNet-32",
+    "digits": "digits",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
 RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
 
 
@@ -46,18 +56,9 @@ class Panel:
         retrained from: those nearest to equal steps of log density, the first pruned one and the
         last always among them.
         """
-        shared = self.retrained
         points = spread(densities[1:], self.most_points)
         return [
-            Retraining(
-                shared.lobster,
-                point + 1,
-                arm,
-                shared.replicas,
-                shared.epochs,
-                shared.learning_rate,
-                shared.batch_size,
-            )
+            dataclasses.replace(self.retrained, point=point + 1, arm=arm)
             for arm in RETRAINED
             for point in points
         ]
@@ -203,66 +204,123 @@ def spread(densities: list[float], most: int) -> list[int]:
     return sorted(chosen)
 
 
+class Size(NamedTuple):
+    """Gradual runs, replicas, epochs of retraining, and points that are retrained from at most."""
+
+    runs: int
+    replicas: int
+    epochs: int
+    points: int
+
+
 def figure_1a(scale: str, seed: int = 0) -> Panel:
     """Fig. 1a, LeNet-300 on MNIST, at a scale; `seed` shifts every seed of the panel."""
-    one_of("scale", scale, SCALES)
-    whole_number("seed", seed)
+    sizes = {"smoke": Size(1, 2, 10, 4), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
+    gradual: dict[str, Any] = {"data": "mnist"}
     if scale == "smoke":
-        return _panel(
-            scale,
-            "LeNet-300, digits",
-            seed,
-            runs=1,
-            replicas=2,
-            epochs=10,
-            points=4,
-            lobster={
-                "data": "digits",
-                "shrinkage": 5e-3,
-                "tolerance": 0.2,
-                "patience": 3,
-                "target_sparsity": 0.9,
-                "max_epochs": 100,
-            },
-        )
-    runs, replicas, epochs, points = {"quick": (1, 3, 20, 6), "paper": (3, 10, 40, 8)}[scale]
-    return _panel(
-        scale,
-        "LeNet-300, MNIST",
-        seed,
-        runs=runs,
-        replicas=replicas,
-        epochs=epochs,
-        points=points,
-        lobster={"data": "mnist"},
-    )
+        gradual = {
+            "data": "digits",
+            "shrinkage": 5e-3,
+            "tolerance": 0.2,
+            "patience": 3,
+            "target_sparsity": 0.9,
+            "max_epochs": 100,
+        }
+    return _panel("figure_1a", scale, seed, sizes, {"architecture": "lenet-300", **gradual})
+
+
+def figure_1b(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1b, LeNet-5 on MNIST: its gradual runs are those of Figs. 2 to 4."""
+    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(2, 10, 40, 8)}
+    return _panel("figure_1b", scale, seed, sizes, _lenet_5(scale))
+
+
+def figure_1c(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1c, LeNet-5 on Fashion-MNIST; at smoke scale, where there are digits only, the same runs
+    as Fig. 1b."""
+    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(3, 10, 40, 8)}
+    gradual = _lenet_5(scale)
+    if scale != "smoke":
+        gradual |= {"data": "fashion-mnist", "target_sparsity": 0.98}
+    return _panel("figure_1c", scale, seed, sizes, gradual)
+
+
+def figure_1d(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1d, ResNet-32 on CIFAR-10; at quick scale on a part of it."""
+    sizes = {"smoke": Size(1, 2, 2, 2), "quick": Size(1, 3, 15, 3), "paper": Size(3, 10, 182, 8)}
+    he: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4, "batch_size": 128}
+    gradual: dict[str, Any] = {"architecture": "resnet-32", "data": "cifar10"}
+    gradual |= {"learning_rate": 0.01, "target_sparsity": 0.95, "max_epochs": 600}
+    if scale == "quick":
+        gradual |= {
+            "samples": 2_000,
+            "shrinkage": 1e-3,
+            "tolerance": 0.1,
+            "patience": 3,
+            "target_sparsity": 0.9,
+            "max_epochs": 120,
+        }
+    elif scale == "smoke":
+        gradual |= {
+            "architecture": "resnet-8",
+            "data": "digits",
+            "samples": 200,
+            "learning_rate": 0.1,
+            "shrinkage": 5e-3,
+            "tolerance": 0.2,
+            "patience": 2,
+            "target_sparsity": 0.5,
+            "max_epochs": 16,
+        }
+        he["batch_size"] = 20
+    retraining = {**he, "learning_rate": 0.1, "steps": (0.5, 0.75)}
+    return _panel("figure_1d", scale, seed, sizes, gradual | he, retraining)
+
+
+def _lenet_5(scale: str) -> dict[str, Any]:
+    """The gradual pruning of LeNet-5 on MNIST, to the highest compression of Fig. 1b."""
+    if scale != "smoke":
+        return {"architecture": "lenet-5", "data": "mnist", "target_sparsity": 0.9957}
+    return {
+        "architecture": "lenet-5",
+        "data": "digits",
+        "shrinkage": 2e-2,
+        "tolerance": 1.0,
+        "patience": 1,
+        "target_sparsity": 0.995,
+        "max_epochs": 60,
+    }
 
 
 def _panel(
+    name: str,
     scale: str,
-    title: str,
     seed: int,
-    runs: int,
-    replicas: int,
-    epochs: int,
-    points: int,
-    lobster: dict[str, Any],
+    sizes: dict[str, Size],
+    gradual: dict[str, Any],
+    retraining: dict[str, Any] | None = None,
 ) -> Panel:
-    lobsters = tuple(
-        Lobster(architecture="lenet-300", seed=seed * runs + i, **lobster) for i in range(runs)
-    )
-    numbers = tuple(seed * replicas + i for i in range(replicas))
-    shared: dict[str, Any] = {"replicas": numbers, "epochs": epochs}
-    return Panel(
-        "figure_1a",
-        scale,
-        seed,
-        title,
-        lobsters,
-        Retraining(lobsters[0], 0, "dense", **shared),
-        Retraining(lobsters[0], 1, "rewound", **shared),
-        points,
-    )
+    one_of("scale", scale, SCALES)
+    whole_number("seed", seed)
+    runs, replicas, epochs, points = sizes[scale]
+    lobsters = _lobsters(gradual, seed, runs)
+    shared = {"replicas": _numbers(seed, replicas), "epochs": epochs, **(retraining or {})}
+    dense = Retraining(lobsters[0], 0, "dense", **shared)
+    rewound = Retraining(lobsters[0], 1, "rewound", **shared)
+    return Panel(name, scale, seed, _title(lobsters[0]), lobsters, dense, rewound, points)
+
+
+def _lobsters(gradual: dict[str, Any], seed: int, runs: int) -> tuple[Lobster, ...]:
+    return tuple(Lobster(seed=number, **gradual) for number in _numbers(seed, runs))
+
+
+def _numbers(seed: int, count: int) -> tuple[int, ...]:
+    """Numbers that no other `seed` has at the same count."""
+    return tuple(seed * count + i for i in range(count))
+
+
+def _title(gradual: Lobster) -> str:
+    return f"{TITLES[gradual.architecture]}, {TITLES[gradual.data]}"
 
 
 def minima(scale: str, seed: int = 0) -> Minima:
@@ -271,14 +329,6 @@ def minima(scale: str, seed: int = 0) -> Minima:
     whole_number("seed", seed)
     if scale == "smoke":
         runs, replicas, epochs, samples = 1, 2, 6, 100
-        gradual: dict[str, Any] = {
-            "data": "digits",
-            "shrinkage": 2e-2,
-            "tolerance": 1.0,
-            "patience": 1,
-            "target_sparsity": 0.995,
-            "max_epochs": 60,
-        }
         sizes = {"map": (4, 2), "pairs": (2, 0), "map, all": (2, 0)}
         sizes |= {"line": (4, 1), "line, all": (1, 0), "line, legacy": (1, 0)}
     else:
@@ -286,17 +336,12 @@ def minima(scale: str, seed: int = 0) -> Minima:
             "quick": (1, 3, 20, 5_000),
             "paper": (2, 10, 40, 10_000),
         }[scale]
-        gradual = {"data": "mnist", "target_sparsity": 0.9957}
         sizes = {"map": (26, 12), "pairs": (12, 6), "map, all": (12, 6)}
         sizes |= {"line": (8, 2), "line, all": (4, 1), "line, legacy": (2, 0)}
-    lobsters = tuple(
-        Lobster(architecture="lenet-5", seed=seed * runs + i, **gradual) for i in range(runs)
-    )
-    numbers = tuple(seed * replicas + i for i in range(replicas))
-    title = f"LeNet-5, {'digits' if scale == 'smoke' else 'MNIST'}"
-    template = Retraining(lobsters[0], 1, "rewound", numbers, epochs=epochs)
+    lobsters = _lobsters(_lenet_5(scale), seed, runs)
+    template = Retraining(lobsters[0], 1, "rewound", _numbers(seed, replicas), epochs=epochs)
     grids = {name: Grid(*size) for name, size in sizes.items()}
-    return Minima("minima", scale, seed, title, lobsters, template, grids, samples)
+    return Minima("minima", scale, seed, _title(lobsters[0]), lobsters, template, grids, samples)
 
 
 def beyond(scale: str, seed: int = 0) -> Beyond:
@@ -331,9 +376,20 @@ def beyond(scale: str, seed: int = 0) -> Beyond:
     return Beyond("beyond", scale, seed, "Beyond the paper", networks)
 
 
+PANELS: dict[str, Callable[[str, int], Panel]] = {
+    "figure_1a": figure_1a,
+    "figure_1b": figure_1b,
+    "figure_1c": figure_1c,
+    "figure_1d": figure_1d,
+}
+# In the order of their worth: Figs. 2 to 4 share their gradual runs with Fig. 1b, whose retrained
+# networks cost more than all their analyses.
 EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
     "figure_1a": figure_1a,
     "minima": minima,
+    "figure_1b": figure_1b,
+    "figure_1c": figure_1c,
+    "figure_1d": figure_1d,
     "beyond": beyond,
 }
 

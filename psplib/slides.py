@@ -32,7 +32,6 @@ DPI = 100
 ALL_LAYERS, ALL_CLASSES = "all layers", "all classes"
 # A direction's coordinates, and the maps that have it.
 COORDINATES = {"surviving": ("map", "pairs"), "all": ("map, all",)}
-TITLES = {"lenet-300": "LeNet-300", "lenet-5": "LeNet-5"}
 _PRUNED, _GAP, _TAKEN = 0.90, 1.0, "#999999"
 
 
@@ -157,7 +156,7 @@ def _survivors(
         fig.text(0.02, 0.93, f"{state.sparsity} pruned: {state.row['kept']:,} left", weight="bold")
         fig.text(0.98, 0.93, f"{errors} (unpruned {100 * before:.2f} %)", ha="right")
         alt = (
-            f"{TITLES.get(config.architecture, config.architecture)} at {state.sparsity} sparsity: "
+            f"{scales.TITLES[config.architecture]} at {state.sparsity} sparsity: "
             f"{int(first.sum()):,} of {first.numel():,} weights of its first layer, {name}, "
             f"survive, in {live} of {len(first)} units; each square shows one of the "
             f"{len(squares)} units with the most survivors in the end. Surviving weights by layer: "
@@ -459,7 +458,7 @@ def _alone(figure: Figure1, arm: str) -> Slide:
         ax.set(xlabel="surviving parameters [%]  (sparser →)", title="twice the same arm")
         first, last = errors.index[0], errors.index[-1]
         alt = (
-            f"Test error of {title} by sparsity: {_mean(errors, first)} % at "
+            f"{figure.panel.title}: test error of {title} by sparsity: {_mean(errors, first)} % at "
             f"{_sparsity(figure, first)}, {_mean(errors, last)} % at {_sparsity(figure, last)}. "
             "Both controls name this arm; choose another one for their difference."
         )
@@ -489,8 +488,8 @@ def _pair(figure: Figure1, one: str, other: str) -> Slide:
         below.set_title(f"{second} minus {first}", fontsize=10)
         above.tick_params(labelbottom=False)
         alt = (
-            f"Test error of {first} and of {second}, and the second minus the first with its "
-            f"95 % interval: {_in_words(figure, one, other, intervals)}"
+            f"{figure.panel.title}: test error of {first} and of {second}, and the second minus "
+            f"the first with its 95 % interval: {_in_words(figure, one, other, intervals)}"
         )
         return _slide(fig, alt)
 

@@ -17,7 +17,7 @@ import ipywidgets as ipw
 
 from . import slides
 from .experiments import Figure1, Figures2to4
-from .figures import ARMS
+from .figures import ARMS, titled
 from .lobster import Lobster
 from .runs import Store
 from .slides import Slide, Slides
@@ -178,7 +178,13 @@ def neurons(figures: Figures2to4) -> Shown:
     return explore(slides.neurons(figures), {"layer": dropdown, "class": dropdown})
 
 
-def arms(figure: Figure1) -> Shown:
-    """Two arms of Fig. 1 side by side, and their difference."""
-    controls = {"one arm": dropdown, "another": dropdown}
-    return explore(slides.arms(figure), controls, _PAPERS_QUESTION)
+def arms(*figures: Figure1) -> Shown:
+    """Two arms of a panel of Fig. 1 side by side, and their difference; of any of the panels."""
+    pictures = {
+        (titled(figure), *pair): slide
+        for figure in figures
+        for pair, slide in slides.arms(figure).items()
+    }
+    first = next(iter(pictures), ("",))[0]
+    controls = dict.fromkeys(("panel", "one arm", "another"), dropdown)
+    return explore(pictures, controls, (first, *_PAPERS_QUESTION))

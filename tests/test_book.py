@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from psplib import book
+from psplib import book, scales
 from psplib.checks import PsplibError
 from psplib.runs import Store
 
@@ -24,7 +24,7 @@ def papermill(cwd: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_a_chapter_runs_from_any_folder(smoke: Store, tmp_path: Path) -> None:
+def test_a_chapter_runs_from_any_folder(smoke: Store, smoke_panels: Store, tmp_path: Path) -> None:
     done = papermill(tmp_path, "-p", "scale", "smoke")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out.ipynb").read_text()
@@ -78,7 +78,9 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(smoke: Store, smoke_minima: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(
+    smoke: Store, smoke_minima: Store, smoke_panels: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
 
 
@@ -89,9 +91,10 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     for chapter in chapters:
         assert "psplib-verdict" in pages[chapter], chapter
         assert "not there yet" not in pages[chapter], chapter
-    assert 'download="figure_1a.csv"' in pages["figure_1"]
+    for name in ("figure_1", *scales.PANELS):
+        assert f'download="{name}.csv"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
-    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 13 + 15
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 3 * 10 + 13 + 15
     assert "Frankle" in pages["references"]
 
 
@@ -122,3 +125,16 @@ def test_a_chapter_whose_results_are_missing_says_so_in_place(
     text = out.read_text()
     assert "The runs of this figure are not there yet." in text
     assert "**not run** (14 of 14)" in text
+
+
+def test_a_chapter_whose_results_are_not_published_says_so_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSPLIB_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "results").mkdir()
+    done = papermill(tmp_path, "-p", "scale", "published")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out.ipynb").read_text()
+    assert text.count("The gradual run of this figure is not there yet") == 4
+    assert "psplib-verdict not-run" in text
+    assert "psplib-verdict holds" not in text

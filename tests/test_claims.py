@@ -62,10 +62,15 @@ def test_a_claim_about_many_points_needs_them_all() -> None:
     assert claims.everywhere([]) == NOT_RUN
 
 
-def panel(error: Callable[[str, float, int], float], arms: tuple[str, ...]) -> Figure1:
+def panel(
+    error: Callable[[str, float, int], float],
+    arms: tuple[str, ...],
+    name: str = "figure_1a",
+    densities: tuple[float, ...] = (1.0, 0.4, 0.04, 0.01),
+) -> Figure1:
     """A panel whose test errors are `error(arm, density, replica)`, 6 replicas, 4 densities."""
     rows: list[dict[str, object]] = []
-    for point, density in enumerate((1.0, 0.4, 0.04, 0.01)):
+    for point, density in enumerate(densities):
         shared = {"lobster_seed": 0, "point": point, "sparsity": 1 - density}
         rows.append({"arm": "lobster", "test_error": error("lobster", density, 0)} | shared)
         for arm in arms:
@@ -75,7 +80,7 @@ def panel(error: Callable[[str, float, int], float], arms: tuple[str, ...]) -> F
                     for r in range(6)
                 ]
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-    return Figure1(scales.figure_1a("paper"), table, (), ())
+    return Figure1(scales.PANELS[name]("paper", 0), table, (), ())
 
 
 def noise(replica: int) -> float:
@@ -128,3 +133,25 @@ def test_differences_are_taken_replica_by_replica() -> None:
     better = claims.figure_1(panel(error, ARMS))[-1]
     assert better.verdict == HOLDS
     assert better.high - better.low < 1e-3
+
+
+@pytest.mark.parametrize("name", ["figure_1b", "figure_1c", "figure_1d"])
+def test_without_a_number_from_the_paper_high_compression_is_the_last_point(name: str) -> None:
+    """Between 95 % and the last point retraining may still succeed; in Fig. 1a it must not."""
+
+    def error(arm: str, density: float, replica: int) -> float:
+        return papers_world(arm, 0.4 if density > 0.01 else density, replica)
+
+    found = claims.figure_1(panel(error, ARMS, name))
+    assert {v.verdict for v in found} == {HOLDS}
+    assert sum("At the highest compression" in v.claim for v in found) == 3
+    assert UNDECIDED in {v.verdict for v in claims.figure_1(panel(error, ARMS))}
+
+
+def test_a_point_that_is_not_there_is_not_replaced_by_another() -> None:
+    whole = panel(papers_world, ARMS, "figure_1b")
+    for gone, ends in ((1, "low compression"), (3, "highest compression")):
+        retrained = whole.table["arm"].isin(["rewound", "reinitialised"])
+        rest = whole.table[~(retrained & (whole.table["point"] == gone))]
+        found = claims.figure_1(Figure1(whole.panel, rest, (), ()))
+        assert all((v.verdict == NOT_RUN) == (ends in v.claim) for v in found)

@@ -54,7 +54,7 @@ def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("reproduce", "--scale", "huge"), "scale must be one of smoke, quick, paper; got 'huge'."),
         (
             ("reproduce", "--only", "figure_9"),
-            "experiment must be one of figure_1a, minima, beyond; got",
+            "experiment must be one of figure_1a, minima, figure_1b,",
         ),
         (("reproduce", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
         (("reproduce", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),

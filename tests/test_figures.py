@@ -6,10 +6,13 @@ import re
 
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_claims import ARMS, panel, papers_world
 
-from psplib import deviations, figures, scales
+from psplib import claims, deviations, experiments, figures, figures_panels, scales
 from psplib.config import canonical
+from psplib.experiments import Figure1
+from psplib.runs import Store
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,78 @@ def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn["one-shot, original values"] == [pytest.approx([1, 3]), pytest.approx([2, 4])]
     assert drawn["one-shot, new random values"] == [pytest.approx([1, 6]), pytest.approx([2, 7])]
+
+
+@pytest.fixture(scope="module")
+def panels() -> list[Figure1]:
+    return [panel(papers_world, ARMS, name) for name in scales.PANELS]
+
+
+def test_the_four_panels_share_their_colours_and_one_legend(panels: list[Figure1]) -> None:
+    fig = figures_panels.figure_1(panels)
+    titles = [ax.get_title(loc="left").strip() for ax in fig.axes]
+    assert titles == [
+        "(a) LeNet-300, MNIST",
+        "(b) LeNet-5, MNIST",
+        "(c) LeNet-5, Fashion-MNIST",
+        "(d) ResNet-32, CIFAR-10",
+    ]
+    (legend,) = fig.legends
+    shown = dict(
+        zip(
+            [t.get_text() for t in legend.texts],
+            [h.get_color() for h in legend.legend_handles],
+            strict=True,
+        )
+    )
+    assert shown == {
+        name: color for arm, (color, _, name) in figures.ARMS.items() if arm in {"lobster", *ARMS}
+    }
+    for ax in fig.axes:
+        assert ax.get_legend() is None
+        assert {line.get_color() for line in ax.lines} == set(shown.values())
+
+
+def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1]) -> None:
+    quick = Figure1(
+        scales.figure_1d("quick"), panels[3].table, (scales.figure_1d("quick").dense,), ()
+    )
+    fig = figures_panels.figure_1([*panels[:3], quick])
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    fig.draw_without_rendering()
+    above = [text.get_text() for ax in fig.axes for text in ax.texts]
+    assert above[0] == "paper: 10 replicas"
+    assert above[3] == "quick: 2,000 images, 3 replicas, 1 run missing"
+    # With its titles, ticks and labels.
+    boxes = [item.get_tightbbox(renderer) for item in (*fig.axes, fig.legends[0])]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= fig.bbox.width
+        assert box.y1 <= fig.bbox.height
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
+    empty = experiments.collect(scales.figure_1c("paper"), Store(tmp_path))
+    fig = figures_panels.figure_1([*panels[:2], empty, panels[3]])
+    assert [t.get_text() for t in fig.axes[2].texts] == ["not there yet"]
+    assert set(figures_panels.table([*panels[:2], empty])["panel"]) == {"figure_1a", "figure_1b"}
+    nothing = figures_panels.figure_1([empty] * 4)
+    assert len(nothing.axes) == 4
+    assert figures_panels.table([empty]).empty
+    assert figures.figure_1(empty) is None
+    assert figures.convergence(experiments.history(empty)) is None
+    assert figures.table(figures.summary(empty)) is None
+    assert figures.badge(empty, "(c)").count("not there yet") == 1
+    assert claims.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
+    assert "nothing" in figures.reading(empty)
+    assert figures.state(empty).startswith("The gradual run of this figure is not there yet")
+    assert "--scale paper --only figure_1c" in figures.state(empty)
+    assert {v.verdict for v in claims.figure_1(empty)} == {claims.NOT_RUN}
+
+
+def test_an_effect_without_an_interval_says_so() -> None:
+    one = claims.decided("claim", "test", claims.UNDECIDED, claims.interval([0.09]))
+    assert figures.effect(one) == "+0.09 points, no interval"
+    assert figures.effect(claims.Verdict("claim", "5.1", "", claims.NOT_RUN)) == "–"

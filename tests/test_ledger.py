@@ -3,18 +3,22 @@
 from test_claims import ARMS, panel, papers_world
 from test_claims_minima import world
 
-from psplib import claims, claims_minima, ledger
+from psplib import claims_figure_1, claims_minima, ledger, scales
 from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.experiments import Figure1
+
+PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]
 
 
 def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() -> None:
-    first, minima = panel(papers_world, ARMS), world()
-    found = ledger.entries(first, minima)
+    minima = world()
+    found = ledger.entries(PANELS, minima)
     sections = [e.verdict.section for e in found]
     assert sections == sorted(sections)
     listed = {(e.chapter, e.verdict.test, e.verdict.verdict) for e in found}
     for chapter, verdicts in (
-        ("figure_1", claims.figure_1(first)),
+        *(("figure_1", claims_figure_1.panel(figure)) for figure in PANELS),
+        ("figure_1", claims_figure_1.across(PANELS)),
         ("figure_2", claims_minima.figure_2(minima)),
         ("figure_3", claims_minima.figure_3(minima)),
         ("figure_4", claims_minima.figure_4(minima)),
@@ -23,9 +27,19 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
     assert sum(e.verdict.verdict == NOT_RUN for e in found) == len(ledger.UNTESTED)
 
 
+def test_a_panel_names_its_network_and_what_its_verdicts_rest_on() -> None:
+    quick = Figure1(scales.figure_1d("quick"), PANELS[3].table, (), ())
+    found = ledger.entries([*PANELS[:3], quick], world())
+    (entry,) = (e for e in found if "minor" in e.verdict.claim and "ResNet" in e.verdict.claim)
+    assert entry.verdict.claim.endswith(" (ResNet-32, CIFAR-10)")
+    assert entry.basis == "quick, 2,000 images, 1 gradual run, 3 replicas"
+    (between,) = (e for e in found if "extremely evident" in e.verdict.claim)
+    assert between.basis == "(a) paper, (b) paper, (c) paper, (d) quick"
+
+
 def test_sharp_minima_that_generalise_need_both() -> None:
     def verdict(**values: tuple[float, float]) -> str:
-        found = ledger.entries(panel(papers_world, ARMS), world(**values))
+        found = ledger.entries(PANELS, world(**values))
         return next(e.verdict.verdict for e in found if "Not all narrow" in e.verdict.claim)
 
     assert verdict() == HOLDS
@@ -35,7 +49,7 @@ def test_sharp_minima_that_generalise_need_both() -> None:
 
 def test_the_count_is_that_of_the_table() -> None:
     turned = {k: v[::-1] for k, v in (("z2", (0.5, 0.7)), ("joint", (2.0, 1.9)))}
-    found = ledger.entries(panel(papers_world, ARMS), world(**turned))
+    found = ledger.entries(PANELS, world(**turned))
     html = ledger.table(found).data
     for verdict in (HOLDS, FAILS, NOT_RUN):
         shown = html.count(f'<span class="psplib-verdict {verdict.replace(" ", "-")}">')

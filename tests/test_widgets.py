@@ -229,6 +229,23 @@ def test_the_arms_begin_with_the_papers_question() -> None:
     assert len(pictures(shown)) == n * (n + 1) // 2, "a pair's picture is there once"
 
 
+def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
+    names = ("figure_1a", "figure_1b", "figure_1c")
+    panels = [panel(papers_world, ARMS, name) for name in names]
+    empty = experiments.collect(scales.figure_1d("paper"), Store(tmp_path))
+    shown = widgets.arms(*panels, empty)
+    chosen, one, another = shown.widget.children[0].children
+    assert chosen.options == (
+        "(a) LeNet-300, MNIST",
+        "(b) LeNet-5, MNIST",
+        "(c) LeNet-5, Fashion-MNIST",
+    )
+    assert (one.value, another.value) == widgets._PAPERS_QUESTION
+    n = len(one.options)
+    assert len(pictures(shown)) == 3 * n * (n + 1) // 2
+    assert shown.still.alt.startswith("LeNet-300, MNIST: test error of one-shot, original values")
+
+
 def test_without_runs_a_widget_says_so(tmp_path) -> None:
     empty = Store(tmp_path)
     nothing = experiments.collect_minima(scales.minima("paper"), empty)
