@@ -93,7 +93,7 @@ def smoke_panels() -> Store:
     """Every run of Figs. 1b to 1d at smoke scale, made once, in this process."""
     store = runs.local()
     for name in ("figure_1b", "figure_1c", "figure_1d"):
-        sweep.run(scales.panel(name, "smoke"), store, torch.device("cpu"))
+        sweep.run([scales.panel(name, "smoke")], store, torch.device("cpu"))
     return store
 
 

@@ -213,7 +213,7 @@ def test_what_other_figures_have_is_not_made_again(scale: str) -> None:
 def made() -> Store:
     """Every run of the experiment at smoke scale, made once, in this process."""
     store = runs.local()
-    sweep.run(scales.beyond("smoke"), store, torch.device("cpu"))
+    sweep.run([scales.beyond("smoke")], store, torch.device("cpu"))
     return store
 
 
