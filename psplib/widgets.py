@@ -49,24 +49,28 @@ Control = tuple[ipw.DOMWidget, ipw.DOMWidget]
 
 def dropdown(name: str, options: Sequence[str], index: int) -> Control:
     """A list to choose from."""
-    made = ipw.Dropdown(
-        options=list(options),
-        index=index,
-        description=name,
-        style={"description_width": "initial"},
-        layout=ipw.Layout(width="auto", max_width="100%"),
-    )
-    return made, made
+    return _choice(ipw.Dropdown, name, options, index, "auto", "100%")
 
 
 def slider(name: str, options: Sequence[str], index: int) -> Control:
     """A slider over options in their order; the arrow keys move it."""
-    made = ipw.SelectionSlider(
+    return _choice(ipw.SelectionSlider, name, options, index, "100%", "34rem")
+
+
+def _choice(
+    kind: type[ipw.DOMWidget],
+    name: str,
+    options: Sequence[str],
+    index: int,
+    width: str,
+    most: str,
+) -> Control:
+    made = kind(
         options=list(options),
         index=index,
         description=name,
         style={"description_width": "initial"},
-        layout=ipw.Layout(width="100%", max_width="34rem"),
+        layout=ipw.Layout(width=width, max_width=most),
     )
     return made, made
 
