@@ -128,9 +128,9 @@ def _recipe(config: Config) -> tuple[Any, ...]:
     gradual = _gradual(config)
     data = (gradual.architecture, gradual.data, gradual.samples, gradual.split_seed)
     if isinstance(config, Lobster):
-        return ("lobster", *data, config.batch_size, config.sensitivity)
+        return ("lobster", *data, config.batch_size, config.sensitivity, config.precision)
     if isinstance(config, Retraining):
-        return ("retraining", *data, config.batch_size, config.epochs)
+        return ("retraining", *data, config.batch_size, config.epochs, config.precision)
     return (None, key(config))
 
 
@@ -181,7 +181,8 @@ def _make(batch: Batch, data: data.Data, store: Store, checkpoint: Checkpoint) -
         return [_gradual_parts(result) for result in results]
     if retrained:
         masks = [point_mask(c.lobster, c.point, store) for c in retrained]
-        if len(batch) > 1 or data.train.x.device.type != "cpu":
+        is_plain = data.train.x.device.type == "cpu" and retrained[0].precision == "float32"
+        if len(batch) > 1 or not is_plain:
             found = tickets.run_together(retrained, data, masks, checkpoint)
         else:
             found = [tickets.run(retrained[0], data, masks[0], checkpoint)]

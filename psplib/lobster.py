@@ -17,7 +17,7 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
-from .replicas import Replica, Replicas
+from .replicas import PRECISIONS, Replica, Replicas
 from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still, under
 
 
@@ -66,10 +66,14 @@ class Lobster:
     samples: int | None = setting(
         "ours", "training images and test images used, where not all", default=None, added=True
     )
+    precision: str = setting(
+        "ours", "of the products in training and scoring", default="float32", added=True
+    )
 
     def __post_init__(self) -> None:
         one_of("architecture", self.architecture, models.NAMES)
         one_of("data", self.data, NAMES)
+        one_of("precision", self.precision, PRECISIONS)
         for name, least in (("batch_size", 1), ("patience", 0), ("max_epochs", 1)):
             whole_number(name, getattr(self, name), least)
         if not 0 < self.target_sparsity < 1:
@@ -377,8 +381,8 @@ def run_together(
     """Gradual runs side by side in one program, each with plateaus and thresholds of its own; of
     one architecture, trained with one size of batches."""
     checkpoint = checkpoint or Checkpoint()
-    is_alone = len(configs) == 1 and data.train.x.device.type == "cpu"
-    team = None if is_alone else _team(configs, data)
+    is_plain = data.train.x.device.type == "cpu" and configs[0].precision == "float32"
+    team = None if is_plain and len(configs) == 1 else _team(configs, data)
     runs = [_Run(c, _gradual(c, data, team[i] if team else None)) for i, c in enumerate(configs)]
     if saved := checkpoint.load():
         tensors, states = saved
@@ -417,12 +421,12 @@ def _gradual(config: Lobster, data: Data, replica: Replica | None) -> Gradual:
 
 
 def _team(configs: Sequence[Lobster], data: Data) -> Replicas:
-    for name in ("architecture", "batch_size", "sensitivity"):
+    for name in ("architecture", "batch_size", "sensitivity", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Gradual runs side by side need one {name}; got {values}.")
     model = models.build(configs[0].architecture, configs[0].seed)
     masks = [Mask.dense(model)] * len(configs)
-    return Replicas(model, masks, data, configs[0].batch_size)
+    return Replicas(model, masks, data, configs[0].batch_size, configs[0].precision)
 
 
 def _train_together(team: Replicas, runs: list[_Run]) -> None:

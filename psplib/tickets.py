@@ -23,7 +23,7 @@ from .config import setting
 from .data import Data
 from .lobster import Lobster
 from .masks import Mask, random_structure
-from .replicas import Replica, Replicas
+from .replicas import PRECISIONS, Replica, Replicas
 from .training import Checkpoint, Learner, Score, Sgd, crops, flat, order, under
 
 ARMS = (
@@ -68,9 +68,11 @@ class Retraining:
         default=(),
         added=True,
     )
+    precision: str = setting("ours", "as in the LOBSTER run", default="float32", added=True)
 
     def __post_init__(self) -> None:
         one_of("arm", self.arm, ARMS)
+        one_of("precision", self.precision, PRECISIONS)
         for name in ("epochs", "batch_size"):
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
@@ -285,7 +287,7 @@ def run_together(
     """Retrain the replicas of all configurations side by side in one program: of one architecture,
     batch size and number of epochs. `masks` are those of their points."""
     checkpoint = checkpoint or Checkpoint()
-    for name in ("batch_size", "epochs"):
+    for name in ("batch_size", "epochs", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Retrainings side by side need one {name}; got {values}.")
     records = [_Record(config, mask) for config, mask in zip(configs, masks, strict=True)]
@@ -293,7 +295,8 @@ def run_together(
     starts = [initial(record.config, record.mask, replica) for record, replica in members]
     first = configs[0]
     model = models.build(first.lobster.architecture, first.lobster.seed)
-    team = Replicas(model, [mask for _, mask in starts], data, first.batch_size)
+    own = [mask for _, mask in starts]
+    team = Replicas(model, own, data, first.batch_size, first.precision)
     team.weights = torch.stack([weights for weights, _ in starts])
     trials = [
         Trial(team[i], data, models.derive("replica", replica))

@@ -102,7 +102,12 @@ def other(value: Any) -> Any:
         case float():
             return float(np.nextafter(value, 1))
         case str():
-            return {"rewound": "dense", "lenet-300": "lenet-5", "digits": "mnist"}[value]
+            return {
+                "rewound": "dense",
+                "lenet-300": "lenet-5",
+                "digits": "mnist",
+                "float32": "tf32",
+            }[value]
         case tuple():
             return (*value, 0.5)
         case None:
