@@ -405,9 +405,11 @@ def reading(figure: Figure1) -> str:
         first, last = errors.index[0], errors.index[-1]
         sentence = (
             f"**{ARMS[arm][2].capitalize()}**: {_plus_minus(errors.loc[first])} % at "
-            f"{_sparsity(density[first])} sparsity, {_plus_minus(errors.loc[last])} % at "
-            f"{_sparsity(density[last])}."
+            f"{_sparsity(density[first])} sparsity"
         )
+        if last != first:
+            sentence += f", {_plus_minus(errors.loc[last])} % at {_sparsity(density[last])}"
+        sentence += "."
         if len(dense):
             back = [
                 p
