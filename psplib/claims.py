@@ -117,6 +117,21 @@ def densities(figure: Figure1) -> pd.Series:
     return 1 - gradual(figure)["sparsity"]
 
 
+def planned(figure: Figure1) -> list[int]:
+    """The points of the gradual run that are to be retrained from, the sparsest last; none if it is
+    not there."""
+    density = densities(figure)
+    return (
+        sorted({r.point for r in figure.panel.retrainings(list(density))}) if len(density) else []
+    )
+
+
+def there(arm: pd.DataFrame, points: list[int]) -> list[int]:
+    """`points`, if the arm has all of them, else none: no claim is tested on whatever happens to be
+    done."""
+    return points if set(points) <= set(arm.index) else []
+
+
 def figure_1(figure: Figure1) -> list[Verdict]:
     """The claims of section 5.1 that every panel is asked, with their verdicts.
 
@@ -126,19 +141,18 @@ def figure_1(figure: Figure1) -> list[Verdict]:
     unpruned = errors(figure, "dense")
     dense = unpruned.loc[0] if len(unpruned) else pd.Series(dtype=float)
     rewound, reinitialised = errors(figure, "rewound"), errors(figure, "reinitialised")
-    density = densities(figure)
+    density, points = densities(figure), planned(figure)
     arms = (("original", rewound), ("new random", reinitialised))
-    recover = [_recovers(arm, dense, density, label) for label, arm in arms]
-    where, points = (
-        ("Above 95 % sparsity", _sparse)
-        if figure.panel.name == "figure_1a"
-        else ("At the highest compression", last_point)
-    )
+    recover = [_recovers(arm, dense, density, points[:1], label) for label, arm in arms]
+    where, high = "At the highest compression", points[-1:]
+    if figure.panel.name == "figure_1a":
+        where = "Above 95 % sparsity"
+        high = [p for p in points if density[p] < 1 - HIGH_SPARSITY]
     fail = [
         worse(
             f"{where}, retraining from {label} values fails to recover the dense error.",
             "retrained − dense is above zero at {}",
-            [(p, interval((arm.loc[p] - dense).dropna())) for p in points(arm, density)]
+            [(p, interval((arm.loc[p] - dense).dropna())) for p in there(arm, high)]
             if len(dense)
             else [],
             density,
@@ -149,10 +163,10 @@ def figure_1(figure: Figure1) -> list[Verdict]:
     better = worse(
         f"{where}, gradual pruning has a lower error than one-shot rewinding.",
         "rewound − LOBSTER with the same mask is above zero at {}; one LOBSTER run",
-        [(p, interval((rewound.loc[p] - reference[p]).dropna())) for p in points(rewound, density)],
+        [(p, interval((rewound.loc[p] - reference[p]).dropna())) for p in there(rewound, high)],
         density,
     )
-    return [*recover, *fail, better, *_initial_values(rewound, reinitialised)]
+    return [*recover, *fail, better, *_initial_values(rewound, reinitialised, points)]
 
 
 def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:
@@ -162,26 +176,18 @@ def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, flo
     return at_most(difference, margin), difference, margin
 
 
-def _recovers(arm: pd.DataFrame, dense: pd.Series, density: pd.Series, label: str) -> Verdict:
+def _recovers(
+    arm: pd.DataFrame, dense: pd.Series, density: pd.Series, first: list[int], label: str
+) -> Verdict:
     claim = f"At low compression, retraining from {label} values recovers the dense error."
-    first = density.index[1] if len(density) > 1 else None
-    if dense.empty or first not in arm.index:
+    if dense.empty or not there(arm, first):
         return Verdict(claim, "5.1", "", NOT_RUN)
-    verdict, difference, margin = recovers(arm.loc[first], dense)
+    verdict, difference, margin = recovers(arm.loc[first[0]], dense)
     test = (
-        f"retrained − dense at {percent(1 - density[first])} sparsity is at most "
+        f"retrained − dense at {percent(1 - density[first[0]])} sparsity is at most "
         f"{margin:.2f} points (5 % of the dense error)"
     )
     return decided(claim, test, verdict, difference)
-
-
-def _sparse(arm: pd.DataFrame, density: pd.Series) -> list[int]:
-    return [p for p in arm.index if density[p] < 1 - HIGH_SPARSITY]
-
-
-def last_point(arm: pd.DataFrame, density: pd.Series) -> list[int]:
-    """The last point of the gradual run, if the arm is there."""
-    return [p for p in density.index[-1:] if p in arm.index]
 
 
 def worse(
@@ -204,15 +210,18 @@ def decided(claim: str, test: str, verdict: str, effect: Interval, section: str 
     return Verdict(claim, section, test, verdict, effect.mean, effect.low, effect.high, effect.n)
 
 
-def _initial_values(rewound: pd.DataFrame, reinitialised: pd.DataFrame) -> list[Verdict]:
+def _initial_values(
+    rewound: pd.DataFrame, reinitialised: pd.DataFrame, points: list[int]
+) -> list[Verdict]:
     minor = "The gap between original and random initial values is minor."
     better = "The original values are slightly better than random ones."
-    both = rewound.index.intersection(reinitialised.index)
-    if not len(both):
+    both = there(rewound, there(reinitialised, points))
+    if not both:
         return [Verdict(claim, "5.1", "", NOT_RUN) for claim in (minor, better)]
     gap = interval((reinitialised.loc[both] - rewound.loc[both]).mean().dropna())
     margin = MARGIN * rewound.loc[both].to_numpy().mean()
-    where = f"random − original, mean over {len(both)} points"
+    many = f"mean over {len(both)} points" if len(both) > 1 else "at the only point"
+    where = f"random − original, {many}"
     within = f"{where}, lies within ±{margin:.2f} points (5 % of the mean error)"
     return [
         decided(minor, within, comparable(gap, margin), gap),

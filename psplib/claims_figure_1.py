@@ -37,9 +37,8 @@ def _first(figure: Figure1, arm: pd.DataFrame, sparsity: float) -> list[int]:
     """Of the points that are to be retrained from, the least sparse one that is at least so sparse,
     if the arm is there."""
     density = claims.densities(figure)
-    planned = {r.point for r in figure.panel.retrainings(list(density))} if len(density) else {}
-    first = [p for p in sorted(planned) if 1 - density[p] > sparsity - 1e-9][:1]
-    return [p for p in first if p in arm.index]
+    enough = [p for p in claims.planned(figure) if 1 - density[p] > sparsity - 1e-9]
+    return claims.there(arm, enough[:1])
 
 
 def _still_99(figure: Figure1) -> list[Verdict]:
@@ -126,12 +125,12 @@ def across(figures: Sequence[Figure1]) -> list[Verdict]:
 
 def _gap(figure: Figure1, arm: str) -> np.ndarray:
     """`arm` minus LOBSTER at the last point, in points, a value per replica; empty if not run."""
-    errors, density = claims.errors(figure, arm), claims.densities(figure)
-    points = claims.last_point(errors, density)
-    if not points:
+    errors = claims.errors(figure, arm)
+    last = claims.there(errors, claims.planned(figure)[-1:])
+    if not last:
         return np.array([])
-    reference = 100 * claims.gradual(figure)["test_error"][points[0]]
-    return (errors.loc[points[0]].dropna() - reference).to_numpy(dtype=float)
+    reference = 100 * claims.gradual(figure)["test_error"][last[0]]
+    return (errors.loc[last[0]].dropna() - reference).to_numpy(dtype=float)
 
 
 def _extreme(

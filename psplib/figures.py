@@ -64,7 +64,7 @@ def figure_1(figure: Figure1) -> Figure | None:
         return None
     with mpl.rc_context(STYLE):
         fig, (whole, near) = plt.subplots(
-            2, 1, figsize=(8.6, 8.4), sharex=True, layout="constrained", height_ratios=(3, 2)
+            2, 1, figsize=(7.2, 7.4), sharex=True, layout="constrained", height_ratios=(3, 2)
         )
         for ax in (whole, near):
             draw(ax, figure)
@@ -351,7 +351,7 @@ def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
     if history.empty:
         return None
     with mpl.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
+        fig, ax = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
         lowest = 100.0
         for arm, rows in history.groupby("arm", sort=False):
             color, _, name = ARMS[arm]
@@ -405,9 +405,11 @@ def reading(figure: Figure1) -> str:
         first, last = errors.index[0], errors.index[-1]
         sentence = (
             f"**{ARMS[arm][2].capitalize()}**: {_plus_minus(errors.loc[first])} % at "
-            f"{_sparsity(density[first])} sparsity, {_plus_minus(errors.loc[last])} % at "
-            f"{_sparsity(density[last])}."
+            f"{_sparsity(density[first])} sparsity"
         )
+        if last != first:
+            sentence += f", {_plus_minus(errors.loc[last])} % at {_sparsity(density[last])}"
+        sentence += "."
         if len(dense):
             back = [
                 p
