@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -211,6 +212,7 @@ class Replicas:
         self._velocity: Tensor | None = None
         self._full_velocity: Tensor | None = None
         self._recording: _Recording | None = None
+        self.change: Change = change
         self._index = self.compact.index.to(self.device)
         self._full = self._weights.new_zeros(len(masks), len(masks[0].flat))
         self._set_masks()
@@ -344,8 +346,11 @@ class Replicas:
             loss = F.cross_entropy(logits.to(self._weights), y) * len(self)
             parts = torch.autograd.grad(loss, self._parameters)
             torch.cat([part.flatten(1) for part in parts], 1, out=self._gradient)
-        update.step(self._weights, self._gradient, self._velocity)
-        self._weights.mul_(self._mask)
+        self.change(update, *self.changed())
+
+    def changed(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What `change` is about, as it lies in memory: weights, gradient, velocity, mask."""
+        return self._weights, self._gradient, self._velocity, self._mask
 
     def batch(self, rows: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
         """Images and labels as the model reads them: (R, B, features) if it is a chain of linear
@@ -494,6 +499,36 @@ def together(updates: Sequence[Update], weights: Tensor) -> Any:
     return type(first)(**settings)
 
 
+def change(
+    update: Update, weights: Tensor, gradient: Tensor, velocity: Tensor | None, mask: Tensor
+) -> None:
+    """The update of a step and the mask, in place."""
+    update.step(weights, gradient, velocity)
+    weights.mul_(mask)
+
+
+Change = Callable[[Update, Tensor, Tensor, "Tensor | None", Tensor], None]
+
+
+def fused(update: Update, *tensors: Tensor | None) -> Change:
+    """`change` as one kernel, where this machine has a compiler that makes it do the same; else
+    `change`."""
+
+    def after(apply: Any) -> list[Tensor]:
+        copies = [t if t is None else t.clone() for t in tensors]
+        apply(copy.deepcopy(update), *copies)
+        return [t for t in copies[::2] if t is not None]
+
+    try:
+        compiled = torch.compile(change, dynamic=False)
+        for mine, its in zip(after(compiled), after(change), strict=True):
+            torch.testing.assert_close(mine, its)
+    except Exception as error:  # a compiler may be absent, or fail, in many ways
+        warnings.warn(f"The update is not fused ({type(error).__name__}).", stacklevel=2)
+        return change
+    return compiled
+
+
 class _Recording:
     """Steps that take everything from memory of their own: on a GPU they are recorded once, as a
     graph, and replayed without a word from the host."""
@@ -537,6 +572,7 @@ class _Recording:
         self.position.add_(len(self.reach))
 
     def _record(self) -> None:
+        self.team.change = fused(self.update, *self.team.changed())
         changed = self.team.tensors()
         before = [t.clone() for t in changed]
         stream = torch.cuda.Stream()

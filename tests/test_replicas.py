@@ -1,5 +1,6 @@
 """Replicas side by side against the same networks one by one."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,19 @@ from psplib.data import Data, Split
 from psplib.lobster import Shrink
 from psplib.masks import Mask
 from psplib.models import build
-from psplib.replicas import ALGORITHMS, Conv2d, Replicas, choose_algorithms, replicate, together
+from psplib.replicas import (
+    ALGORITHMS,
+    Conv2d,
+    Replicas,
+    choose_algorithms,
+    fused,
+    replicate,
+    together,
+)
 from psplib.training import Learner, Sgd, crops, flat, order
 
 R, BATCH = 3, 4
+W = torch.zeros(3, 1)
 RATES, DENSITIES = (1.0, 2.0, 0.5), (1.0, 0.6, 0.2)
 # Slow in float32: where rounding opens or closes a ReLU, the gradient jumps.
 RATE = {"lenet-300": 0.02, "lenet-5": 5e-4, "resnet-8": 1e-4, "resnet-32": 5e-6}
@@ -256,9 +266,9 @@ def test_under_another_mask_a_replica_loses_the_pruned_weights_for_good(tiny: Da
 def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
     models, masks = networks("lenet-300", torch.float32)
     with pytest.raises(PsplibError, match="one kind; got Sgd, Shrink"):
-        together([Sgd(0.1), Shrink(0.1, 0.1)], torch.zeros(2, 1))
+        together([Sgd(0.1), Shrink(0.1, 0.1)], W)
     with pytest.raises(PsplibError, match="one value of sensitivity"):
-        together([Shrink(0.1, 0.1, True), Shrink(0.1, 0.1, False)], torch.zeros(2, 1))
+        together([Shrink(0.1, 0.1, True), Shrink(0.1, 0.1, False)], W)
     with pytest.raises(PsplibError, match=r"precision.*float32, tf32, bfloat16; got 'float16'"):
         Replicas(models[0], masks, tiny, BATCH, "float16")
     with pytest.raises(PsplibError, match="Replicas of a PReLU are not known"):
@@ -281,3 +291,28 @@ def test_in_bfloat16_the_result_is_another_but_near(tiny: Data) -> None:
         found[precision] = team.weights
     far = float((found["float32"] - found["bfloat16"]).abs().max())
     assert 1e-6 < far < 0.02
+
+
+def test_the_fused_update_is_the_update_and_does_not_touch_what_it_is_tried_on() -> None:
+    torch.manual_seed(0)
+    update = together([Shrink(0.1 * k, 1e-3 * k, True, 0.9, 1e-4) for k in (1, 2, 3)], W)
+    tensors = [torch.randn(3, 500) for _ in range(3)] + [(torch.rand(3, 500) < 0.5).float()]
+    before = [t.clone() for t in tensors]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        apply = fused(update, *tensors)
+    assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
+    assert apply is not replicas.change
+    apply(update, *tensors)
+    replicas.change(update, *before)
+    torch.testing.assert_close(tensors[0], before[0])
+    torch.testing.assert_close(tensors[2], before[2])
+
+
+def test_without_a_compiler_the_update_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.warns(UserWarning, match=r"not fused \(RuntimeError\)"):
+        assert fused(Sgd(0.1), W, W, None, W) is replicas.change
