@@ -271,7 +271,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_
                 assert ours.read_bytes() == theirs.read_bytes(), ours
 
 
-def test_the_badge_names_the_seeds_of_each_network() -> None:
-    seeds = figures.facts(world(same))["seeds"]
-    assert "LeNet-300, MNIST: 3 LOBSTER, 3 decay, 5 replicas" in seeds
-    assert "LeNet-5, MNIST: 2 LOBSTER, 2 decay, 3 replicas" in seeds
+def test_the_badge_names_the_seeds_of_each_network(made: Store) -> None:
+    seeds = figures.facts(experiments.collect_beyond(scales.beyond("smoke"), made))["seeds"]
+    assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
+    assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
