@@ -204,9 +204,9 @@ def _said(figure: FigureBeyond, network: str) -> list[str]:
     table = figure.gradients[figure.gradients["network"] == network]
     if len(table):
         said.append(
-            f"Where that run has been looked at, {100 * table['small'].min():.1f} % or more of the "
-            "gradients are at most 0.01, and the term leaves at least "
-            f"{100 * table['factor'].min():.2f} % of the decay."
+            f"At every point of LOBSTER's first run that has been looked at, "
+            f"{100 * table['small'].min():.1f} % or more of the gradients are at most 0.01, and the "
+            f"term leaves at least {100 * table['factor'].min():.2f} % of the decay on average."
         )
     arms = {arm: errors(figure, network, arm) for arm in RETRAINED}
     points = [p for p in arms["rewound"].index if all(p in a.index for a in arms.values())]

@@ -227,6 +227,11 @@ def test_the_experiment_is_made_and_collected(made: Store) -> None:
         for arm in ("magnitude", "iterative"):
             found = table[(table["arm"] == arm) & (table["point"] > 0)]
             assert found.groupby("point")["kept"].first().to_dict() == kept.to_dict(), network
+    for rivals in figure.panel.networks:
+        for arm, run in (("lobster", rivals.lobsters[0]), ("decay", rivals.decays[0])):
+            (found,) = claims_beyond.gradual(figure, rivals.title, arm).values()
+            expected = made.load(run).table("points")["test_error"]
+            assert found["test_error"].tolist() == expected.tolist()
     assert figure.gradients.groupby("network")["factor"].max().between(0.9, 1).all()
     assert figure.table.equals(figure.table.drop_duplicates())
 
