@@ -147,8 +147,8 @@ def test_a_sparsity_that_one_run_has_not_reached_is_left_out() -> None:
     figure = world(same)
     short = (figure.table["arm"] == "decay") & (figure.table["point"] == 3)
     found = claims_beyond.beyond(dataclasses.replace(figure, table=figure.table[~short]))
-    assert "mean over 80, 90, 95 % sparsity" in found[0].test
-    assert "epochs to 95 % sparsity" in found[2].test
+    assert "mean from 80 to 95.7 % sparsity" in found[0].test
+    assert "epochs to 95.7 % sparsity" in found[2].test
 
 
 def test_the_figure_draws_every_arm_in_both_panels() -> None:
