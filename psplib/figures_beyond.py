@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .claims import interval
-from .claims_beyond import GRID, along, between, errors, gradual
+from .claims_beyond import GRID, along, between, errors, gaps, gradual, span
 from .experiments import FigureBeyond
 from .figures import ARMS, BEYOND, STYLE, curve, plain_ticks
 
@@ -65,7 +65,7 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
                 100 * run["test_error"],
                 ls=style,
                 marker=marker,
-                ms=4 if i == 0 else 2.5,
+                ms=(4 if i == 0 else 2.5) * (1 if len(run) < 50 else 0.6),
                 lw=2 if i == 0 else 1,
                 alpha=1 if i == 0 else 0.55,
                 color=color,
@@ -92,7 +92,8 @@ def decay(figure: FigureBeyond) -> pd.DataFrame:
             row = {"network": rivals.title, "sparsity": f"{100 * (1 - density):.0f} %"}
             for column, factor, digits in (("test_error", 100, 2), ("epoch", 1, 0)):
                 for arm, name in (("lobster", "LOBSTER"), ("decay", "decay only")):
-                    values = factor * along(figure, rivals.title, arm, column)[density]
+                    found = along(figure, rivals.title, arm, column, GRID)
+                    values = factor * found[density]
                     what = column.replace("_", " ")
                     row[f"{what}, {name}"] = _plus_minus(values.dropna(), digits)
             rows.append(row)
@@ -192,21 +193,20 @@ def reading(figure: FigureBeyond) -> str:
 
 def _said(figure: FigureBeyond, network: str) -> list[str]:
     said = []
-    ours, theirs = (along(figure, network, arm, "test_error") for arm in ("decay", "lobster"))
-    gap = 100 * (ours - theirs).dropna(how="all").dropna(axis=1)
+    gap = gaps(figure, network)
     if gap.size:
-        reached = ", ".join(f"{100 * (1 - d):.0f}" for d in gap.columns)
+        seeds = f"{len(gap)} seeds" if len(gap) > 1 else "one seed: no interval"
         said.append(
             f"Without the sensitivity term the test error changes by "
-            f"{_plus_minus(gap.mean(axis=1))} points at {reached} % sparsity, on average"
-            + (" (one seed: no interval)." if len(gap) == 1 else f" ({len(gap)} seeds).")
+            f"{_plus_minus(gap.mean(axis=1))} points, mean from {span(gap.columns)} sparsity "
+            f"({seeds})."
         )
     table = figure.gradients[figure.gradients["network"] == network]
     if len(table):
         said.append(
-            f"Where that run has been looked at, {100 * table['small'].min():.1f} % or more of the "
-            "gradients are at most 0.01, and the term leaves at least "
-            f"{100 * table['factor'].min():.2f} % of the decay."
+            f"At every point of LOBSTER's first run that has been looked at, "
+            f"{100 * table['small'].min():.1f} % or more of the gradients are at most 0.01, and "
+            f"the term leaves at least {100 * table['factor'].min():.2f} % of the decay on average."
         )
     arms = {arm: errors(figure, network, arm) for arm in RETRAINED}
     points = [p for p in arms["rewound"].index if all(p in a.index for a in arms.values())]

@@ -147,8 +147,8 @@ def test_a_sparsity_that_one_run_has_not_reached_is_left_out() -> None:
     figure = world(same)
     short = (figure.table["arm"] == "decay") & (figure.table["point"] == 3)
     found = claims_beyond.beyond(dataclasses.replace(figure, table=figure.table[~short]))
-    assert "mean over 80, 90, 95 % sparsity" in found[0].test
-    assert "epochs to 95 % sparsity" in found[2].test
+    assert "mean from 80 to 95.7 % sparsity" in found[0].test
+    assert "epochs to 95.7 % sparsity" in found[2].test
 
 
 def test_the_figure_draws_every_arm_in_both_panels() -> None:
@@ -227,6 +227,11 @@ def test_the_experiment_is_made_and_collected(made: Store) -> None:
         for arm in ("magnitude", "iterative"):
             found = table[(table["arm"] == arm) & (table["point"] > 0)]
             assert found.groupby("point")["kept"].first().to_dict() == kept.to_dict(), network
+    for rivals in figure.panel.networks:
+        for arm, run in (("lobster", rivals.lobsters[0]), ("decay", rivals.decays[0])):
+            (found,) = claims_beyond.gradual(figure, rivals.title, arm).values()
+            expected = made.load(run).table("points")["test_error"]
+            assert found["test_error"].tolist() == expected.tolist()
     assert figure.gradients.groupby("network")["factor"].max().between(0.9, 1).all()
     assert figure.table.equals(figure.table.drop_duplicates())
 
@@ -271,7 +276,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_
                 assert ours.read_bytes() == theirs.read_bytes(), ours
 
 
-def test_the_badge_names_the_seeds_of_each_network() -> None:
-    seeds = figures.facts(world(same))["seeds"]
-    assert "LeNet-300, MNIST: 3 LOBSTER, 3 decay, 5 replicas" in seeds
-    assert "LeNet-5, MNIST: 2 LOBSTER, 2 decay, 3 replicas" in seeds
+def test_the_badge_names_the_seeds_of_each_network(made: Store) -> None:
+    seeds = figures.facts(experiments.collect_beyond(scales.beyond("smoke"), made))["seeds"]
+    assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
+    assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds

@@ -20,13 +20,14 @@ from psplib.models import build, derive
 from psplib.tickets import Retraining
 from psplib.training import Learner, flat, order
 
+# Trained hard enough for the best epoch not always to be the last, whose weights are ranked.
 CONFIG = Magnitude(
     Lobster("lenet-300", "digits", 7),
     (1, 3, 4),
     False,
     (0, 1),
-    epochs=3,
-    learning_rate=0.3,
+    epochs=4,
+    learning_rate=0.6,
     batch_size=20,
 )
 
@@ -53,8 +54,8 @@ def trained(mask: np.ndarray, replica: int, tiny: Data) -> np.ndarray:
     """The plain loop: the network of the gradual run, rewound and trained under a mask."""
     model, survives = build("lenet-300", 7), torch.from_numpy(mask)
     Mask.dense(model).with_flat(survives).apply_(model)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.3)
-    for epoch in (1, 2, 3):
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.6)
+    for epoch in (1, 2, 3, 4):
         for rows in order(len(tiny.train), derive("replica", replica), epoch).split(20):
             optimiser.zero_grad()
             F.cross_entropy(model(tiny.train.x[rows]), tiny.train.y[rows]).backward()
@@ -102,7 +103,7 @@ def test_a_network_is_what_the_rewound_arm_makes_of_its_mask(
     """Same initial values, same orders, same score: with LOBSTER's mask in the place of its own."""
     monkeypatch.setattr(magnitude, "magnitude", lambda source, mask, kept: masks[1])
     found = magnitude.run(replace(CONFIG, points=(2,)), tiny, masks[1:2]).replicas
-    rewound = Retraining(CONFIG.lobster, 2, "rewound", (0, 1), 3, 0.3, 20)
+    rewound = Retraining(CONFIG.lobster, 2, "rewound", (0, 1), 4, 0.6, 20)
     expected = tickets.run(rewound, tiny, masks[1]).replicas
     found = found[found["point"] == 2].reset_index(drop=True)
     pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
@@ -116,7 +117,7 @@ def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
     assert list(zip(replicas["replica"], replicas["point"], strict=True)) == rounds
     kept = [len(masks[0].flat), *(m.kept for m in masks)]
     assert replicas["kept"].tolist() == kept * 2
-    assert len(result.history) == 8 * 3
+    assert len(result.history) == 8 * 4
     layers = result.layers
     assert len(layers) == 2 * 3 * 6
     assert layers.groupby(["replica", "point"])["kept"].sum().tolist() == kept[1:] * 2
@@ -135,7 +136,7 @@ def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
     resumed, interruptions = in_pieces(
         lambda checkpoint: magnitude.run(config, tiny, masks, checkpoint)
     )
-    assert interruptions >= 16
+    assert interruptions >= 24
     for part in ("replicas", "layers", "history"):
         pd.testing.assert_frame_equal(
             getattr(resumed, part), getattr(result, part), check_exact=True

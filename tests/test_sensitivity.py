@@ -19,7 +19,7 @@ CONFIG = Sensitivity(Lobster("lenet-300", "digits", 7, batch_size=20), 3)
 def test_the_factors_are_those_of_a_plain_loop(tiny: Data) -> None:
     weights = flat(build("lenet-300", 7))
     survives = torch.rand(len(weights), generator=torch.Generator().manual_seed(1)) < 0.1
-    weights = weights * survives
+    weights = 20 * weights * survives  # large gradients, too
     model = build("lenet-300", 0)
     torch.nn.utils.vector_to_parameters(weights.clone(), model.parameters())
     sizes = []
@@ -29,16 +29,16 @@ def test_the_factors_are_those_of_a_plain_loop(tiny: Data) -> None:
         sizes.append(torch.cat([p.grad.flatten() for p in model.parameters()]).abs().numpy())  # type: ignore[union-attr]
     size, alive = np.array(sizes), survives.numpy()
     factor = np.maximum(0, 1 - size).mean(0)
-    takes = np.abs(weights.numpy()) <= 0.02
+    takes = np.abs(weights.numpy()) <= 0.4
 
-    (row,) = sensitivity.run(CONFIG, tiny, {4: weights}, {4: 0.02}).to_dict("records")
+    (row,) = sensitivity.run(CONFIG, tiny, {4: weights}, {4: 0.4}).to_dict("records")
     assert (row["point"], row["kept"]) == (4, alive.sum())
     assert row["small"] == pytest.approx((size[:, alive] <= 0.01).mean(), abs=1e-4)
     assert row["factor"] == pytest.approx(factor[alive].mean(), rel=1e-5)
     assert row["factor_go"] == pytest.approx(factor[alive & takes].mean(), rel=1e-5)
     assert row["factor_stay"] == pytest.approx(factor[alive & ~takes].mean(), rel=1e-5)
     assert row["factor_low"] == pytest.approx(np.quantile(factor[alive], 0.01), rel=1e-4)
-    assert 0 < row["factor"] < 1
+    assert (size[:, alive] > 1).any()
 
 
 def test_the_last_point_takes_nothing(tiny: Data) -> None:
