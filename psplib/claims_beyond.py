@@ -113,8 +113,8 @@ def _decay(figure: FigureBeyond, network: str) -> list[Verdict]:
         ),
         _verdict(
             claims[2],
-            f"epochs to {100 * (1 - last):.3g} % sparsity, decay / LOBSTER, seed by seed, are above "
-            "1",
+            f"epochs to {100 * (1 - last):.3g} % sparsity, decay / LOBSTER, seed by seed, "
+            "are above 1",
             higher(ratio),
             factor,
             "×",
