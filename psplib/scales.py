@@ -247,7 +247,7 @@ def figure_1c(scale: str, seed: int = 0) -> Panel:
 
 def figure_1d(scale: str, seed: int = 0) -> Panel:
     """Fig. 1d, ResNet-32 on CIFAR-10; at quick scale on a part of it."""
-    sizes = {"smoke": Size(1, 2, 2, 2), "quick": Size(1, 3, 15, 3), "paper": Size(3, 10, 182, 8)}
+    sizes = {"smoke": Size(1, 2, 2, 2), "quick": Size(1, 3, 30, 2), "paper": Size(3, 10, 182, 8)}
     he: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4, "batch_size": 128}
     gradual: dict[str, Any] = {"architecture": "resnet-32", "data": "cifar10"}
     gradual |= {"learning_rate": 0.01, "target_sparsity": 0.95, "max_epochs": 600}
@@ -256,9 +256,9 @@ def figure_1d(scale: str, seed: int = 0) -> Panel:
             "samples": 2_000,
             "shrinkage": 1e-3,
             "tolerance": 0.1,
-            "patience": 3,
+            "patience": 8,
             "target_sparsity": 0.9,
-            "max_epochs": 120,
+            "max_epochs": 200,
         }
     elif scale == "smoke":
         gradual |= {

@@ -63,7 +63,7 @@ def test_at_smoke_scale_fig_1c_computes_nothing_of_its_own() -> None:
 
 def test_fig_1d_is_retrained_as_its_reference_says() -> None:
     for scale, samples, sizes in (
-        ("quick", 2_000, (1, 3, 15, 3)),
+        ("quick", 2_000, (1, 3, 30, 2)),
         ("paper", None, (3, 10, 182, 8)),
     ):
         panel = scales.figure_1d(scale)
