@@ -46,11 +46,14 @@ STYLE: Any = {
 }
 
 
-def figure_1(figure: Figure1) -> Figure:
+def figure_1(figure: Figure1) -> Figure | None:
     """Test error against density: arms with mean, 95 % interval and single replicas (faint).
 
-    Above, everything; below, the range of the networks that keep LOBSTER's masks.
+    Above, everything; below, the range of the networks that keep LOBSTER's masks. None, here and
+    in `convergence`, where what it is made of is not there yet.
     """
+    if claims.gradual(figure).empty:
+        return None
     with mpl.rc_context(STYLE):
         fig, (whole, near) = plt.subplots(
             2, 1, figsize=(8.6, 8.4), sharex=True, layout="constrained", height_ratios=(3, 2)
@@ -134,6 +137,8 @@ def summary(figure: Figure1) -> pd.DataFrame:
     """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
     for each point that is retrained from, and for the last."""
     density = claims.densities(figure)
+    if density.empty:
+        return pd.DataFrame()
     gradual = claims.gradual(figure)
     arms = [arm for arm in ARMS if arm != "lobster"]
     retrained = {p for arm in arms for p in claims.errors(figure, arm).index}
@@ -213,9 +218,35 @@ def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | Non
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
-    display(Image(png.getvalue(), width=int(100 * fig.get_figwidth())))
+    display(Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig)))
     links = downloads(name, fig, figure.table if table is None else table, figure.panel)
     display(HTML(badge(figure) + links))
+
+
+def describe(fig: Figure) -> str:
+    """A figure in words, for who does not see it: of each panel its title, its axes, its legend."""
+    fig.draw_without_rendering()  # layouts and offsets write their texts only now
+    panels = [text for ax in fig.axes if (text := _panel(ax))]
+    names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
+    return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
+
+
+def _panel(ax: Axes) -> str:
+    if ax.get_label() == "<colorbar>" or not ax.axison:
+        return ""
+    vertical = ax.get_zlabel() if hasattr(ax, "get_zlabel") else ""
+    axes = [vertical, ax.get_ylabel(), ax.get_xlabel()]
+    legend = ax.get_legend()
+    names = [text.get_text() for text in legend.get_texts()] if legend else []
+    parts = [
+        ax.get_title(),
+        " against ".join(label for label in axes if label),
+        "; ".join(names),
+    ]
+    return ": ".join(part for part in parts if part)
+
+
+NOT_THERE = "The runs that this rests on are not there yet; `psplib reproduce` makes them."
 
 
 def state(figure: Panel) -> str:
@@ -230,7 +261,11 @@ def state(figure: Panel) -> str:
 
 
 def table(frame: pd.DataFrame) -> Any:
-    """A table in the book's style."""
+    """A table in the book's style; of an empty one, that it is not there yet."""
+    if frame.empty:
+        from IPython.display import Markdown
+
+        return Markdown(NOT_THERE)
     return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
 
 
@@ -265,9 +300,11 @@ def verdict_label(verdict: str) -> str:
     return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def convergence(history: pd.DataFrame) -> Figure:
+def convergence(history: pd.DataFrame) -> Figure | None:
     """Validation error by epoch of retraining, from `experiments.history`: mean and 95 % interval
     of each arm."""
+    if history.empty:
+        return None
     with mpl.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
         lowest = 100.0
@@ -297,6 +334,8 @@ def convergence(history: pd.DataFrame) -> Figure:
 
 def reading(figure: Figure1) -> str:
     """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
+    if claims.gradual(figure).empty:
+        return NOT_THERE
     gradual = figure.table[figure.table["arm"] == "lobster"]
     ends = gradual.sort_values("point").groupby("lobster_seed").last()
     ended = ", ".join(

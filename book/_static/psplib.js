@@ -9,3 +9,9 @@ addEventListener("DOMContentLoaded", () => {
         MathJax.startup.promise.then(() => MathJax.typesetPromise([element])),
     };
 });
+
+// The search would read the pages that it finds, which a browser forbids where they are files.
+addEventListener("DOMContentLoaded", () => {
+  if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS)
+    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+});
