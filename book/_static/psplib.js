@@ -12,6 +12,6 @@ addEventListener("DOMContentLoaded", () => {
 
 // The search would read the pages that it finds, which a browser forbids where they are files.
 addEventListener("DOMContentLoaded", () => {
-  if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS)
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined")
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 });
