@@ -226,7 +226,9 @@ class _Links(HTMLParser):
 
 def links(root: Path) -> list[str]:
     """Links, anchors and downloads of all pages that lead nowhere inside the site."""
-    pages = {p: _Links(p.read_text(encoding="utf-8")) for p in sorted(root.rglob("*.html"))}
+    # Themes leave their templates among the static files.
+    found = (p for p in sorted(root.rglob("*.html")) if "_static" not in p.parts)
+    pages = {p: _Links(p.read_text(encoding="utf-8")) for p in found}
     faults = []
     for page, parsed in pages.items():
         for target, name in parsed.targets:
