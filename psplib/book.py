@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from . import checks, experiments, runs, scales, sweep
+from . import checks, experiments, files, freshness, rendering, runs, scales, sweep
 from .checks import PsplibError
 
 PARAMETERS = ("scale", "device", "seed")
@@ -90,10 +87,11 @@ def injected() -> list[str]:
 
 
 def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
-    """Make the runs of a scale, execute every chapter and render the book; its first page's path.
+    """Make the runs of a scale, execute the chapters and render the book; its first page's path.
 
-    The templates are not touched: chapters are executed in `<output>/source`, and the pages are
-    `<output>/html`; `output` is `_build` in the checkout unless given.
+    Only what has changed is done again. The templates are not touched: executed chapters are kept
+    in `<output>/executed`, the pages are `<output>/html`; `output` is `_build` in the checkout
+    unless given. The pages are replaced when all new ones are there.
     """
     scales.check(scale, 0)
     where = checks.device(device)
@@ -103,18 +101,36 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     if scale != scales.PUBLISHED:
         panels = [scales.panel(name, scale) for name in scales.EXPERIMENTS]
         sweep.run(panels, runs.local(), where, checks.jobs(where))
-    output = output or root / "_build"
-    source = output / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    source.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(root / name, source)
-    shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns(".*"))
+    output = (output or root / "_build").absolute()
+    executed = output / "executed"
+    files.make_folder(executed)
     chapters = sorted((root / "book").glob("*.ipynb"))
+    made_from = freshness.digest(scale, device, freshness.library(), freshness.packages())
     for template in tqdm(chapters, desc="chapters", unit="chapter"):
-        execute(template, source / "book" / template.name, {"scale": scale, "device": device})
-    _render(source, output)
+        parameters = {"scale": scale, "device": device}
+        refresh(template, executed / template.name, parameters, made_from)
+    source = output / "source"
+    pages = (p for p in (root / "book").rglob("*") if p.is_file() and not p.name.startswith("."))
+    wanted = {p.relative_to(root): p for p in [root / "_config.yml", root / "_toc.yml", *pages]}
+    rendering.mirror(wanted | {Path("book", t.name): executed / t.name for t in chapters}, source)
+    rendering.render(source, output)
     return output / "html" / "index.html"
+
+
+def refresh(template: Path, target: Path, parameters: dict[str, Any], made_from: str) -> bool:
+    """Execute a chapter unless its template, its parameters, `made_from` and the runs that it asks
+    for are those of its last execution; whether it was executed."""
+    record = target.with_suffix(".json")
+    facts = {"made from": freshness.digest(made_from, parameters, files.sha256(template))}
+    was = freshness.read(record)
+    same = target.exists() and was.get("made from") == facts["made from"]
+    if same and freshness.unchanged(was["runs"]):
+        return False
+    record.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, freshness.watch(Path(scratch, "asked")) as asked:
+        execute(template, target, parameters)
+    freshness.write(record, facts | {"runs": asked})
+    return True
 
 
 def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -125,34 +141,34 @@ def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
 
     # Sockets of files, where there are such, need no encryption and so no warning at each start.
     sockets = Config(KernelManager={"transport": "tcp" if os.name == "nt" else "ipc"})
-    try:
-        papermill.execute_notebook(
-            str(template),
-            str(target),
-            parameters,
-            cwd=str(template.parent),
-            progress_bar=False,
-            config=sockets,
-        )
-    except papermill.PapermillExecutionError as error:
-        raise PsplibError(
-            f"{template.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-        ) from None
-    notebook = nbformat.read(target, as_version=4)
+    with tempfile.TemporaryDirectory() as scratch:
+        done = Path(scratch) / template.name  # papermill writes after every cell
+        try:
+            papermill.execute_notebook(
+                str(template),
+                str(done),
+                parameters,
+                cwd=str(template.parent),
+                progress_bar=False,
+                config=sockets,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise PsplibError(
+                f"{template.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+            ) from None
+        notebook = nbformat.read(done, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
-    nbformat.write(notebook, target)
+        if text := alternative_text(cell):
+            cell.metadata["mystnb"] = {"image": {"alt": text}}
+    files.write(target, nbformat.writes(notebook).encode())
 
 
-def _render(source: Path, output: Path) -> None:
-    """Jupyter Book puts its pages into `_build/html` of the folder that it is given."""
-    tool = str(Path(sys.executable).with_name("jupyter-book"))
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [tool, "build", str(source), "--path-output", scratch]
-        command += ["-W", "-n", "--keep-going", "-q"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise PsplibError(f"Jupyter Book warns, and the book is not built:\n{done.stdout}")
-        shutil.rmtree(output / "html", ignore_errors=True)
-        shutil.move(Path(scratch) / "_build" / "html", output / "html")
+def alternative_text(cell: Any) -> str | None:
+    """What a cell's picture shows: IPython notes it in the output, myst-nb reads it in the cell."""
+    for output in cell.get("outputs", []):
+        for facts in output.get("metadata", {}).values():
+            if isinstance(facts, dict) and "alt" in facts:
+                return str(facts["alt"])
+    return None

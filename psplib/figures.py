@@ -167,6 +167,8 @@ def summary(figure: Figure1) -> pd.DataFrame:
     """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
     for each point that is retrained from, and for the last."""
     density = claims.densities(figure)
+    if density.empty:
+        return pd.DataFrame()
     gradual = claims.gradual(figure)
     arms = [arm for arm in ARMS if arm != "lobster"]
     retrained = {p for arm in arms for p in claims.errors(figure, arm).index}
@@ -290,7 +292,33 @@ def picture(fig: Figure) -> Any:
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
-    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()))
+    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig))
+
+
+NOT_THERE = "The runs that this rests on are not there yet; `psplib reproduce` makes them."
+
+
+def describe(fig: Figure) -> str:
+    """A figure in words, for who does not see it: of each panel its title, its axes, its legend."""
+    fig.draw_without_rendering()  # layouts and offsets write their texts only now
+    panels = [text for ax in fig.axes if (text := _panel(ax))]
+    names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
+    return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
+
+
+def _panel(ax: Axes) -> str:
+    if ax.get_label() == "<colorbar>" or not ax.axison:
+        return ""
+    vertical = ax.get_zlabel() if hasattr(ax, "get_zlabel") else ""
+    axes = [vertical, ax.get_ylabel(), ax.get_xlabel()]
+    legend = ax.get_legend()
+    names = [text.get_text() for text in legend.get_texts()] if legend else []
+    parts = [
+        ax.get_title(),
+        " against ".join(label for label in axes if label),
+        "; ".join(names),
+    ]
+    return ": ".join(part for part in parts if part)
 
 
 def state(figure: Panel) -> str:
@@ -383,7 +411,7 @@ def reading(figure: Figure1) -> str:
     """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
     gradual = figure.table[figure.table["arm"] == "lobster"]
     if gradual.empty:
-        return "There is nothing to read off yet."
+        return NOT_THERE
     ends = gradual.sort_values("point").groupby("lobster_seed").last()
     ended = ", ".join(
         f"{100 * row.test_error:.2f} % at {100 * row.sparsity:.2f} %" for row in ends.itertuples()

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from . import claims, claims_minima
 from .experiments import Figures2to4
-from .figures import ARMS, STYLE, plain_ticks
+from .figures import ARMS, NOT_THERE, STYLE, plain_ticks
 
 LABELS = {
     "loss": "training loss [nats]",
@@ -444,7 +444,7 @@ def reading_2(figures: Figures2to4) -> str:
             f"between them it rises to {between:.2f}. The lowest point of the grid, "
             f"{lowest['loss']:.4f}, is at α = {lowest['alpha']:.2f}, β = {lowest['beta']:.2f}."
         )
-    return "\n\n".join(sentences).replace(" %", "\u00a0%")
+    return "\n\n".join(sentences or [NOT_THERE]).replace(" %", "\u00a0%")
 
 
 def reading_3(figures: Figures2to4) -> str:
@@ -461,7 +461,7 @@ def reading_3(figures: Figures2to4) -> str:
             f"below their interval in {', '.join(lower) or 'none'}, above it in "
             f"{', '.join(higher) or 'none'}."
         )
-    return "\n\n".join(sentences)
+    return "\n\n".join(sentences or [NOT_THERE])
 
 
 def reading_4(figures: Figures2to4) -> str:
@@ -474,4 +474,4 @@ def reading_4(figures: Figures2to4) -> str:
         ]
         if parts:
             sentences.append(f"- **{SHORT[order]}**: G has {'; '.join(parts)}.")
-    return "\n".join(sentences)
+    return "\n".join(sentences or [NOT_THERE])

@@ -34,6 +34,10 @@ from .training import Checkpoint, Report
 
 Parts = dict[str, "pd.DataFrame | dict[str, Tensor]"]
 
+# Names a file to which every run that is asked for is added, so that who executes a chapter knows
+# which runs it shows.
+ASKED = "PSPLIB_ASKED"
+
 
 # Newer pandas reads floats to the bit by default, and warns of the option.
 _EXACT: dict[str, Any] = (
@@ -95,7 +99,7 @@ class Store:
 
     def folder(self, config: Any) -> Path:
         """Where the run of `config` is or will be."""
-        return self.root / type(config).__name__.lower() / key(config)
+        return _asked(self.root / type(config).__name__.lower() / key(config))
 
     def work(self, config: Any) -> Path:
         """Where the run of `config` is being made."""
@@ -121,7 +125,7 @@ class Store:
 
     def all(self) -> Iterator[Path]:
         """Every finished run's folder, in a fixed order."""
-        if self.root.exists():
+        if _asked(self.root).exists():
             yield from sorted(p for p in self.root.glob("[!.]*/*") if p.is_dir())
 
     def adopt(self, artefact: Artefact) -> None:
@@ -256,6 +260,13 @@ class Store:
             whole.rename(folder)
         except OSError as error:
             raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
+
+
+def _asked(folder: Path) -> Path:
+    if log := os.environ.get(ASKED):
+        with open(log, "a") as file:
+            file.write(f"{'+' if folder.exists() else '-'} {folder.absolute()}\n")
+    return folder
 
 
 def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
-from psplib import data, runs, scales, sweep
+from psplib import book, data, runs, scales, sweep
 from psplib.data import Data, Split
 from psplib.runs import Store
 from psplib.training import Checkpoint
@@ -103,6 +103,14 @@ def smoke_minima() -> Store:
     store = runs.local()
     sweep.run([scales.minima("smoke")], store, torch.device("cpu"))
     return store
+
+
+@pytest.fixture(scope="session")
+def site(
+    smoke: Store, smoke_minima: Store, smoke_panels: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The pages of the book at smoke scale, built once."""
+    return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
 
 
 @pytest.fixture

@@ -77,13 +77,6 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
         assert code[0].source == 'scale = "smoke"\ndevice = "auto"\nseed = 0'
 
 
-@pytest.fixture(scope="module")
-def site(
-    smoke: Store, smoke_minima: Store, smoke_panels: Store, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
-
-
 def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     pages = {p.stem: p.read_text() for p in (site / "book").glob("*.html")}
     chapters = {"figure_1", "figure_2", "figure_3", "figure_4", "beyond_lobster"}

@@ -22,3 +22,9 @@ new MutationObserver(() => {
       if (names[i]) button.title = names[i];
     });
 }).observe(document, { childList: true, subtree: true });
+
+// The search would read the pages that it finds, which a browser forbids where they are files.
+addEventListener("DOMContentLoaded", () => {
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined")
+    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+});

@@ -1,0 +1,203 @@
+"""Only what has changed is done again, and what is done again replaces the old when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from psplib import book, experiments, freshness, rendering, runs, scales
+from psplib.checks import PsplibError
+from psplib.runs import Store
+
+ROOT = Path(__file__).parent.parent
+SMOKE = scales.figure_1a("smoke")
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The names of the chapters that are executed; a chapter asks for one run and leaves itself."""
+    names: list[str] = []
+
+    def execute(template: Path, target: Path, parameters: dict) -> None:
+        names.append(template.name)
+        Store(tmp_path / "runs").has(SMOKE.dense)
+        shutil.copy(template, target)
+
+    monkeypatch.setattr(book, "execute", execute)
+    return names
+
+
+@pytest.fixture
+def refresh(tmp_path: Path, executed: list[str]):
+    template, kept = tmp_path / "page.ipynb", tmp_path / "kept"
+    template.write_text("one")
+    kept.mkdir()
+    return lambda scale="smoke", source="a": book.refresh(
+        template, kept / template.name, {"scale": scale}, source
+    )
+
+
+def test_a_chapter_is_executed_again_only_if_something_changed(refresh, tmp_path: Path) -> None:
+    assert refresh()
+    assert not refresh()
+    assert refresh(scale="quick"), "another parameter"
+    assert refresh(scale="quick", source="b"), "another psplib"
+    (tmp_path / "page.ipynb").write_text("two")
+    assert refresh(scale="quick", source="b"), "another template"
+    assert (tmp_path / "kept" / "page.ipynb").read_text() == "two"
+    assert not refresh(scale="quick", source="b")
+
+
+def test_a_run_that_appears_or_changes_makes_its_chapter_anew(refresh, tmp_path: Path) -> None:
+    assert refresh()
+    folder = Store(tmp_path / "runs").folder(SMOKE.dense)
+    folder.mkdir(parents=True)
+    (folder / "points.csv").write_text("1")
+    assert refresh(), "the run is there now"
+    assert not refresh()
+    (folder / "points.csv").write_text("2")
+    assert refresh(), "its table is another"
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "points.csv").write_text("3")
+    assert not refresh(), "a run that the chapter does not show"
+
+
+def test_an_interrupted_execution_is_not_taken_for_an_older_one(
+    refresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refresh(source="a")
+
+    def interrupted(template: Path, target: Path, parameters: dict) -> None:
+        target.write_text("of b")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(book, "execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(source="b")
+    assert refresh(source="a"), "what is kept is of b"
+
+
+def test_the_source_of_psplib_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = freshness.library()
+    monkeypatch.setattr(freshness, "__file__", str(tmp_path / "freshness.py"))
+    (tmp_path / "freshness.py").write_text("other")
+    assert freshness.library() != before
+
+
+def test_equal_files_keep_their_date_and_others_go(tmp_path: Path) -> None:
+    original, folder = tmp_path / "original", tmp_path / "source"
+    original.write_text("x")
+    rendering.mirror({Path("a/b.md"): original, Path("c.md"): original}, folder)
+    date = (folder / "a" / "b.md").stat().st_mtime_ns
+    rendering.mirror({Path("a/b.md"): original}, folder)
+    assert (folder / "a" / "b.md").stat().st_mtime_ns == date
+    assert not (folder / "c.md").exists()
+
+
+def test_a_replacement_that_fails_leaves_the_old_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "html", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "index.html").write_text(folder.name)
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == ".html.new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rendering.replace(old, new)
+    assert (old / "index.html").read_text() == "html"
+    rendering.replace(old, new)
+    assert (old / "index.html").read_text() == "new"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The source of a book of two pages."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "_config.yml").write_text("title: small\nonly_build_toc_files: true\n")
+    (source / "_toc.yml").write_text("format: jb-book\nroot: one\nchapters:\n  - file: two\n")
+    (source / "one.md").write_text("# One\n\nfirst\n")
+    (source / "two.md").write_text("# Two\n\nsecond\n")
+    return source
+
+
+def test_pages_are_rendered_again_only_if_something_changed(small: Path, tmp_path: Path) -> None:
+    warm, cold = tmp_path / "warm", tmp_path / "cold"
+    assert rendering.render(small, warm)
+    assert not rendering.render(small, warm)
+    untouched = (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns
+    (small / "one.md").write_text("# One\n\nchanged\n")
+    assert rendering.render(small, warm)
+    assert (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns == untouched
+    assert rendering.render(small, cold)
+    for page in ("one.html", "two.html", "searchindex.js"):
+        assert (warm / "html" / page).read_text() == (cold / "html" / page).read_text()
+    (small / "two.md").write_text("# Two\n\n[none](none.md)\n")
+    for _ in range(2):
+        with pytest.raises(PsplibError, match="Jupyter Book warns"):
+            rendering.render(small, warm)
+    assert "second" in (warm / "html" / "two.html").read_text(), "the old pages are whole"
+
+
+# --- results that are not there -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def shell() -> Iterator[InteractiveShell]:
+    one = InteractiveShell.instance()
+    try:
+        yield one
+    finally:
+        one.reset()
+        InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize("template", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_chapter_without_results_says_so_and_goes_on(
+    template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PSPLIB_RESULTS", str(tmp_path / "none"))
+    monkeypatch.setenv("PSPLIB_RUNS", str(tmp_path / "runs"))
+    said = ""
+    with shell() as python:
+        for cell in nbformat.read(template, as_version=4).cells:
+            if cell.cell_type == "code":
+                done = python.run_cell(
+                    cell.source.replace('scale = "smoke"', 'scale = "published"')
+                )
+                done.raise_error()
+                said += str(getattr(done.result, "data", ""))
+    capsys.readouterr()
+    if template.stem.startswith("figure_"):
+        assert "not there yet" in said
+    if template.stem not in ("deviations", "lab"):
+        assert "not run" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", scales.EXPERIMENTS)
+def test_an_experiment_without_results_is_the_papers_without_runs(
+    name: str, tmp_path: Path
+) -> None:
+    store = runs.Store(tmp_path)
+    found = experiments.largest_published(name, store)
+    assert found == scales.panel(name, "paper")
+    assert not any(store.has(c) for c in experiments.known(found, store))

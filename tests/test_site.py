@@ -1,0 +1,219 @@
+"""The built book in a browser: offline, from files, on a wide and a narrow screen, light and dark.
+
+The other tests of the book look at its files; these open it. They are skipped where there is no
+Chromium.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import browsing
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+VENDOR = Path(__file__).parent.parent / "book" / "_static" / "vendor"
+needs_chromium = pytest.mark.skipif(
+    browsing.CHROMIUM is None, reason="there is no Chromium on this machine to open the book with"
+)
+
+
+# The site first: papermill wants the event loop that an open browser occupies.
+@pytest.fixture(scope="module")
+def browser(site: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browsing.CHROMIUM)
+        yield opened
+        opened.close()
+
+
+def pages(site: Path) -> list[Path]:
+    found = sorted((site / "book").glob("*.html"))
+    assert len(found) >= 9
+    return [*found, site / "search.html", site / "genindex.html"]
+
+
+@needs_chromium
+def test_every_page_works_offline_from_files(site: Path, browser: Browser) -> None:
+    faults = {}
+    for path in pages(site):
+        with browsing.visit(browser, path.as_uri(), site) as (page, wrong):
+            wrong += browsing.mathematics(page) + browsing.pictures(page)
+            wrong += browsing.controls(page)[1]
+        faults[path.name] = wrong
+    assert {name: wrong for name, wrong in faults.items() if wrong} == {}
+
+
+@needs_chromium
+def test_the_pages_hold_what_was_looked_at(site: Path, browser: Browser) -> None:
+    with browsing.visit(browser, (site / "book" / "figure_2.html").as_uri(), site) as (page, _):
+        assert page.locator("mjx-container").count() >= 5
+        assert page.locator("article img").count() >= 3
+
+
+@needs_chromium
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [browsing.WIDE, browsing.NARROW])
+def test_every_page_fits_and_can_be_read(
+    site: Path, browser: Browser, width: int, theme: str
+) -> None:
+    faults = {}
+    for path in pages(site):
+        with browsing.visit(browser, path.as_uri(), site, width, theme) as (page, _):
+            assert page.evaluate("document.documentElement.dataset.theme") == theme
+            faults[path.name] = browsing.overflow(page) + browsing.contrast(page)
+    assert {name: wrong for name, wrong in faults.items() if wrong} == {}
+
+
+@needs_chromium
+def test_the_site_opens_on_its_first_page(site: Path, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto((site / "index.html").as_uri(), wait_until="commit")
+    page.wait_for_url("**/book/index.html")
+    page.close()
+
+
+@needs_chromium
+def test_the_search_finds_a_term_of_the_paper(site: Path, browser: Browser) -> None:
+    address = (site / "search.html").as_uri() + "?q=PSP-entropy"
+    with browsing.visit(browser, address, site) as (page, faults):
+        found = browsing.found(page)
+    assert faults == []
+    assert any("book/figure_4.html" in url for url in found)
+
+
+def test_every_link_anchor_and_download_leads_somewhere(site: Path) -> None:
+    assert browsing.links(site) == []
+
+
+# --- each check can fail --------------------------------------------------------------------------
+
+PIXEL = (
+    "data:image/svg+xml;base64,"
+    + base64.b64encode(
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9"/></svg>'
+    ).decode()
+)
+
+
+@pytest.fixture
+def page_of(tmp_path: Path, browser: Browser):
+    """A page with a given body, as `browsing.visit` gives it."""
+
+    def write(body: str, **options):
+        path = tmp_path / "page.html"
+        path.write_text(f"<!doctype html><html><head></head><body>{body}</body></html>")
+        return browsing.visit(browser, path.as_uri(), tmp_path, **options)
+
+    return write
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<img src="none.png" alt="x">', "does not load"),
+        ('<script src="http://localhost:9/x.js"></script>', "is outside"),
+        ("<script>console.error('broken')</script>", "console: broken"),
+        ("<script>none()</script>", "error in a script"),
+    ],
+)
+def test_what_goes_wrong_in_loading_is_noticed(page_of, body: str, fault: str) -> None:
+    with page_of(body) as (_, faults):
+        assert any(fault in f for f in faults), faults
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (browsing.mathematics, "<code>$$</code>", "<p>$$x$$</p>"),
+        (browsing.mathematics, "", '<span class="math">\\(x\\)</span>'),
+        (browsing.pictures, f'<img src="{PIXEL}" alt="a dot">', f'<img src="{PIXEL}">'),
+        (
+            browsing.overflow,
+            '<div style="overflow: auto"><pre style="width: 600px">x</pre></div>',
+            '<pre style="width: 600px">x</pre>',
+        ),
+        (
+            browsing.contrast,
+            '<p style="color: #767676">x</p>',
+            '<p style="color: #777">x</p>',
+        ),
+        (
+            browsing.contrast,
+            '<p style="background: #333; color: #fff">x</p>',
+            '<p style="opacity: 0.5">x</p>',
+        ),
+    ],
+)
+def test_each_check_can_fail(page_of, check, good: str, bad: str) -> None:
+    with page_of(good, width=browsing.NARROW) as (page, _):
+        assert check(page) == []
+    with page_of(bad, width=browsing.NARROW) as (page, _):
+        assert check(page) != []
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="other.html">x</a>', "is not there"),
+        ('<a href="#none">x</a>', "no such anchor"),
+        ('<a href="page.html#none">x</a>', "no such anchor"),
+        ('<a download="t.csv" href="data:text/csv;base64,YSxiCjEK">x</a>', "is no table"),
+        ('<a download="t.json" href="data:application/json,%7B">x</a>', "cannot be read"),
+        ('<a download="t.svg" href="data:image/svg+xml;base64,">x</a>', "cannot be read"),
+    ],
+)
+def test_links_that_lead_nowhere_are_noticed(tmp_path: Path, body: str, fault: str) -> None:
+    (tmp_path / "page.html").write_text(f"<h1 id='here'>x</h1><a href='#here'>x</a>{body}")
+    (only,) = browsing.links(tmp_path)
+    assert fault in only
+
+
+def widget_page(folder: Path, linked: bool) -> Path:
+    """A page without a kernel: one control of each kind, each beside a stack of two pictures."""
+    import ipywidgets as widgets
+    from ipywidgets.embed import embed_minimal_html
+
+    def picture(fill: str) -> widgets.HTML:
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9" fill="{fill}"/>'
+        data = base64.b64encode(svg.encode()).decode()
+        return widgets.HTML(f'<img alt="{fill}" src="data:image/svg+xml;base64,{data}">')
+
+    options = {"options": ["red", "blue"]}
+    boxes = []
+    for control, index in (
+        (widgets.IntSlider(max=1), "value"),
+        (widgets.SelectionSlider(**options), "index"),
+        (widgets.Dropdown(**options), "index"),
+        (widgets.ToggleButtons(**options), "index"),
+        (widgets.Play(max=1, interval=50), "value"),
+    ):
+        stack = widgets.Stack([picture("red"), picture("blue")], selected_index=0)
+        link = [widgets.jslink((control, index), (stack, "selected_index"))] if linked else []
+        boxes.append(widgets.VBox([control, stack]))
+        boxes[-1].links = link
+    path = folder / "widgets.html"
+    embed_minimal_html(
+        path, widgets.VBox(boxes), embed_url=(VENDOR / "embed.js").as_uri(), cors=False
+    )
+    text = path.read_text()
+    assert VENDOR.as_uri() in text
+    # Another script that the template names comes from the network, and is not needed.
+    path.write_text("\n".join(t for t in text.split("\n") if "https:" not in t))
+    return path
+
+
+@needs_chromium
+@pytest.mark.parametrize("linked", [True, False])
+def test_controls_that_change_no_picture_are_noticed(
+    browser: Browser, tmp_path: Path, linked: bool
+) -> None:
+    path = widget_page(tmp_path, linked)
+    with browsing.visit(browser, path.as_uri(), Path(path.anchor)) as (page, _):
+        count, faults = browsing.controls(page)
+    assert count == 5
+    assert len(faults) == (0 if linked else 5), faults
