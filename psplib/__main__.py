@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from . import archive, checks, cluster, experiments, runs, scales, sweep
+from . import archive, checks, cluster, costs, experiments, runs, scales, sweep, verification
 from .checks import PsplibError
 from .runs import Store
 
@@ -111,7 +111,7 @@ def status() -> None:
         shown = runs.published()
     except PsplibError:
         shown = runs.local()
-    click.echo(experiments.status(runs.local(), shown).to_string(index=False))
+    click.echo(costs.status(runs.local(), shown).to_string(index=False))
     click.echo(f"\nRuns: {runs.local().root}. To compute what is missing: psplib reproduce.")
 
 
@@ -206,7 +206,7 @@ def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> lis
         try:
             artefact = runs.open_artefact(folder)
             for beside in (store, *others):
-                experiments.check_belongs(artefact, beside)
+                verification.check_belongs(artefact, beside)
         except PsplibError as error:
             wrong.append(str(error).replace(str(store.root), str(name)))
     return wrong

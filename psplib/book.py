@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from . import checks, experiments, files, freshness, rendering, runs, scales, sweep
+from . import checks, files, freshness, rendering, runs, scales, sweep, tables
 from .checks import PsplibError
 
 PARAMETERS = ("scale", "device", "seed")
@@ -31,31 +31,31 @@ class Chapter:
         """Where the chapter's runs are: among the published results, or on this machine."""
         return runs.published() if self.scale == scales.PUBLISHED else runs.local()
 
-    def figure_1(self, name: str) -> experiments.Figure1:
+    def figure_1(self, name: str) -> tables.Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
         panel, store = self._runs(name)
         assert isinstance(panel, scales.Panel)
-        return experiments.collect(panel, store)
+        return tables.collect(panel, store)
 
-    def panels(self) -> tuple[experiments.Figure1, ...]:
+    def panels(self) -> tuple[tables.Figure1, ...]:
         """The four panels of Fig. 1, in their order."""
         return tuple(self.figure_1(name) for name in scales.PANELS)
 
-    def minima(self) -> experiments.Figures2to4:
+    def minima(self) -> tables.Figures2to4:
         """What Figs. 2 to 4 are made of: published, or computed here."""
         panel, store = self._runs("minima")
         assert isinstance(panel, scales.Minima)
-        return experiments.collect_minima(panel, store)
+        return tables.collect_minima(panel, store)
 
-    def beyond(self) -> experiments.FigureBeyond:
+    def beyond(self) -> tables.FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""
         panel, store = self._runs("beyond")
         assert isinstance(panel, scales.Beyond)
-        return experiments.collect_beyond(panel, store)
+        return tables.collect_beyond(panel, store)
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:
-            return experiments.largest_published(name, self.store), self.store
+            return tables.largest_published(name, self.store), self.store
         panel = scales.panel(name, self.scale, self.seed)
         sweep.run([panel], self.store, self.device)
         return panel, self.store

@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from .experiments import Figure1
+from .tables import Figure1
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 MARGIN = 0.05

@@ -23,7 +23,7 @@ from .claims import (
     higher,
     interval,
 )
-from .experiments import FigureBeyond
+from .tables import FigureBeyond
 
 # Surviving shares along which gradual runs are compared: from point to point their errors jump, and
 # the mean from 80 to 98 % sparsity, in equal steps of log density, is steadier than any of them.

@@ -13,7 +13,7 @@ import pandas as pd
 
 from . import claims
 from .claims import NOT_RUN, Interval, Verdict
-from .experiments import Figure1
+from .tables import Figure1
 
 # "around 99.20 %" at 98 % sparsity. Over 10,000 test images 0.80 % has a standard error of 0.09
 # points: an error of at most 0.90 % is "around" that or better.

@@ -24,7 +24,7 @@ from .claims import (
     higher,
     interval,
 )
-from .experiments import Figures2to4
+from .tables import Figures2to4
 
 SECOND_ORDER = ("joint", "mutual", "agreement")
 ORDERS = ("first", *SECOND_ORDER)

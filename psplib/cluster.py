@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from . import checks, experiments, scales, sweep
+from . import checks, costs, experiments, scales, sweep
 from .checks import PsplibError
 from .config import key
 from .runs import Store
@@ -113,7 +113,7 @@ def run(
                 tasks[cluster.submit(_task(panels, batch, store, cluster, deadline))] = batch
             if is_over:
                 _cancel_waiting(tasks, store, cluster)
-            sweep.show(shown, *experiments.progress(panels, store))
+            sweep.show(shown, *costs.progress(panels, store))
             for ready in cluster.wait(list(tasks)):
                 batch = tasks.pop(ready)
                 if cluster.answer(ready, batch).done:

@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from . import claims
 from .config import canonical
-from .experiments import Figure1, FigureBeyond, Figures2to4
 from .scales import Beyond, Experiment
+from .tables import Figure1, FigureBeyond, Figures2to4
 
 # Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
 # marker and its name in every chapter.
@@ -374,7 +374,7 @@ def verdict_label(verdict: str) -> str:
 
 
 def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
-    """Validation error by epoch of retraining, from `experiments.history`: mean and 95 % interval
+    """Validation error by epoch of retraining, from `tables.history`: mean and 95 % interval
     of each arm. None without any."""
     if history.empty:
         return None

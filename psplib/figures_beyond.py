@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from .claims import interval
 from .claims_beyond import GRID, along, between, errors, gaps, gradual, span
-from .experiments import FigureBeyond
 from .figures import ARMS, BEYOND, STYLE, curve, plain_ticks
+from .tables import FigureBeyond
 
 RETRAINED = ("magnitude", "iterative", "rewound")
 NAMES = {arm: name for arm, (_, _, name) in (ARMS | BEYOND).items()} | {

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from . import claims, claims_minima
-from .experiments import Figures2to4
 from .figures import ARMS, NOT_THERE, STYLE, plain_ticks
+from .tables import Figures2to4
 
 LABELS = {
     "loss": "training loss [nats]",

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from . import claims, figures
-from .experiments import Figure1
 from .figures import ARMS, DENSITY, STYLE
+from .tables import Figure1
 
 
 def figure_1(panels: Sequence[Figure1]) -> Figure:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import claims, claims_figure_1, claims_minima, figures
 from .claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
-from .experiments import Figure1, Figures2to4
+from .tables import Figure1, Figures2to4
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from .checks import PsplibError, one_of, whole_number
 from .config import setting
 from .data import NAMES, Data
 from .masks import Mask, nest
-from .replicas import PRECISIONS, Replica, Replicas
+from .precision import PRECISIONS
+from .replicas import Replica, Replicas
 from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still, under
 
 

@@ -21,12 +21,12 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from . import claims, claims_minima, experiments, minima, scales
-from .experiments import Figure1, Figures2to4
 from .figures import ARMS, STYLE, curve, dense_line, plain_ticks
 from .figures_minima import LABELS, SHORT, heat, quantity_title, strip
 from .lobster import Lobster
 from .masks import Mask
 from .runs import Store
+from .tables import Figure1, Figures2to4
 
 DPI = 100
 ALL_LAYERS, ALL_CLASSES = "all layers", "all classes"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from . import experiments
+from . import costs, experiments
 from .checks import PsplibError
 from .experiments import Config
 from .runs import Store
@@ -129,7 +129,7 @@ def _side_by_side(
         try:
             with bar() as shown:
                 while any(worker.poll() is None for worker in workers):
-                    show(shown, *experiments.progress(panels, store))
+                    show(shown, *costs.progress(panels, store))
                     time.sleep(1)
         except KeyboardInterrupt:
             for worker in workers:

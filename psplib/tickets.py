@@ -23,7 +23,8 @@ from .config import setting
 from .data import Data
 from .lobster import Lobster
 from .masks import Mask, random_structure
-from .replicas import PRECISIONS, Replica, Replicas
+from .precision import PRECISIONS
+from .replicas import Replica, Replicas
 from .training import Checkpoint, Learner, Score, Sgd, crops, flat, order, under
 
 ARMS = (

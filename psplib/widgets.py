@@ -16,11 +16,11 @@ from typing import Any
 import ipywidgets as ipw
 
 from . import slides
-from .experiments import Figure1, Figures2to4
 from .figures import ARMS, titled
 from .lobster import Lobster
 from .runs import Store
 from .slides import Slide, Slides
+from .tables import Figure1, Figures2to4
 
 # Do the original values help?
 _PAPERS_QUESTION = ARMS["rewound"][2], ARMS["reinitialised"][2]

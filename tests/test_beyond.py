@@ -12,13 +12,24 @@ import pandas as pd
 import pytest
 import torch
 
-from psplib import claims_beyond, experiments, figures, figures_beyond, runs, scales, sweep
+from psplib import (
+    claims_beyond,
+    costs,
+    experiments,
+    figures,
+    figures_beyond,
+    runs,
+    scales,
+    sweep,
+    tables,
+    verification,
+)
 from psplib.checks import PsplibError
 from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.experiments import BEYOND, FigureBeyond
 from psplib.lobster import Lobster
 from psplib.magnitude import Magnitude
 from psplib.runs import Store
+from psplib.tables import BEYOND, FigureBeyond
 from psplib.tickets import Retraining
 
 ROOT = Path(__file__).parent.parent
@@ -180,7 +191,7 @@ def test_the_tables_and_the_reading_quote_the_errors() -> None:
 
 
 def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
-    figure = experiments.collect_beyond(PANEL, store)
+    figure = tables.collect_beyond(PANEL, store)
     assert figures_beyond.comparison(figure) is None
     assert figures_beyond.reading(figure) == ""
     for table in (figures_beyond.decay, figures_beyond.masks, figures_beyond.layers):
@@ -218,7 +229,7 @@ def made() -> Store:
 
 
 def test_the_experiment_is_made_and_collected(made: Store) -> None:
-    figure = experiments.collect_beyond(scales.beyond("smoke"), made)
+    figure = tables.collect_beyond(scales.beyond("smoke"), made)
     assert figure.missing == ()
     assert set(figure.table["arm"]) == {"lobster", "decay", "rewound", "magnitude", "iterative"}
     assert figure.table["network"].nunique() == 2
@@ -239,19 +250,19 @@ def test_the_experiment_is_made_and_collected(made: Store) -> None:
 def test_only_its_own_runs_belong_to_a_configuration(made: Store, tmp_path: Path) -> None:
     done = [c for c in experiments.known(scales.beyond("smoke"), made)]
     for config in done:
-        experiments.check_belongs(made.load(config), made)
+        verification.check_belongs(made.load(config), made)
     one, other = (made.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative)
     stranger = dataclasses.replace(one, config=other.config)
     with pytest.raises(PsplibError, match="the table of replicas does not belong"):
-        experiments.check_belongs(stranger, made)
+        verification.check_belongs(stranger, made)
 
 
 def test_every_run_has_an_estimate_of_its_cost(made: Store, tmp_path: Path) -> None:
     nothing = Store(tmp_path)
     for config in experiments.known(scales.beyond("smoke"), made):
-        assert 0 < experiments.seconds(config, nothing) < 300
+        assert 0 < costs.seconds(config, nothing) < 300
     real = PANEL.networks[1].magnitudes(list(DENSITIES))[0]
-    assert 1800 < experiments.seconds(real, nothing) < 7200
+    assert 1800 < costs.seconds(real, nothing) < 7200
 
 
 def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_path: Path) -> None:
@@ -277,6 +288,6 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_
 
 
 def test_the_badge_names_the_seeds_of_each_network(made: Store) -> None:
-    seeds = figures.facts(experiments.collect_beyond(scales.beyond("smoke"), made))["seeds"]
+    seeds = figures.facts(tables.collect_beyond(scales.beyond("smoke"), made))["seeds"]
     assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
     assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds

@@ -12,7 +12,7 @@ from scipy import stats
 
 from psplib import claims, scales
 from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
-from psplib.experiments import COLUMNS, Figure1
+from psplib.tables import COLUMNS, Figure1
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from psplib import claims, claims_minima, deviations, experiments, figures, figures_minima, scales
+from psplib import claims, claims_minima, deviations, figures, figures_minima, scales, tables
 from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.experiments import Figures2to4
 from psplib.runs import Store
+from psplib.tables import Figures2to4
 
 LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}
 # What the paper says: G is lower in loss, error and z², narrower, as high in first order, higher in
@@ -103,7 +103,7 @@ def test_in_the_opposite_world_none_does() -> None:
 
 
 def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
-    nothing = experiments.collect_minima(scales.minima("paper"), Store(tmp_path))
+    nothing = tables.collect_minima(scales.minima("paper"), Store(tmp_path))
     assert set(verdicts(nothing)) == {NOT_RUN}
     assert len(nothing.missing) == 2, "until they are there, nothing hangs on the gradual runs"
     for figure in (
@@ -115,13 +115,13 @@ def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
     ):
         assert figure(nothing) is None
     assert figures_minima.plane_maps(nothing, [("map", "magnitude")]) is None
-    tables = (
+    found = (
         figures_minima.lines(nothing),
         figures_minima.residuals(nothing),
         figures_minima.by_layer(nothing),
         figures_minima.summary(nothing, "figure_2"),
     )
-    assert all(table.empty for table in tables)
+    assert all(table.empty for table in found)
 
 
 def test_a_claim_must_hold_for_every_gradual_run() -> None:

@@ -9,10 +9,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_claims import ARMS, panel, papers_world
 
-from psplib import claims, deviations, experiments, figures, figures_panels, scales
+from psplib import claims, deviations, figures, figures_panels, scales, tables
 from psplib.config import canonical
-from psplib.experiments import Figure1
 from psplib.runs import Store
+from psplib.tables import Figure1
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
 
 
 def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
-    empty = experiments.collect(scales.figure_1c("paper"), Store(tmp_path))
+    empty = tables.collect(scales.figure_1c("paper"), Store(tmp_path))
     fig = figures_panels.figure_1([*panels[:2], empty, panels[3]])
     assert [t.get_text() for t in fig.axes[2].texts] == ["not there yet"]
     assert set(figures_panels.table([*panels[:2], empty])["panel"]) == {"figure_1a", "figure_1b"}
@@ -152,7 +152,7 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert len(nothing.axes) == 4
     assert figures_panels.table([empty]).empty
     assert figures.figure_1(empty) is None
-    assert figures.convergence(experiments.history(empty)) is None
+    assert figures.convergence(tables.history(empty)) is None
     assert figures.table(figures.summary(empty)) is None
     assert figures.badge(empty, "(c)").count("not there yet") == 1
     assert claims.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."

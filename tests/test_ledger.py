@@ -5,7 +5,7 @@ from test_claims_minima import world
 
 from psplib import claims_figure_1, claims_minima, ledger, scales
 from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.experiments import Figure1
+from psplib.tables import Figure1
 
 PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]
 

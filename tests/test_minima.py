@@ -10,7 +10,7 @@ import torch
 from conftest import synthetic
 from torch import nn
 
-from psplib import eigen, entropy, experiments, hessian, minima, psp, scales, training
+from psplib import eigen, entropy, experiments, hessian, minima, psp, scales, tables, training
 from psplib.checks import PsplibError
 from psplib.data import Data
 from psplib.lobster import Lobster
@@ -111,7 +111,7 @@ def test_the_profile_comes_after_all_else_and_is_collected(smoke_minima: Store) 
     configs = experiments.known(panel, smoke_minima)
     assert [isinstance(c, Profile) for c in configs] == [False] * (len(configs) - 1) + [True]
     assert isinstance(experiments.known(scales.minima("paper"), smoke_minima)[-1], Lobster)
-    found = experiments.collect_minima(panel, smoke_minima)
+    found = tables.collect_minima(panel, smoke_minima)
     bits = minima.entropies(found.profile)
     assert set(bits["replica"]) == {-1, found.best}
     neurons = found.profile["layers"].set_index("layer")["neurons"]

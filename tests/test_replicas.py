@@ -9,21 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from psplib import replicas
+from psplib import recording, replicated
 from psplib.checks import PsplibError
 from psplib.data import Data, Split
 from psplib.lobster import Shrink
 from psplib.masks import Mask
 from psplib.models import build
-from psplib.replicas import (
-    ALGORITHMS,
-    Conv2d,
-    Replicas,
-    choose_algorithms,
-    fused,
-    replicate,
-    together,
-)
+from psplib.recording import fused, together
+from psplib.replicas import Replicas, choose_algorithms
+from psplib.replicated import ALGORITHMS, Conv2d, replicate
 from psplib.training import Learner, Sgd, crops, flat, order
 
 R, BATCH = 3, 4
@@ -209,7 +203,7 @@ def test_the_fastest_algorithm_is_kept_layer_by_layer(
 
         return run
 
-    monkeypatch.setattr(replicas, "ALGORITHMS", {n: slowed(n, a) for n, a in ALGORITHMS.items()})
+    monkeypatch.setattr(replicated, "ALGORITHMS", {n: slowed(n, a) for n, a in ALGORITHMS.items()})
     assert choose_algorithms(team, lambda: now) == ["unfolded", "one by one"]
 
 
@@ -302,9 +296,9 @@ def test_the_fused_update_is_the_update_and_does_not_touch_what_it_is_tried_on()
         warnings.simplefilter("error", UserWarning)
         apply = fused(update, *tensors)
     assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
-    assert apply is not replicas.change
+    assert apply is not recording.change
     apply(update, *tensors)
-    replicas.change(update, *before)
+    recording.change(update, *before)
     torch.testing.assert_close(tensors[0], before[0])
     torch.testing.assert_close(tensors[2], before[2])
 
@@ -315,4 +309,4 @@ def test_without_a_compiler_the_update_is_as_it_was(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.warns(UserWarning, match=r"not fused \(RuntimeError\)"):
-        assert fused(Sgd(0.1), W, W, None, W) is replicas.change
+        assert fused(Sgd(0.1), W, W, None, W) is recording.change

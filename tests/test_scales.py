@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from psplib import deviations, experiments, runs, scales
+from psplib import costs, deviations, runs, scales, tables
 from psplib.checks import PsplibError
 from psplib.config import key
 from psplib.experiments import Config
@@ -153,11 +153,11 @@ def test_the_largest_complete_scale_is_shown_else_that_with_most_runs(
     def known(panel: scales.Panel, store: Store) -> list[Config]:
         return [*panel.lobsters, panel.dense, *panel.retrainings(densities)]
 
-    monkeypatch.setattr(experiments, "known", known)
+    monkeypatch.setattr(tables, "known", known)
     quick, paper = (known(scales.figure_1b(s), Store(tmp_path)) for s in ("quick", "paper"))
 
     def shown(*present: Config) -> str:
-        return experiments.largest_published("figure_1b", Pretended(tmp_path, *present)).scale
+        return tables.largest_published("figure_1b", Pretended(tmp_path, *present)).scale
 
     assert shown() == "paper"
     assert shown(quick[0]) == "paper"
@@ -171,7 +171,7 @@ def test_every_run_has_a_cost(tmp_path: Path) -> None:
     store = Store(tmp_path)
     hours = {
         (name, scale): sum(
-            experiments.seconds(c, store)
+            costs.seconds(c, store)
             for p in [scales.PANELS[name](scale, 0)]
             for c in (*p.lobsters, p.dense, *p.retrainings([1.0, 0.3, 0.1, 0.03, 0.01]))
         )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from psplib import experiments, runs, scales, sweep
+from psplib import experiments, runs, scales, sweep, verification
 from psplib.config import key
 from psplib.runs import Store
 from psplib.sensitivity import Sensitivity
@@ -153,7 +153,7 @@ def test_a_batch_of_several_runs_is_made_once_each_an_artefact_of_its_own(store:
     assert not any(store.work(config).exists() for config in configs)
     for config in configs:
         artefact = store.load(config)
-        experiments.check_belongs(artefact, store)
+        verification.check_belongs(artefact, store)
         assert artefact.provenance["together"] == 2
         alone = experiments.compute(config, Store(store.root / "alone"), CPU)
         pd.testing.assert_frame_equal(artefact.table("history"), alone.table("history"), rtol=1e-3)

@@ -15,11 +15,21 @@ from PIL import Image
 from test_claims import ARMS, panel, papers_world
 from test_claims_minima import world
 
-from psplib import claims, experiments, figures_minima, masks, models, scales, slides, widgets
+from psplib import (
+    claims,
+    experiments,
+    figures_minima,
+    masks,
+    models,
+    scales,
+    slides,
+    tables,
+    widgets,
+)
 from psplib.data import Data
-from psplib.experiments import Figures2to4
 from psplib.lobster import Lobster
 from psplib.runs import Store
+from psplib.tables import Figures2to4
 
 GRADUAL = Lobster("lenet-300", "digits", 0)
 KEPT = [266_610, 80_000, 30_000, 8_000, 1_000]
@@ -232,7 +242,7 @@ def test_the_arms_begin_with_the_papers_question() -> None:
 def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
     names = ("figure_1a", "figure_1b", "figure_1c")
     panels = [panel(papers_world, ARMS, name) for name in names]
-    empty = experiments.collect(scales.figure_1d("paper"), Store(tmp_path))
+    empty = tables.collect(scales.figure_1d("paper"), Store(tmp_path))
     shown = widgets.arms(*panels, empty)
     chosen, one, another = shown.widget.children[0].children
     assert chosen.options == (
@@ -248,14 +258,14 @@ def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
 
 def test_without_runs_a_widget_says_so(tmp_path) -> None:
     empty = Store(tmp_path)
-    nothing = experiments.collect_minima(scales.minima("paper"), empty)
+    nothing = tables.collect_minima(scales.minima("paper"), empty)
     for shown in (
         widgets.survivors(GRADUAL, empty),
         widgets.prunings(GRADUAL, empty),
         widgets.plane(nothing, *figures_minima.LABELS),
         widgets.classes(nothing),
         widgets.neurons(nothing),
-        widgets.arms(experiments.collect(scales.figure_1a("paper"), empty)),
+        widgets.arms(tables.collect(scales.figure_1a("paper"), empty)),
     ):
         assert pictures(shown) == [f'<p class="psplib-badge">{widgets.MISSING}</p>']
         bundle, _ = shown._repr_mimebundle_()
