@@ -123,7 +123,7 @@ def test_a_chapter_whose_results_are_missing_says_so_in_place(
     out = tmp_path / "out.ipynb"
     book.execute(CHAPTER.with_name("beyond_lobster.ipynb"), out, {"scale": "published"})
     text = out.read_text()
-    assert "The runs of this figure are not there yet." in text
+    assert "The runs of this figure, Beyond the paper, are not there yet." in text
     assert "**not run** (14 of 14)" in text
 
 
