@@ -107,6 +107,8 @@ def contender(what: str, name: str) -> Epoch:
     if what == "together":
         return in_one_program(name)
     if what == "dense":
+        torch.set_num_threads(1)
+    if what.startswith("dense"):
         return learner(name, Mask.dense(models.build(name, 0)))
     return plain(name)
 
@@ -149,7 +151,9 @@ def main() -> None:
     plan = {
         "psplib": ("compact", cores, each, each * cores),
         "psplib, in one program": ("together", 1, 1, REPLICAS),
+        # A run has one thread, so that its bits do not depend on the machine; it could have all.
         "psplib, dense, one after another": ("dense", 1, 2, 2),
+        "the same with all threads": ("dense, all threads", 1, 2, 2),
         "plain loop, one after another": ("plain", 1, 1, 1),
     }
     for name, sparsity in SPARSITY.items():

@@ -90,14 +90,20 @@ def draw(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
     for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
         curve(ax, arm, claims.errors(figure, arm), density, size)
     _gradual(ax, figure, size)
-    # An interval of few replicas may reach below zero; the networks set the ranges.
-    seen = 100 * figure.table["test_error"]
+    scale_axes(ax, figure.table)
+
+
+def scale_axes(ax: Axes, table: pd.DataFrame) -> None:
+    """Logarithmic axes for errors over density, the sparsest network on the right."""
     ax.set(xscale="log", yscale="log")
-    ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-    ax.set_xlim(110, 100 * (1 - figure.table["sparsity"].max()) * 0.88)
+    seen = 100 * table["test_error"]
+    if len(seen):
+        # An interval of few replicas may reach below zero; the networks set the ranges.
+        ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
+        ax.set_xlim(110, 100 * (1 - table["sparsity"].max()) * 0.88)
     plain_ticks(ax.xaxis)
     plain_ticks(ax.yaxis)
-    if seen.max() < 5 * seen[seen > 0].min():
+    if len(seen) and seen.max() < 5 * seen[seen > 0].min():
         ax.yaxis.set_major_locator(MaxNLocator(6))
 
 

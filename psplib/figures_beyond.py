@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .claims import interval
 from .claims_beyond import GRID, along, between, errors, gaps, gradual, span
-from .figures import ARMS, BEYOND, STYLE, curve, plain_ticks
+from .figures import ARMS, BEYOND, DENSITY, STYLE, curve, scale_axes
 from .tables import FigureBeyond
 
 RETRAINED = ("magnitude", "iterative", "rewound")
@@ -72,15 +72,8 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
                 label=name if i == 0 else None,
                 zorder=3,
             )
-    seen = 100 * table["test_error"]
-    ax.set(
-        xscale="log", yscale="log", title=network, xlabel="surviving parameters [%]  (sparser →)"
-    )
-    if len(table):
-        ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-        ax.set_xlim(110, 100 * (1 - table["sparsity"].max()) * 0.88)
-    plain_ticks(ax.xaxis)
-    plain_ticks(ax.yaxis)
+    ax.set(title=network, xlabel=DENSITY)
+    scale_axes(ax, table)
 
 
 def decay(figure: FigureBeyond) -> pd.DataFrame:

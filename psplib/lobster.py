@@ -389,6 +389,8 @@ def run_together(
         tensors, states = saved
         for one, found, state in zip(runs, _divide(tensors, runs), states["runs"], strict=True):
             one.load(found, state)
+        if team:
+            team.algorithms = states["algorithms"]
     while active := [one for one in runs if not one.is_done]:
         if team:
             _train_together(team, runs)
@@ -398,7 +400,10 @@ def run_together(
         if not slowest.is_done:
             checkpoint.report(*slowest.progress)
         if checkpoint.due:
-            checkpoint.save(_unite(runs), {"runs": [one.state() for one in runs]})
+            states = {"runs": [one.state() for one in runs]}
+            checkpoint.save(
+                _unite(runs), states | ({"algorithms": team.algorithms} if team else {})
+            )
     return [one.result for one in runs]
 
 

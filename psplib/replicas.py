@@ -19,8 +19,8 @@ from .recording import Change, Recording, change, together
 from .replicated import Conv2d, Linear, replicate
 from .training import Score, Update, flatten_, pool_first
 
-# Images an evaluation passes through all networks at once, divided by their number.
-EVALUATION_BATCH = 4_000
+# Images an evaluation passes through all networks at once, times their number.
+EVALUATION_BATCH = {"cpu": 4_000, "cuda": 40_000}
 
 
 class Replicas:
@@ -68,9 +68,23 @@ class Replicas:
         is_linear = linear_layers(single) is not None
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
         self._chain = chain.Chain(layers) if is_linear else None
+        if self.device.type == "cuda":
+            choose_algorithms(self)
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    @property
+    def algorithms(self) -> list[str]:
+        """The algorithm of every convolution. Another one rounds differently: who goes on with a
+        training goes on with its algorithms."""
+        return [m.algorithm for m in self.model.modules() if isinstance(m, Conv2d)]
+
+    @algorithms.setter
+    def algorithms(self, names: Sequence[str]) -> None:
+        layers = [m for m in self.model.modules() if isinstance(m, Conv2d)]
+        for layer, name in zip(layers, names, strict=True):
+            layer.algorithm = name
 
     @property
     def weights(self) -> Tensor:
@@ -222,7 +236,7 @@ class Replicas:
         """Loss and error of every replica on `train`, `validation` or `test`."""
         self.model.eval()
         part, replicas = self.splits[split], len(self)
-        size = max(1, EVALUATION_BATCH // replicas)
+        size = max(1, EVALUATION_BATCH[self.device.type] // replicas)
         loss = torch.zeros(replicas, dtype=torch.float64, device=self.device)
         wrong = torch.zeros(replicas, dtype=torch.int64, device=self.device)
         with (
@@ -343,7 +357,7 @@ def choose_algorithms(team: Replicas, clock: Callable[[], float] = time.perf_cou
             name: _time(layer, name, shapes[layer], team, clock) for name in replicated.ALGORITHMS
         }
         layer.algorithm = min(seconds, key=lambda name: seconds[name])
-    return [layer.algorithm for layer in layers]
+    return team.algorithms
 
 
 def _time(

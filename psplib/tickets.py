@@ -306,7 +306,7 @@ def run_together(
     history: list[list[dict[str, Any]]] = [[] for _ in members]
     if saved := checkpoint.load():
         tensors, state = saved
-        history = state["history"]
+        history, team.algorithms = state["history"], state["algorithms"]
         for i, trial in enumerate(trials):
             trial.load(under(f"{i}/", tensors), state["epoch"], state["best"][i])
     for epoch in range(trials[0].epoch + 1, first.epochs + 1):
@@ -320,6 +320,7 @@ def run_together(
             checkpoint.save(
                 {f"{i}/{n}": t for i, one in enumerate(trials) for n, t in one.tensors().items()},
                 {
+                    "algorithms": team.algorithms,
                     "history": history,
                     "epoch": epoch,
                     "best": [[one.error, one.loss, one.best_epoch] for one in trials],

@@ -116,8 +116,8 @@ def test_a_chapter_whose_results_are_missing_says_so_in_place(
     out = tmp_path / "out.ipynb"
     book.execute(CHAPTER.with_name("beyond_lobster.ipynb"), out, {"scale": "published"})
     text = out.read_text()
-    assert "The runs of this figure are not there yet." in text
-    assert "**not run** (14 of 14)" in text
+    assert "The runs of this figure, Beyond the paper, are not there yet." in text
+    assert "None of these claims has been tested yet." in text
 
 
 def test_a_chapter_whose_results_are_not_published_says_so_in_place(

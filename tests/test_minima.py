@@ -202,7 +202,7 @@ def test_the_solutions_of_a_store_are_its_networks(smoke_minima: Store) -> None:
     found = experiments.solutions(panel.census(retraining), smoke_minima)
     table = smoke_minima.load(retraining).table("replicas")
     assert found.mask.kept == points["kept"].iloc[-1] == table["kept"].iloc[0]
-    images = experiments._load("digits", torch.device("cpu"), 0, "lenet-5")
+    images = experiments._load("digits", torch.device("cpu"), 0, (1, 28, 28), None)
     for weights, row in zip(found.replicas, table.itertuples(), strict=True):
         assert training.evaluate(at(found, weights), images.test).error == row.test_error
     gradual = training.evaluate(at(found, found.gradual), images.test)

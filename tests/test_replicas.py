@@ -205,6 +205,9 @@ def test_the_fastest_algorithm_is_kept_layer_by_layer(
 
     monkeypatch.setattr(replicated, "ALGORITHMS", {n: slowed(n, a) for n, a in ALGORITHMS.items()})
     assert choose_algorithms(team, lambda: now) == ["unfolded", "one by one"]
+    other = Replicas(models[0], masks, tiny, BATCH)
+    other.algorithms = team.algorithms
+    assert other.algorithms == ["unfolded", "one by one"]
 
 
 def test_a_replica_goes_on_from_the_state_of_a_learner_and_the_other_way(
