@@ -19,7 +19,7 @@ from .data import NAMES, Data
 from .masks import Mask, nest
 from .precision import PRECISIONS
 from .replicas import Replica, Replicas
-from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still, under
+from .training import Checkpoint, Learner, Score, Sgd, Update, flat, samples, still, under
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,7 @@ class Gradual:
     def samples(self) -> tuple[Tensor, Tensor | None]:
         """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
         self.epoch += 1
-        rows = order(len(self.data.train), self.seed, self.epoch)
-        return rows, crops(self.data, self.seed, self.epoch)
+        return samples(self.data, self.seed, self.epoch)
 
     def observe(self, score: Score) -> None:
         """Take notice of an epoch's score on the validation set."""

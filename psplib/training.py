@@ -104,6 +104,11 @@ def crops(data: Data, seed: int, epoch: int) -> Tensor | None:
     return draw_crops(len(data.train), generator)
 
 
+def samples(data: Data, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
+    """The order of an epoch's samples (N,), and their crops (N, 3) if the data are augmented."""
+    return order(len(data.train), seed, epoch), crops(data, seed, epoch)
+
+
 def evaluate(model: nn.Module, split: Split) -> Score:
     """Loss and error of a model over a split; the model's mode is restored."""
     was_training = model.training

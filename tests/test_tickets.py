@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import tickets
+from psplib import tickets, training
 from psplib.checks import PsplibError
 from psplib.config import key
 from psplib.data import Data, Split
@@ -93,7 +93,7 @@ def test_all_arms_see_the_samples_in_the_same_orders_replica_by_replica(
         asked.append(arguments)
         return order(*arguments)
 
-    monkeypatch.setattr(tickets, "order", noted)
+    monkeypatch.setattr(training, "order", noted)
     seen = {}
     for now in (arm, "reinitialised"):
         asked.clear()
