@@ -56,6 +56,7 @@ class Replicas:
         self.change: Change = change
         self._index = self.compact.index.to(self.device)
         self._full = self._weights.new_zeros(len(masks), len(masks[0].flat))
+        self._mask = torch.ones_like(self._weights)
         self._set_masks()
         self.splits = {
             name: Split(self.compact.read(s.x), s.y)
@@ -150,9 +151,7 @@ class Replicas:
     def _set_masks(self) -> None:
         self._survives = torch.stack([m.flat for m in self.masks]).to(self.device)
         within = self._survives[:, self._index]
-        # Always of one memory: a recorded step reads it.
-        if not hasattr(self, "_mask"):
-            self._mask = within.to(self._weights)
+        # In its place: a recorded step reads it there.
         self._mask.copy_(within)
         self._idle = self._survives[0].clone()
         self._idle[self._index] = False
