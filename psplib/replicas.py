@@ -79,13 +79,16 @@ class Replicas:
     def algorithms(self) -> list[str]:
         """The algorithm of every convolution. Another one rounds differently: who goes on with a
         training goes on with its algorithms."""
-        return [m.algorithm for m in self.model.modules() if isinstance(m, Conv2d)]
+        return [layer.algorithm for layer in self.convolutions()]
 
     @algorithms.setter
     def algorithms(self, names: Sequence[str]) -> None:
-        layers = [m for m in self.model.modules() if isinstance(m, Conv2d)]
-        for layer, name in zip(layers, names, strict=True):
+        for layer, name in zip(self.convolutions(), names, strict=True):
             layer.algorithm = name
+
+    def convolutions(self) -> list[Conv2d]:
+        """The convolutions, in the order of the model."""
+        return [m for m in self.model.modules() if isinstance(m, Conv2d)]
 
     @property
     def weights(self) -> Tensor:
@@ -339,7 +342,7 @@ def choose_algorithms(team: Replicas, clock: Callable[[], float] = time.perf_cou
     """Time every algorithm of every convolution at its real size, forward and backward, and keep
     the fastest; their names, in the order of the layers."""
     shapes: dict[Conv2d, torch.Size] = {}
-    layers = [m for m in team.model.modules() if isinstance(m, Conv2d)]
+    layers = team.convolutions()
     hooks = [
         m.register_forward_pre_hook(lambda m, args: shapes.update({m: args[0].shape}))
         for m in layers
