@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import chain, replicated
-from .checks import PsplibError, one_of
+from .checks import PsplibError
 from .compact import Compact, compact, linear_layers
 from .data import Data, Split, crop
 from .masks import Mask
-from .precision import PRECISIONS, of_activations, of_products
+from .precision import check, of_activations, of_products
 from .recording import Change, Recording, change, together
 from .replicated import Conv2d, Linear, replicate
 from .training import Score, Update, flatten_, pool_first
@@ -39,7 +39,7 @@ class Replicas:
         batch_size: int,
         precision: str = "float32",
     ) -> None:
-        one_of("precision", precision, PRECISIONS)
+        check(precision, data.train.x.device)
         self.full, self.masks, self.batch_size = model, list(masks), batch_size
         self.precision = precision
         self.device = data.train.x.device
@@ -68,7 +68,8 @@ class Replicas:
         }
         is_linear = linear_layers(single) is not None
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
-        self._chain = chain.Chain(layers) if is_linear else None
+        in_closed_form = is_linear and precision != "bfloat16"
+        self._chain = chain.Chain(layers) if in_closed_form else None
         if self.device.type == "cuda":
             choose_algorithms(self)
 

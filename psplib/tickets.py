@@ -243,7 +243,7 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
         if position < len(record.rows):
             continue
         weights, own_mask = initial(config, mask, replica)
-        learner = Learner(model, own_mask, data, config.batch_size)
+        learner = Learner(model, own_mask, data, config.batch_size, config.precision)
         learner.weights = weights.to(data.train.x.device)
         trial = Trial(learner, data, models.derive("replica", replica))
         if resumed and resumed[1]["replica"] == replica:
