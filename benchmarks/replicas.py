@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, random_split
 from psplib import checks, data, experiments, models, runs, scales
 from psplib.lobster import Lobster
 from psplib.masks import Mask
+from psplib.precision import PRECISIONS
 from psplib.replicas import Replicas, choose_algorithms
 from psplib.tickets import Retraining
 from psplib.training import Learner, Sgd, crops, flat, order
@@ -49,10 +50,10 @@ def ticket(name: str) -> Mask:
 Epoch = Callable[[int], None]
 
 
-def learner(name: str, mask: Mask) -> Epoch:
+def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
     """An epoch of one network in compact form."""
     model, loaded = models.build(name, 0), data.load("mnist")
-    one = Learner(model, mask, loaded, BATCH)
+    one = Learner(model, mask, loaded, BATCH, precision)
     one.weights = flat(model)
 
     def epoch(number: int) -> None:
@@ -101,9 +102,9 @@ def plain(name: str) -> Epoch:
 
 
 def contender(what: str, name: str) -> Epoch:
-    if what == "compact":
+    if what in PRECISIONS:
         torch.set_num_threads(1)
-        return learner(name, ticket(name))
+        return learner(name, ticket(name), what)
     if what == "together":
         return in_one_program(name)
     if what == "dense":
@@ -149,7 +150,8 @@ def main() -> None:
     each = REPLICAS // cores
     # What is measured, in how many processes, how often, and how many networks that stands for.
     plan = {
-        "psplib": ("compact", cores, each, each * cores),
+        "psplib": ("float32", cores, each, each * cores),
+        "psplib, in bfloat16": ("bfloat16", cores, each, each * cores),
         "psplib, in one program": ("together", 1, 1, REPLICAS),
         # A run has one thread, so that its bits do not depend on the machine; it could have all.
         "psplib, dense, one after another": ("dense", 1, 2, 2),
@@ -164,27 +166,27 @@ def main() -> None:
                 seconds = measure(what, name, epochs, processes)
                 found[title].append(seconds * REPLICAS / networks)
         seconds = {title: statistics.median(values) for title, values in found.items()}
-        print(f"{'':36}{'seconds':>8}{'ratio':>8}")
+        print(f"{'':36}{'seconds':>8}{'/ psplib':>10}{'/ bfloat16':>12}")
         for title, value in seconds.items():
-            print(f"{title:36}{value:8.2f}{value / seconds['psplib']:8.1f}")
-    precision()
+            ratios = [value / seconds[base] for base in ("psplib", "psplib, in bfloat16")]
+            print(f"{title:36}{value:8.2f}{ratios[0]:10.2f}{ratios[1]:12.2f}")
+        precision(name)
 
 
-def precision() -> None:
-    """What bfloat16 does to the result: LeNet-5, 20,000 images, 3 epochs, the same seeds."""
-    loaded = data.load("mnist", samples=20_000)
-    print("\nLeNet-5 after 3 epochs of 18,000 images, test error in % of two seeds")
-    for name in ("float32", "bfloat16"):
-        networks = [models.build("lenet-5", r) for r in range(2)]
-        team = Replicas(networks[0], [Mask.dense(m) for m in networks], loaded, BATCH, name)
-        team.weights = torch.stack([flat(m) for m in networks])
-        start = time.perf_counter()
-        for epoch in range(3):
-            orders = [order(len(loaded.train), r, epoch) for r in range(2)]
-            team.epoch(orders, [Sgd(0.1)] * 2)
-        seconds = time.perf_counter() - start
-        errors = "  ".join(f"{100 * score.error:.2f}" for score in team.scores("test"))
-        print(f"{name:10} {errors}   ({seconds:.0f} s)")
+def precision(name: str, epochs: int = 5, replicas: int = 3) -> None:
+    """What bfloat16 does to the result: rewound networks, the same orders in both."""
+    loaded, model, mask = data.load("mnist"), models.build(name, 0), ticket(name)
+    print(f"Test error in % after {epochs} epochs, {replicas} orders of the samples")
+    for precision in ("float32", "bfloat16"):
+        errors = []
+        for replica in range(replicas):
+            one = Learner(model, mask, loaded, BATCH, precision)
+            one.weights = flat(model)
+            for epoch in range(epochs):
+                one.epoch(order(len(loaded.train), replica, epoch), Sgd(0.1))
+            errors.append(100 * one.score("test").error)
+        listed = "  ".join(f"{error:.2f}" for error in errors)
+        print(f"{precision:10} {listed}   mean {statistics.mean(errors):.3f}")
 
 
 # Multiplications of an image, forward; a step takes three times as many.

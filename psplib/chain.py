@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .compact import SparseLinear, linear_layers
+from .precision import of_activations
 from .wiring import wire
 
 Gradient = Callable[[Tensor, Tensor], None]
@@ -21,12 +22,17 @@ Gradient = Callable[[Tensor, Tensor], None]
 SPARSE_BELOW = 0.3
 
 
-def gradient(model: nn.Module, survives: Tensor | None = None) -> Gradient:
+def gradient(
+    model: nn.Module, survives: Tensor | None = None, precision: str = "float32"
+) -> Gradient:
     """A function of a batch (x, y) that leaves the gradient of the mean cross-entropy in the
-    `.grad` of the model's parameters: in closed form for a chain, by autograd for the rest.
+    `.grad` of the model's parameters: in closed form for a chain, by autograd for the rest and in
+    bfloat16.
 
     `survives` (p,) bool tells which parameters count: the gradient of the others may be left zero.
     """
+    if precision == "bfloat16":
+        return _autograd(model, precision)
     layers = linear_layers(model)
     if layers:
         return Chain(layers)
@@ -37,14 +43,16 @@ def gradient(model: nn.Module, survives: Tensor | None = None) -> Gradient:
     return _autograd(model)
 
 
-def _autograd(model: nn.Module) -> Gradient:
+def _autograd(model: nn.Module, precision: str = "float32") -> Gradient:
     parameters = list(model.parameters())
 
     def backward(x: Tensor, y: Tensor) -> None:
         for p in parameters:
             if p.grad is not None:
                 p.grad.zero_()
-        F.cross_entropy(model(x), y).backward()
+        with of_activations(precision, x.device):
+            logits = model(x)
+        F.cross_entropy(logits.to(parameters[-1]), y).backward()
 
     return backward
 

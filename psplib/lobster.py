@@ -19,7 +19,7 @@ from .data import NAMES, Data
 from .masks import Mask, nest
 from .precision import PRECISIONS
 from .replicas import Replica, Replicas
-from .training import Checkpoint, Learner, Score, Sgd, Update, crops, flat, order, still, under
+from .training import Checkpoint, Learner, Score, Sgd, Update, flat, samples, still, under
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,12 @@ class Gradual:
         tolerance: float,
         patience: int,
         seed: int,
+        precision: str = "float32",
         replica: Replica | None = None,
     ) -> None:
         self.model, self.data, self.update = model, data, update
         self.tolerance, self.patience, self.seed = tolerance, patience, seed
-        self.learner = replica or Learner(model, Mask.dense(model), data, batch_size)
+        self.learner = replica or Learner(model, Mask.dense(model), data, batch_size, precision)
         self.learner.weights = flat(model).to(data.train.x.device)
         self.best = self.learner.state()
         self.plateau, self.best_epoch, self.epoch = Plateau(), 0, 0
@@ -210,8 +211,7 @@ class Gradual:
     def samples(self) -> tuple[Tensor, Tensor | None]:
         """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
         self.epoch += 1
-        rows = order(len(self.data.train), self.seed, self.epoch)
-        return rows, crops(self.data, self.seed, self.epoch)
+        return samples(self.data, self.seed, self.epoch)
 
     def observe(self, score: Score) -> None:
         """Take notice of an epoch's score on the validation set."""
@@ -382,8 +382,8 @@ def run_together(
     """Gradual runs side by side in one program, each with plateaus and thresholds of its own; of
     one architecture, trained with one size of batches."""
     checkpoint = checkpoint or Checkpoint()
-    is_plain = data.train.x.device.type == "cpu" and configs[0].precision == "float32"
-    team = None if is_plain and len(configs) == 1 else _team(configs, data)
+    alone = data.train.x.device.type == "cpu" and len(configs) == 1
+    team = None if alone else _team(configs, data)
     runs = [_Run(c, _gradual(c, data, team[i] if team else None)) for i, c in enumerate(configs)]
     if saved := checkpoint.load():
         tensors, states = saved
@@ -422,6 +422,7 @@ def _gradual(config: Lobster, data: Data, replica: Replica | None) -> Gradual:
         tolerance=config.tolerance,
         patience=config.patience,
         seed=config.seed,
+        precision=config.precision,
         replica=replica,
     )
 

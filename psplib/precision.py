@@ -8,11 +8,20 @@ from typing import Any
 
 import torch
 
+from .checks import PsplibError, one_of
+
 PRECISIONS = {
     "float32": "every product in float32",
     "tf32": "products of matrices and convolutions with 10 bits of mantissa (NVIDIA, from Ampere)",
     "bfloat16": "activations and products in bfloat16, weights and their update in float32",
 }
+
+
+def check(name: str, device: torch.device) -> None:
+    """Raise `PsplibError` unless the device can multiply in that precision."""
+    one_of("precision", name, PRECISIONS)
+    if name == "tf32" and device.type != "cuda":
+        raise PsplibError(f"precision 'tf32' needs a CUDA device; this one is {device.type}.")
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import chain, replicated
-from .checks import PsplibError, one_of
+from .checks import PsplibError
 from .compact import Compact, compact, linear_layers
 from .data import Data, Split, crop
 from .masks import Mask
-from .precision import PRECISIONS, of_activations, of_products
+from .precision import check, of_activations, of_products
 from .recording import Change, Recording, change, together
 from .replicated import Conv2d, Linear, replicate
 from .training import Score, Update, flatten_, pool_first
@@ -39,7 +39,7 @@ class Replicas:
         batch_size: int,
         precision: str = "float32",
     ) -> None:
-        one_of("precision", precision, PRECISIONS)
+        check(precision, data.train.x.device)
         self.full, self.masks, self.batch_size = model, list(masks), batch_size
         self.precision = precision
         self.device = data.train.x.device
@@ -56,6 +56,7 @@ class Replicas:
         self.change: Change = change
         self._index = self.compact.index.to(self.device)
         self._full = self._weights.new_zeros(len(masks), len(masks[0].flat))
+        self._mask = torch.ones_like(self._weights)
         self._set_masks()
         self.splits = {
             name: Split(self.compact.read(s.x), s.y)
@@ -67,7 +68,8 @@ class Replicas:
         }
         is_linear = linear_layers(single) is not None
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
-        self._chain = chain.Chain(layers) if is_linear else None
+        in_closed_form = is_linear and precision != "bfloat16"
+        self._chain = chain.Chain(layers) if in_closed_form else None
         if self.device.type == "cuda":
             choose_algorithms(self)
 
@@ -78,13 +80,16 @@ class Replicas:
     def algorithms(self) -> list[str]:
         """The algorithm of every convolution. Another one rounds differently: who goes on with a
         training goes on with its algorithms."""
-        return [m.algorithm for m in self.model.modules() if isinstance(m, Conv2d)]
+        return [layer.algorithm for layer in self.convolutions()]
 
     @algorithms.setter
     def algorithms(self, names: Sequence[str]) -> None:
-        layers = [m for m in self.model.modules() if isinstance(m, Conv2d)]
-        for layer, name in zip(layers, names, strict=True):
+        for layer, name in zip(self.convolutions(), names, strict=True):
             layer.algorithm = name
+
+    def convolutions(self) -> list[Conv2d]:
+        """The convolutions, in the order of the model."""
+        return [m for m in self.model.modules() if isinstance(m, Conv2d)]
 
     @property
     def weights(self) -> Tensor:
@@ -150,9 +155,7 @@ class Replicas:
     def _set_masks(self) -> None:
         self._survives = torch.stack([m.flat for m in self.masks]).to(self.device)
         within = self._survives[:, self._index]
-        # Always of one memory: a recorded step reads it.
-        if not hasattr(self, "_mask"):
-            self._mask = within.to(self._weights)
+        # In its place: a recorded step reads it there.
         self._mask.copy_(within)
         self._idle = self._survives[0].clone()
         self._idle[self._index] = False
@@ -340,7 +343,7 @@ def choose_algorithms(team: Replicas, clock: Callable[[], float] = time.perf_cou
     """Time every algorithm of every convolution at its real size, forward and backward, and keep
     the fastest; their names, in the order of the layers."""
     shapes: dict[Conv2d, torch.Size] = {}
-    layers = [m for m in team.model.modules() if isinstance(m, Conv2d)]
+    layers = team.convolutions()
     hooks = [
         m.register_forward_pre_hook(lambda m, args: shapes.update({m: args[0].shape}))
         for m in layers

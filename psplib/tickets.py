@@ -25,7 +25,7 @@ from .lobster import Lobster
 from .masks import Mask, random_structure
 from .precision import PRECISIONS
 from .replicas import Replica, Replicas
-from .training import Checkpoint, Learner, Score, Sgd, crops, flat, order, under
+from .training import Checkpoint, Learner, Score, Sgd, flat, samples, under
 
 ARMS = (
     "dense",
@@ -128,8 +128,7 @@ class Trial:
     def samples(self) -> tuple[Tensor, Tensor | None]:
         """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
         self.epoch += 1
-        rows = order(len(self.data.train), self.seed, self.epoch)
-        return rows, crops(self.data, self.seed, self.epoch)
+        return samples(self.data, self.seed, self.epoch)
 
     def observe(self, score: Score) -> dict[str, Any]:
         """Take notice of an epoch's score on the validation set; a row of it."""
@@ -244,7 +243,7 @@ def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | Non
         if position < len(record.rows):
             continue
         weights, own_mask = initial(config, mask, replica)
-        learner = Learner(model, own_mask, data, config.batch_size)
+        learner = Learner(model, own_mask, data, config.batch_size, config.precision)
         learner.weights = weights.to(data.train.x.device)
         trial = Trial(learner, data, models.derive("replica", replica))
         if resumed and resumed[1]["replica"] == replica:

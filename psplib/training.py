@@ -23,6 +23,7 @@ from .compact import compact
 from .data import Data, Split, crop, draw_crops
 from .masks import Mask
 from .models import derive
+from .precision import check, of_activations, of_products
 
 # Larger batches of images leave the cache: 0.50 s at 500, 0.81 s at 2000 (LeNet-5, 6,000 images).
 EVALUATION_BATCH = 500
@@ -104,17 +105,27 @@ def crops(data: Data, seed: int, epoch: int) -> Tensor | None:
     return draw_crops(len(data.train), generator)
 
 
-def evaluate(model: nn.Module, split: Split) -> Score:
+def samples(data: Data, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
+    """The order of an epoch's samples (N,), and their crops (N, 3) if the data are augmented."""
+    return order(len(data.train), seed, epoch), crops(data, seed, epoch)
+
+
+def evaluate(model: nn.Module, split: Split, precision: str = "float32") -> Score:
     """Loss and error of a model over a split; the model's mode is restored."""
+    device = split.x.device
     was_training = model.training
     model.eval()
     loss, wrong = torch.zeros((), dtype=torch.float64), 0
-    with torch.inference_mode():
+    with (
+        torch.inference_mode(),
+        of_products(precision, device),
+        of_activations(precision, device),
+    ):
         for x, y in zip(
             split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True
         ):
             logits = model(x)
-            loss += F.cross_entropy(logits, y, reduction="sum").double().cpu()
+            loss += F.cross_entropy(logits.to(split.x), y, reduction="sum").double().cpu()
             wrong += int((logits.argmax(1) != y).sum())
     model.train(was_training)
     return Score(float(loss) / len(split), wrong / len(split))
@@ -152,11 +163,20 @@ class Learner:
     # How many weights `losses` takes at a time without a loss of speed.
     abreast = 1
 
-    def __init__(self, model: nn.Module, mask: Mask, data: Data, batch_size: int) -> None:
-        self.full, self.data, self.batch_size = model, data, batch_size
-        self.mask = mask
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        data: Data,
+        batch_size: int,
+        precision: str = "float32",
+    ) -> None:
         device = data.train.x.device
-        self.compact = compact(model, mask, sparse=device.type == "cpu")
+        check(precision, device)
+        self.full, self.data, self.batch_size = model, data, batch_size
+        self.mask, self.precision = mask, precision
+        is_sparse = device.type == "cpu" and precision == "float32"
+        self.compact = compact(model, mask, sparse=is_sparse)
         self.model = pool_first(self.compact.model).to(device)
         self._weights, self._gradient = flatten_(self.model)
         self._index = self.compact.index.to(device)
@@ -165,7 +185,7 @@ class Learner:
         survives = mask.flat.to(device)
         within = survives[self._index]
         self._mask = None if bool(within.all()) else within.to(self._weights)
-        self._differentiate = chain.gradient(self.model, within)
+        self._differentiate = chain.gradient(self.model, within, precision)
         self._idle = survives.clone()
         self._idle[self._index] = False
         self._full_velocity: Tensor | None = None
@@ -235,7 +255,8 @@ class Learner:
             if crops is not None:
                 x = crop(x, crops[number * self.batch_size :][: len(rows)].to(x.device))
                 x = x.contiguous(memory_format=torch.channels_last)
-            self._differentiate(x, train.y.index_select(0, rows))
+            with of_products(self.precision, x.device):
+                self._differentiate(x, train.y.index_select(0, rows))
             update.step(weights, gradient, self._velocity)
             if self._mask is not None:
                 weights.mul_(self._mask)
@@ -258,7 +279,7 @@ class Learner:
 
     def score(self, split: str) -> Score:
         """Loss and error on `train`, `validation` or `test`."""
-        return evaluate(self.model, self.splits[split])
+        return evaluate(self.model, self.splits[split], self.precision)
 
     def losses(self, candidates: Tensor, split: str) -> list[float]:
         """The loss with each of the weights (K, P) in the place of the learner's own."""
@@ -271,7 +292,7 @@ class Learner:
 
     def under(self, mask: Mask) -> Learner:
         """A learner of this network under another mask; its weights are to be given."""
-        return Learner(self.full, mask, self.data, self.batch_size)
+        return Learner(self.full, mask, self.data, self.batch_size, self.precision)
 
 
 def channels_last(x: Tensor) -> Tensor:

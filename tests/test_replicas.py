@@ -278,8 +278,9 @@ def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
         team.epoch([order(300, 0, 1)] * R, [Sgd(0.1), Sgd(1e30), Sgd(0.1)])
 
 
-def test_in_bfloat16_the_result_is_another_but_near(tiny: Data) -> None:
-    models, masks = networks("lenet-5", torch.float32)
+@pytest.mark.parametrize("name", ["lenet-300", "lenet-5"])
+def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> None:
+    models, masks = networks(name, torch.float32)
     found = {}
     for precision in ("float32", "bfloat16"):
         team = Replicas(models[0], masks, tiny, BATCH, precision)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import tickets
+from psplib import tickets, training
 from psplib.checks import PsplibError
 from psplib.config import key
 from psplib.data import Data, Split
@@ -93,7 +93,7 @@ def test_all_arms_see_the_samples_in_the_same_orders_replica_by_replica(
         asked.append(arguments)
         return order(*arguments)
 
-    monkeypatch.setattr(tickets, "order", noted)
+    monkeypatch.setattr(training, "order", noted)
     seen = {}
     for now in (arm, "reinitialised"):
         asked.clear()
@@ -299,8 +299,11 @@ def test_another_precision_is_another_run_with_nearly_the_same_end(tiny: Data, m
     config = replace(CONFIG, precision="bfloat16", replicas=(0,), learning_rate=0.1)
     assert key(config) != key(replace(config, precision="float32"))
     (found,) = tickets.run_together([config], tiny, [mask])
+    alone = tickets.run(config, tiny, mask)
     plain = tickets.run(replace(config, precision="float32"), tiny, mask)
     far = (found.history["validation_loss"] - plain.history["validation_loss"]).abs()
+    assert 0 < far.max() < 0.05
+    far = (alone.history["validation_loss"] - plain.history["validation_loss"]).abs()
     assert 0 < far.max() < 0.05
     with pytest.raises(PsplibError, match=r"precision must be one of float32, tf32, bfloat16"):
         replace(config, precision="float16")
