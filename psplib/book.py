@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import tempfile
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +109,10 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     files.make_folder(executed)
     chapters = sorted((root / "book").glob("*.ipynb"))
     made_from = freshness.digest(scale, device, freshness.library(), freshness.packages())
-    for template in tqdm(chapters, desc="chapters", unit="chapter"):
-        parameters = {"scale": scale, "device": device}
-        refresh(template, executed / template.name, parameters, made_from)
+    parameters = {"scale": scale, "device": device}
+    refresh_all(
+        [(t, executed / t.name, parameters, made_from) for t in chapters], checks.jobs(where)
+    )
     source = output / "source"
     pages = (p for p in (root / "book").rglob("*") if p.is_file() and not p.name.startswith("."))
     wanted = {p.relative_to(root): p for p in [root / "_config.yml", root / "_toc.yml", *pages]}
@@ -117,15 +121,57 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     return output / "html" / "index.html"
 
 
+def refresh_all(chapters: list[tuple[Path, Path, dict[str, Any], str]], jobs: int) -> None:
+    """`refresh` chapters, `jobs` of them side by side."""
+    stale = [chapter for chapter in chapters if not is_fresh(*chapter)]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm(total=len(chapters), desc="chapters", unit="chapter") as bar,
+    ):
+        bar.update(len(chapters) - len(stale))
+        context, said = multiprocessing.get_context("spawn"), Path(scratch, "said")
+        with ProcessPoolExecutor(min(jobs, len(chapters)), context, _say_into, (said,)) as pool:
+            # No more are handed out than are executed: what a worker holds cannot be cancelled.
+            waiting = iter(stale)
+            begun = {pool.submit(refresh, *chapter) for chapter in islice(waiting, jobs)}
+            try:
+                while begun:
+                    done, begun = wait(begun, return_when=FIRST_COMPLETED)
+                    for one in done:
+                        one.result()
+                        bar.update()
+                    begun |= {pool.submit(refresh, *c) for c in islice(waiting, len(done))}
+            except BaseException as error:
+                pool.shutdown(cancel_futures=True)
+                if isinstance(error, Exception) and not isinstance(error, PsplibError):
+                    words = said.read_text().strip()
+                    raise PsplibError(f"A chapter was not executed: {error}\n{words}") from None
+                raise
+
+
+def _say_into(path: Path) -> None:
+    """Where this process and its kernels complain: they do so when they are interrupted."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+
+
+def is_fresh(template: Path, target: Path, parameters: dict[str, Any], made_from: str) -> bool:
+    """Whether a chapter's template, its parameters, `made_from` and the runs that it asks for are
+    those of its last execution."""
+    was = freshness.read(target.with_suffix(".json"))
+    same = was.get("made from") == _made_from(template, parameters, made_from)
+    return same and target.exists() and freshness.unchanged(was["runs"])
+
+
+def _made_from(template: Path, parameters: dict[str, Any], made_from: str) -> str:
+    return freshness.digest(made_from, parameters, files.sha256(template))
+
+
 def refresh(template: Path, target: Path, parameters: dict[str, Any], made_from: str) -> bool:
-    """Execute a chapter unless its template, its parameters, `made_from` and the runs that it asks
-    for are those of its last execution; whether it was executed."""
-    record = target.with_suffix(".json")
-    facts = {"made from": freshness.digest(made_from, parameters, files.sha256(template))}
-    was = freshness.read(record)
-    same = target.exists() and was.get("made from") == facts["made from"]
-    if same and freshness.unchanged(was["runs"]):
+    """Execute a chapter unless it is fresh; whether it was executed."""
+    if is_fresh(template, target, parameters, made_from):
         return False
+    record = target.with_suffix(".json")
+    facts = {"made from": _made_from(template, parameters, made_from)}
     record.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as scratch, freshness.watch(Path(scratch, "asked")) as asked:
         execute(template, target, parameters)
@@ -139,9 +185,11 @@ def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from traitlets.config import Config
 
-    # Sockets of files, where there are such, need no encryption and so no warning at each start.
-    sockets = Config(KernelManager={"transport": "tcp" if os.name == "nt" else "ipc"})
     with tempfile.TemporaryDirectory() as scratch:
+        # Sockets of files, where there are such, need no encryption and so no warning at each
+        # start; those of kernels side by side need folders of their own.
+        files_of = {"transport": "ipc", "ip": str(Path(scratch, "kernel"))}
+        sockets = Config(KernelManager=files_of if os.name != "nt" else {})
         done = Path(scratch) / template.name  # papermill writes after every cell
         try:
             papermill.execute_notebook(
