@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from . import checks, files, freshness, rendering, runs, scales, sweep, tables
+from . import checks, figures, files, freshness, launch, rendering, runs, scales, sweep, tables
 from .checks import PsplibError
 
 PARAMETERS = ("scale", "device", "seed")
@@ -115,9 +115,15 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     )
     source = output / "source"
     pages = (p for p in (root / "book").rglob("*") if p.is_file() and not p.name.startswith("."))
-    wanted = {p.relative_to(root): p for p in [root / "_config.yml", root / "_toc.yml", *pages]}
-    rendering.mirror(wanted | {Path("book", t.name): executed / t.name for t in chapters}, source)
-    rendering.render(source, output)
+    wanted = {p.relative_to(root): p for p in [root / "_toc.yml", *pages]}
+    wanted |= {Path("book", t.name): executed / t.name for t in chapters}
+    config, address = root / "_config.yml", launch.repository(root)
+    if address:
+        config = output / "_config.yml"
+        files.write(config, launch.configured(root / "_config.yml", address).encode())
+    rendering.mirror(wanted | {Path("_config.yml"): config}, source)
+    beside = {Path("book", t.name): launch.notebook(t, address) for t in chapters}
+    rendering.render(source, output, beside)
     return output / "html" / "index.html"
 
 
@@ -173,6 +179,7 @@ def refresh(template: Path, target: Path, parameters: dict[str, Any], made_from:
     record = target.with_suffix(".json")
     facts = {"made from": _made_from(template, parameters, made_from)}
     record.unlink(missing_ok=True)
+    os.environ[figures.NOTEBOOK] = template.name
     with tempfile.TemporaryDirectory() as scratch, freshness.watch(Path(scratch, "asked")) as asked:
         execute(template, target, parameters)
     freshness.write(record, facts | {"runs": asked})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,23 +259,30 @@ def badge(figure: Panel, title: str = "") -> str:
     return f'<p class="psplib-badge">{head}{items}</p>'
 
 
+# Set while the book executes a chapter: the notebook that lies beside its page.
+NOTEBOOK = "PSPLIB_NOTEBOOK"
+
+
 def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
     """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
-    content, so that they work in a live notebook, in the static page and without a network."""
+    content, so that they work in a live notebook, in the static page and without a network. In the
+    book's page, also a link to the notebook that draws it."""
     svg = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(svg, format="svg", metadata={"Date": None})
-    files: Sequence[tuple[str, str, bytes]] = (
-        ("svg", "image/svg+xml", svg.getvalue()),
-        ("csv", "text/csv", table.to_csv(index=False).encode()),
-        ("json", "application/json", canonical(config).encode()),
+    files: Sequence[tuple[str, str, str, bytes]] = (
+        ("SVG", "svg", "image/svg+xml", svg.getvalue()),
+        ("CSV", "csv", "text/csv", table.to_csv(index=False).encode()),
+        ("configuration", "json", "application/json", canonical(config).encode()),
     )
-    links = " ".join(
+    links = [
         f'<a download="{name}.{ending}" '
-        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{ending.upper()}</a>'
-        for ending, kind, content in files
-    )
-    return f'<p class="psplib-downloads">Download: {links}</p>'
+        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{label}</a>'
+        for label, ending, kind, content in files
+    ]
+    if notebook := os.environ.get(NOTEBOOK):
+        links.append(f'<a download href="{html.escape(notebook)}">notebook</a>')
+    return f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
 
 
 def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | None = None) -> None:

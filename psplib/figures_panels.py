@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import claims, figures
+from . import claims, claims_figure_1, figures
 from .figures import ARMS, DENSITY, STYLE
 from .tables import Figure1
 
@@ -62,6 +64,31 @@ def table(panels: Sequence[Figure1]) -> pd.DataFrame:
         frame.insert(0, "panel", figure.panel.name)
         frames.append(frame)
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def answer(panels: Sequence[Figure1]) -> Any:
+    """The verdicts of all panels as one HTML table: a row for each claim, a column for each panel,
+    a dash where the claim is not about that panel."""
+    from IPython.display import HTML
+
+    letters = [figure.panel.name[-1] for figure in panels]
+    found: dict[str, dict[str, str]] = {}
+    for letter, figure in zip(letters, panels, strict=True):
+        for v in claims_figure_1.panel(figure):
+            found.setdefault(v.claim, {})[letter] = figures.verdict_label(v.verdict)
+    rows = {
+        claim: "".join(f"<td>{labels.get(letter, '–')}</td>" for letter in letters)
+        for claim, labels in found.items()
+    }
+    for v in claims_figure_1.across(panels):
+        label = figures.verdict_label(v.verdict)
+        rows[v.claim] = f'<td colspan="{len(letters)}">{label}, of all together</td>'
+    head = "".join(f"<th>({letter})</th>" for letter in letters)
+    body = "".join(f"<tr><td>{html.escape(c)}</td>{cells}</tr>" for c, cells in rows.items())
+    return HTML(
+        '<table class="psplib"><thead><tr><th>claim of the paper</th>'
+        f"{head}</tr></thead>{body}</table>"
+    )
 
 
 def show(panels: Sequence[Figure1]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,9 @@ def mirror(wanted: dict[Path, Path], folder: Path) -> None:
             path.unlink()
 
 
-def render(source: Path, output: Path) -> bool:
-    """Render `source` to `<output>/html`, unless that is done; whether it was rendered.
+def render(source: Path, output: Path, beside: Mapping[Path, bytes]) -> bool:
+    """Render `source` to `<output>/html`, unless that is done; whether it was rendered. Files
+    `beside` the pages, `{path in html: content}`, are put there as they are.
 
     Sphinx keeps what it has read under `<output>/sphinx`, and reads again what has changed. It
     warns of a page only when it reads it, and every page shows the titles of the others: so a build
@@ -38,7 +41,8 @@ def render(source: Path, output: Path) -> bool:
     html, work = output / "html", output / "sphinx"
     done, begun = output / "html.json", work / "common.json"
     common = {"common": freshness.digest(shared(source), freshness.packages())}
-    all_of_it = {"pages": freshness.digest(freshness.tree(source), common)}
+    also = {p.as_posix(): hashlib.sha256(content).hexdigest() for p, content in beside.items()}
+    all_of_it = {"pages": freshness.digest(freshness.tree(source), common, also)}
     if freshness.read(done) == all_of_it and (html / "index.html").exists():
         return False
     if freshness.read(begun) != common:
@@ -54,6 +58,8 @@ def render(source: Path, output: Path) -> bool:
     made = work / "_build" / "html"
     for path in unused_images(made):
         path.unlink()
+    for path, content in beside.items():
+        (made / path).write_bytes(content)
     replace(html, made)
     freshness.write(begun, common)
     freshness.write(done, all_of_it)

@@ -166,11 +166,12 @@ SLIDER, LIST, BUTTON, PLAY = (
     ".widget-toggle-buttons button:not(.mod-active)",
     ".widget-play button:first-of-type",
 )
+# Sliders last: at the first epoch, where one may have gone, all settings look the same.
 KEYS = {
-    SLIDER: ("ArrowRight", "ArrowLeft", "Home", "End"),
     LIST: ("ArrowDown", "ArrowUp", "Home", "End"),
     BUTTON: ("Enter", "Space"),
     PLAY: ("Enter", "Space"),
+    SLIDER: ("ArrowRight", "ArrowLeft", "Home", "End"),
 }
 
 

@@ -1,6 +1,7 @@
 """Figures, badges and downloads say what the tables say."""
 
 import base64
+import html
 import io
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_claims import ARMS, panel, papers_world
 
-from psplib import claims, deviations, figures, figures_panels, scales, tables
+from psplib import claims, claims_figure_1, deviations, figures, figures_panels, scales, tables
 from psplib.config import canonical
 from psplib.runs import Store
 from psplib.tables import Figure1
@@ -48,6 +49,15 @@ def test_downloads_carry_their_content(figure) -> None:
     assert content["json"].decode() == canonical(figure.panel)
     table = pd.read_csv(io.BytesIO(content["csv"]))
     assert table["test_error"].tolist() == figure.table["test_error"].tolist()
+
+
+def test_in_the_book_the_notebook_can_be_downloaded_too(
+    figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("panel", figures.figure_1(figure), figure.table, figure.panel)
+    assert "notebook" not in figures.downloads(*arguments)
+    monkeypatch.setenv(figures.NOTEBOOK, "figure_1.ipynb")
+    assert '<a download href="figure_1.ipynb">notebook</a>' in figures.downloads(*arguments)
 
 
 def test_the_svg_is_deterministic(figure) -> None:
@@ -143,6 +153,20 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
 
+def test_the_answer_has_every_verdict_of_every_panel_once(panels: list[Figure1]) -> None:
+    text = figures_panels.answer(panels).data
+    rows = re.findall(r"<tr><td>(.*?)</td>(.*?)</tr>", text)
+    cells = {html.unescape(claim): re.findall(r"<td[^>]*>(.*?)</td>", c) for claim, c in rows}
+    assert len(cells) == len(rows), "a claim has one row"
+    for number, figure in enumerate(panels):
+        told = {v.claim: figures.verdict_label(v.verdict) for v in claims_figure_1.panel(figure)}
+        column = {claim: c[number] for claim, c in cells.items() if len(c) == len(panels)}
+        assert {claim: label for claim, label in column.items() if label != "–"} == told
+    for v in claims_figure_1.across(panels):
+        (label,) = cells[v.claim]
+        assert label.startswith(figures.verdict_label(v.verdict))
+
+
 def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
     empty = tables.collect(scales.figure_1c("paper"), Store(tmp_path))
     fig = figures_panels.figure_1([*panels[:2], empty, panels[3]])
@@ -156,7 +180,7 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figures.table(figures.summary(empty)) is None
     assert figures.badge(empty, "(c)").count("not there yet") == 1
     assert claims.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
-    assert "nothing" in figures.reading(empty)
+    assert figures.reading(empty) == figures.NOT_THERE
     assert figures.state(empty).startswith("The gradual run of this figure is not there yet")
     assert "--scale paper --only figure_1c" in figures.state(empty)
     assert {v.verdict for v in claims.figure_1(empty)} == {claims.NOT_RUN}

@@ -140,13 +140,13 @@ def small(tmp_path: Path) -> Path:
 
 def test_pages_are_rendered_again_only_if_something_changed(small: Path, tmp_path: Path) -> None:
     warm, cold = tmp_path / "warm", tmp_path / "cold"
-    assert rendering.render(small, warm)
-    assert not rendering.render(small, warm)
+    assert rendering.render(small, warm, {})
+    assert not rendering.render(small, warm, {})
     untouched = (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns
     (small / "one.md").write_text("# One\n\nchanged\n")
-    assert rendering.render(small, warm)
+    assert rendering.render(small, warm, {})
     assert (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns == untouched
-    assert rendering.render(small, cold)
+    assert rendering.render(small, cold, {})
     for page in ("one.html", "two.html", "searchindex.js"):
         first, second = ((where / "html" / page).read_text() for where in (warm, cold))
         # myst-nb writes its style sheet after the pages: only a later build knows its checksum.
@@ -155,7 +155,7 @@ def test_pages_are_rendered_again_only_if_something_changed(small: Path, tmp_pat
     (small / "two.md").write_text("# Two\n\n[none](none.md)\n")
     for _ in range(2):
         with pytest.raises(PsplibError, match="Jupyter Book warns"):
-            rendering.render(small, warm)
+            rendering.render(small, warm, {})
     assert "second" in (warm / "html" / "two.html").read_text(), "the old pages are whole"
 
 

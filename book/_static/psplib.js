@@ -11,11 +11,14 @@ addEventListener("DOMContentLoaded", () => {
 });
 
 // The widgets name neither the handle of a slider nor the buttons of a player, which hold icons only.
+// Nor do they say what a handle's place means: the words beside it do.
 new MutationObserver(() => {
   for (const handle of document.querySelectorAll(".jupyter-widgets .noUi-handle:not([aria-label])")) {
     const label = handle.closest(".jupyter-widgets").querySelector(".widget-label");
     handle.setAttribute("aria-label", label ? label.textContent : "");
   }
+  for (const words of document.querySelectorAll(".jupyter-widgets .widget-readout"))
+    words.parentElement.querySelector(".noUi-handle")?.setAttribute("aria-valuetext", words.textContent);
   const names = ["Play or pause", "Stop, back to the start"];
   for (const player of document.querySelectorAll(".widget-play"))
     player.querySelectorAll("button:not([title])").forEach((button, i) => {
