@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import scales, sources
+from . import figures, scales, sources
 from .checks import one_of
 from .config import canonical, key
 from .experiments import Config
@@ -138,11 +138,7 @@ def _value(value: Any) -> str:
 
 
 def as_html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A plain HTML table in the book's style; every cell is escaped."""
+    """A table in the book's style; every cell is escaped."""
     from IPython.display import HTML
 
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    body = "".join(line("td", row) for row in rows)
-    return HTML(f'<table class="psplib"><thead>{line("th", head)}</thead>{body}</table>')
+    return HTML(figures.cards(head, [[html.escape(cell) for cell in row] for row in rows]))

@@ -361,15 +361,30 @@ def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") ->
     """Verdicts as an HTML table: claim (headed `of`), verdict, effect with its interval, test."""
     from IPython.display import HTML
 
-    rows = ""
-    for v in found:
-        label = verdict_label(v.verdict)
-        cells = (html.escape(v.claim), label, effect(v), str(v.n or "–"), html.escape(v.test))
-        rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
-    head = "".join(
-        f"<th>{h}</th>" for h in (of, "verdict", "effect and 95 % interval", "n", "test")
+    names = (of, "verdict", "effect and 95 % interval", "n", "test")
+    rows = [
+        (
+            html.escape(v.claim),
+            verdict_label(v.verdict),
+            effect(v),
+            str(v.n or "–"),
+            html.escape(v.test),
+        )
+        for v in found
+    ]
+    return HTML(cards(names, rows))
+
+
+def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells with named columns; on a phone, a card for each row."""
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
+        + "</tr>"
+        for row in rows
     )
-    return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
+    return f'<table class="psplib cards"><thead><tr>{head}</tr></thead>{body}</table>'
 
 
 def effect(verdict: claims.Verdict) -> str:

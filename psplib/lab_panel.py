@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import ipywidgets as widgets
@@ -226,42 +227,42 @@ def _png(fig: Figure) -> bytes:
 # The recorded session.
 
 
-def slides(recording: Recording, count: int) -> list[int]:
-    """Numbers of at most `count` snapshots: the first, the last, the first prunings, and others
-    evenly over what is left."""
-    last = len(recording.snapshots) - 1
+def slides(recordings: Sequence[Recording], count: int) -> list[int]:
+    """At most `count` epochs to look at runs side by side: the first, the last, the first prunings
+    of each, and others evenly over what is left."""
+    last = max(len(r.snapshots) for r in recordings) - 1
     chosen = {0, last}
-    pruned = [i for i, s in enumerate(recording.snapshots) if s.pruned]
+    pruned = [[i for i, s in enumerate(r.snapshots) if s.pruned] for r in recordings]
+    prunings = [i for firsts in zip_longest(*pruned) for i in firsts if i is not None]
     spread = [round(last * k / (count - 1)) for k in range(1, count - 1)]
-    for i in pruned[: count // 2] + spread:
+    for i in prunings[: count // 2] + spread:
         if len(chosen) < count:
             chosen.add(i)
     return sorted(chosen)
 
 
-def player(recording: Recording, count: int = 7) -> widgets.VBox:
-    """Slides of a run with a slider that also works without a kernel."""
-    numbers = slides(recording, count)
-    epochs = [recording.snapshots[i].epoch for i in numbers]
-    pictures = [widgets.HTML(frame(recording.upto(i)), layout=_wide()) for i in numbers]
-    stack = widgets.Stack(pictures, selected_index=0, layout=_wide())
+def recorded(recordings: Mapping[str, Recording], knob: str, count: int = 7) -> widgets.VBox:
+    """Recorded runs: a button for each, `knob` says what the buttons set, and one slider over the
+    epochs of all; also without a kernel. A run that has ended shows its end."""
+    numbers = slides(list(recordings.values()), count)
+    stacks = []
+    for recording in recordings.values():
+        last = len(recording.snapshots) - 1
+        pictures = [frame(recording.upto(min(i, last))) for i in numbers]
+        pages = [widgets.HTML(picture, layout=_wide()) for picture in pictures]
+        stacks.append(widgets.Stack(pages, selected_index=0, layout=_wide()))
     slider = widgets.SelectionSlider(
-        options=[(str(epoch), i) for i, epoch in enumerate(epochs)], index=0, description="epoch"
+        options=[(str(epoch), i) for i, epoch in enumerate(numbers)], index=0, description="epoch"
     )
     play = widgets.Play(min=0, max=len(numbers) - 1, interval=1500, description="play the run")
-    widgets.jslink((play, "value"), (slider, "index"))
-    widgets.jslink((slider, "index"), (stack, "selected_index"))
-    return widgets.VBox([_row(play, slider), stack], layout=_wide())
-
-
-def recorded(recordings: Mapping[str, Recording], knob: str) -> widgets.VBox:
-    """Several recorded runs, one button each; `knob` says what the buttons set."""
-    players = [player(r) for r in recordings.values()]
-    stack = widgets.Stack(players, selected_index=0, layout=_wide())
     choice = widgets.ToggleButtons(options=list(recordings), index=0, description=knob)
     choice.style.button_width = "auto"
+    stack = widgets.Stack(stacks, selected_index=0, layout=_wide())
+    widgets.jslink((play, "value"), (slider, "index"))
     widgets.jslink((choice, "index"), (stack, "selected_index"))
-    return widgets.VBox([choice, stack], layout=_wide())
+    for pages in stacks:
+        widgets.jslink((slider, "index"), (pages, "selected_index"))
+    return widgets.VBox([choice, _row(play, slider), stack], layout=_wide())
 
 
 def summary(recordings: Mapping[str, Recording], knob: str) -> pd.DataFrame:

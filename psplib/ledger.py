@@ -91,7 +91,7 @@ def table(found: Sequence[Entry]) -> Any:
     """The ledger as an HTML table, a link to the chapter in each row."""
     from IPython.display import HTML
 
-    rows = ""
+    rows = []
     for entry in found:
         v = entry.verdict
         claim = html.escape(v.claim)
@@ -106,7 +106,6 @@ def table(found: Sequence[Entry]) -> Any:
             html.escape(entry.basis) if v.verdict != NOT_RUN else "–",
             html.escape(v.test),
         )
-        rows += "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+        rows.append(cells)
     names = ("section", "claim", "verdict", "effect and 95 % interval", "n", "basis", "test")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return HTML(f'<table class="psplib"><thead><tr>{head}</tr></thead>{rows}</table>')
+    return HTML(figures.cards(names, rows))

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets as ipw
 import pytest
 import torch
+from ipywidgets.embed import dependency_state
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
@@ -280,23 +282,53 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
         manager.shutdown_kernel(now=True)
 
 
-def test_slides_begin_and_end_with_the_run_and_show_its_first_prunings(
+def test_slides_begin_and_end_with_the_runs_and_show_their_first_prunings(
     recording: Recording,
 ) -> None:
-    numbers = lab_panel.slides(recording, 9)
     pruned = [i for i, s in enumerate(recording.snapshots) if s.pruned]
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) <= 9
-    assert {0, SHORT.epochs, *pruned[:3]} <= set(numbers)
-    assert lab_panel.slides(recording.upto(2), 9) == [0, 1, 2]
+    assert len(pruned) > 3
+    for recordings in ([recording], [recording.upto(2), recording]):
+        numbers = lab_panel.slides(recordings, 9)
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) <= 9
+        assert {0, SHORT.epochs, *pruned[:3]} <= set(numbers)
+    assert lab_panel.slides([recording.upto(2)], 9) == [0, 1, 2]
+
+
+def test_one_slider_moves_all_runs_and_one_that_has_ended_stays_at_its_end(
+    recording: Recording,
+) -> None:
+    shorter = recording.upto(2)
+    shown = lab_panel.recorded({"a": recording.upto(3), "b": shorter}, "λ")
+    choice, (_, slider), stack = shown.children[0], shown.children[1].children, shown.children[2]
+    assert list(choice.options) == ["a", "b"]
+    assert [epoch for epoch, _ in slider.options] == ["0", "1", "2", "3"]
+    links = embed_links(shown)
+    assert {(a, b) for _, a, _, b in links} == {("value", "index"), ("index", "selected_index")}
+    moved = {s: {t for source, _, t, _ in links if source == s} for s, *_ in links}
+    assert moved[choice.model_id] == {stack.model_id}
+    assert moved[slider.model_id] == {pages.model_id for pages in stack.children}
+    ended = [page.value for page in stack.children[1].children]
+    assert ended[3] == ended[2] != ended[1]
+
+
+def embed_links(widget: ipw.Widget) -> list[tuple[str, str, str, str]]:
+    """Source, trait, target, trait of every link of a widget that a page without a kernel has."""
+    found = []
+    for part in dependency_state([widget]).values():
+        if part["model_name"] == "LinkModel":
+            (source, trait), (target, moved) = part["state"]["source"], part["state"]["target"]
+            ends = (source.removeprefix("IPY_MODEL_"), target.removeprefix("IPY_MODEL_"))
+            found.append((ends[0], trait, ends[1], moved))
+    return found
 
 
 def test_a_recording_has_a_slide_per_snapshot_and_its_numbers_in_words(
     recording: Recording,
 ) -> None:
     short = recording.upto(3)
-    player = lab_panel.player(short)
-    (play, slider), stack = player.children[0].children, player.children[1]
+    player = lab_panel.recorded({"0.001": short}, "λ")
+    (play, slider), (stack,) = player.children[1].children, player.children[2].children
     assert len(stack.children) == len(slider.options) == 4
     assert (play.min, play.max) == (0, 3)
     for snapshot, (epoch, _), page in zip(
