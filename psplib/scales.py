@@ -15,7 +15,7 @@ from .minima import Analysis, Census, Curvature, Map, Profile
 from .tickets import Retraining
 
 SCALES = {
-    "smoke": "scikit-learn's digits, seconds: first contact and tests",
+    "smoke": "scikit-learn's digits, a minute or two: first contact and tests",
     "quick": "the real data, 3 replicas: a laptop's CPU",
     "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
 }

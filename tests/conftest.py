@@ -63,6 +63,12 @@ def linear_chain() -> nn.Sequential:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Data:
     """What a LeNet reads: 300 images for training, 50 for validation, 60 for the test."""
