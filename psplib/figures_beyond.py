@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .claims import interval
 from .claims_beyond import GRID, along, between, errors, gaps, gradual, span
-from .figures import ARMS, BEYOND, DENSITY, STYLE, curve, scale_axes
+from .figures import ARMS, BEYOND, DENSITY, NOT_THERE, STYLE, curve, scale_axes
 from .tables import FigureBeyond
 
 RETRAINED = ("magnitude", "iterative", "rewound")
@@ -181,7 +181,7 @@ def reading(figure: FigureBeyond) -> str:
         said = _said(figure, network)
         if said:
             sentences.append(f"**{network}.** " + " ".join(said))
-    return "\n\n".join(sentences).replace(" %", "\u00a0%")
+    return "\n\n".join(sentences or [NOT_THERE]).replace(" %", "\u00a0%")
 
 
 def _said(figure: FigureBeyond, network: str) -> list[str]:

@@ -193,7 +193,7 @@ def test_the_tables_and_the_reading_quote_the_errors() -> None:
 def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
     figure = tables.collect_beyond(PANEL, store)
     assert figures_beyond.comparison(figure) is None
-    assert figures_beyond.reading(figure) == ""
+    assert figures_beyond.reading(figure) == figures.NOT_THERE
     for table in (figures_beyond.decay, figures_beyond.masks, figures_beyond.layers):
         assert len(table(figure)) in (0, 8)
     assert figures_beyond.gradients(figure).empty

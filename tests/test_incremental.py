@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import Markdown
 
 from psplib import book, experiments, freshness, rendering, runs, scales, tables
 from psplib.checks import PsplibError
@@ -192,6 +193,8 @@ def test_a_chapter_without_results_says_so_and_goes_on(
                 )
                 done.raise_error()
                 said += str(getattr(done.result, "data", ""))
+                if isinstance(done.result, Markdown):
+                    assert done.result.data, f"shows nothing: {cell.source}"
     capsys.readouterr()
     if template.stem.startswith("figure_"):
         assert "not there yet" in said
