@@ -239,5 +239,5 @@ def test_every_setting_of_the_analyses_is_listed(part: str) -> None:
     html = deviations.table("minima", part).data
     names = {"census": ["samples", "samples all"], "map": ["steps", "margin", "direction"]}
     for name in names.get(part, []):
-        assert f"<td>{name}</td>" in html
+        assert f'<td data-name="setting">{name}</td>' in html
     assert "retraining</td>" not in html
