@@ -161,7 +161,8 @@ def _extreme(
         f"of {minus} is above zero{' in each case' if len(gaps) > 1 else ''}"
         f"{', and so is that of ' + of if sign > 0 else ''}; effect against {_letters([worst])}"
     )
-    return claims.decided(claim, test, claims.everywhere(verdicts), differences[worst], section)
+    found = claims.decided(claim, test, claims.everywhere(verdicts), differences[worst], section)
+    return claims.reserved(found, "; ".join(filter(None, map(claims.unequal, figures))))
 
 
 def welch(a: np.ndarray, b: np.ndarray) -> Interval:

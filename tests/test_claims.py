@@ -118,6 +118,36 @@ def test_claims_fail_in_the_opposite_world() -> None:
     assert verdicts == [*recovers, FAILS, FAILS, FAILS, FAILS, FAILS]
 
 
+def shortened(control: float) -> Callable[[str, float, int], float]:
+    """The paper's world, but what is retrained, and its dense control, errs more by a factor."""
+
+    def error(arm: str, density: float, replica: int) -> float:
+        return papers_world(arm, density, replica) * (1 if arm == "lobster" else control)
+
+    return error
+
+
+@pytest.mark.parametrize(("control", "verdict"), [(1.0, HOLDS), (1.04, HOLDS), (1.06, UNDECIDED)])
+def test_lobster_is_not_set_against_networks_trained_too_briefly(
+    control: float, verdict: str
+) -> None:
+    """Too briefly is: their dense control errs 5 % more than LOBSTER's network before pruning."""
+    found = claims.figure_1(panel(shortened(control), ARMS))
+    gradual = [v for v in found if "gradual pruning has a lower error" in v.claim]
+    assert [v.verdict for v in gradual] == [verdict]
+    assert gradual[0].effect > 0
+    assert ("trained as long" in gradual[0].test) == (verdict == UNDECIDED)
+    others = [v.verdict for v in found if v not in gradual]
+    assert others == [HOLDS] * 6, "arms of one budget are compared as before"
+
+
+def test_what_was_not_run_is_not_reserved() -> None:
+    without = panel(shortened(1.5), ("dense",))
+    assert claims.unequal(without)
+    assert {v.verdict for v in claims.figure_1(without)} == {NOT_RUN}
+    assert claims.unequal(panel(shortened(1.5), ("rewound",))) == "", "there is no control"
+
+
 def test_missing_arms_are_not_run() -> None:
     found = claims.figure_1(panel(papers_world, ("dense",)))
     assert {v.verdict for v in found} == {NOT_RUN}

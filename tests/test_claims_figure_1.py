@@ -109,6 +109,16 @@ def test_one_panels_gap_against_the_others() -> None:
     assert evident.verdict == FAILS, "the largest gap, but none"
 
 
+def test_no_gap_is_compared_if_one_panel_was_trained_too_briefly() -> None:
+    panels = gaps(a=1.0, b=0.5, c=2.0, d=6.0)
+    table = panels[3].table.copy()
+    table.loc[table["arm"] == "dense", "test_error"] *= 1.2
+    panels[3] = replace(panels[3], table=table)
+    for verdict in claims_figure_1.across(panels):
+        assert verdict.verdict == UNDECIDED
+        assert verdict.test.count("not to be decided in ResNet-32, CIFAR-10") == 1
+
+
 def test_panels_are_compared_only_if_all_are_there() -> None:
     panels = gaps(a=1.0, b=0.5, c=2.0, d=6.0)
     panels[2] = replace(panels[2], table=panels[2].table[:0])
