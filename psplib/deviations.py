@@ -83,16 +83,16 @@ def provenance(figure: Panel) -> Any:
                 artefact.folder.name,
                 facts["commit"][:10] + (" (modified)" if facts["modified"] else ""),
                 facts["finished"][:16].replace("T", " "),
-                f"{facts['device']}, {facts['threads']} thread{'s'[: facts['threads'] > 1]}",
-                facts["torch"],
+                f"{facts['device']}, {facts['threads']} thread{'s'[: facts['threads'] > 1]}, "
+                f"torch {facts['torch']}",
                 f"{facts['seconds'] / 60:.1f}",
                 "{name} ({variant}) {sha256:.10}".format(**facts["data"]),
             ]
         )
     rows += [
-        [_name(json.loads(canonical(c))), key(c), "not run", *[""] * 5] for c in figure.missing
+        [_name(json.loads(canonical(c))), key(c), "not run", *[""] * 4] for c in figure.missing
     ]
-    head = ["run", "key", "commit", "finished (UTC)", "device", "torch", "minutes", "data, SHA-256"]
+    head = ["run", "key", "commit", "finished (UTC)", "computed with", "minutes", "data, SHA-256"]
     return as_html(head, rows)
 
 
