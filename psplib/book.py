@@ -179,9 +179,12 @@ def refresh(template: Path, target: Path, parameters: dict[str, Any], made_from:
     record = target.with_suffix(".json")
     facts = {"made from": _made_from(template, parameters, made_from)}
     record.unlink(missing_ok=True)
-    os.environ[figures.NOTEBOOK] = template.name
     with tempfile.TemporaryDirectory() as scratch, freshness.watch(Path(scratch, "asked")) as asked:
-        execute(template, target, parameters)
+        os.environ[figures.NOTEBOOK] = template.name
+        try:
+            execute(template, target, parameters)
+        finally:
+            del os.environ[figures.NOTEBOOK]
     freshness.write(record, facts | {"runs": asked})
     return True
 
