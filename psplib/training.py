@@ -249,17 +249,17 @@ class Learner:
             self._velocity = torch.zeros_like(weights)
         self.model.train()
         batches = order.to(train.y.device).split(self.batch_size)
-        for number, rows in enumerate(batches):
-            x = torch.index_select(images, 0, rows, out=memory[: len(rows)])
-            x = x.movedim(-1, 1) if x.ndim == 4 else x
-            if crops is not None:
-                x = crop(x, crops[number * self.batch_size :][: len(rows)].to(x.device))
-                x = x.contiguous(memory_format=torch.channels_last)
-            with of_products(self.precision, x.device):
+        with of_products(self.precision, images.device):
+            for number, rows in enumerate(batches):
+                x = torch.index_select(images, 0, rows, out=memory[: len(rows)])
+                x = x.movedim(-1, 1) if x.ndim == 4 else x
+                if crops is not None:
+                    x = crop(x, crops[number * self.batch_size :][: len(rows)].to(x.device))
+                    x = x.contiguous(memory_format=torch.channels_last)
                 self._differentiate(x, train.y.index_select(0, rows))
-            update.step(weights, gradient, self._velocity)
-            if self._mask is not None:
-                weights.mul_(self._mask)
+                update.step(weights, gradient, self._velocity)
+                if self._mask is not None:
+                    weights.mul_(self._mask)
         self._rest(update, len(batches))
         full = self.weights.cpu()
         if not bool(full.isfinite().all()):
