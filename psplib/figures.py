@@ -351,10 +351,11 @@ def state(figure: Panel) -> str:
 
 
 def table(frame: pd.DataFrame) -> Any:
-    """A table in the book's style; nothing, if it has no rows."""
+    """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
     if frame.empty:
         return None
-    return frame.style.hide(axis="index").set_table_attributes('class="psplib"')
+    styled = frame.style.hide(axis="index").format(na_rep="")
+    return styled.set_table_attributes('class="psplib"')
 
 
 def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") -> Any:

@@ -190,3 +190,9 @@ def test_an_effect_without_an_interval_says_so() -> None:
     one = claims.decided("claim", "test", claims.UNDECIDED, claims.interval([0.09]))
     assert figures.effect(one) == "+0.09 points, no interval"
     assert figures.effect(claims.Verdict("claim", "5.1", "", claims.NOT_RUN)) == "–"
+
+
+def test_a_value_that_is_missing_is_an_empty_cell() -> None:
+    shown = figures.table(pd.DataFrame([{"arm": "rewound", "error": "1.2"}, {"arm": "dense"}]))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown.to_html())
+    assert cells == ["rewound", "1.2", "dense", ""]
