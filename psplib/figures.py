@@ -369,7 +369,7 @@ def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") ->
             verdict_label(v.verdict),
             effect(v),
             str(v.n or "–"),
-            html.escape(v.test),
+            html.escape(v.test).replace(" %", "&nbsp;%"),
         )
         for v in found
     ]

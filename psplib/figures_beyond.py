@@ -82,7 +82,7 @@ def decay(figure: FigureBeyond) -> pd.DataFrame:
     rows = []
     for rivals in figure.panel.networks:
         for density in GRID:
-            row = {"network": rivals.title, "sparsity": f"{100 * (1 - density):.0f} %"}
+            row = {"network": _short(rivals.title), "sparsity": f"{100 * (1 - density):.0f} %"}
             for column, factor, digits in (("test_error", 100, 2), ("epoch", 1, 0)):
                 for arm, name in (("lobster", "LOBSTER"), ("decay", "decay only")):
                     found = along(figure, rivals.title, arm, column, GRID)
@@ -106,7 +106,7 @@ def masks(figure: FigureBeyond) -> pd.DataFrame:
             continue
         for point in sorted({p for table in arms.values() for p in table.index if p > 0}):
             sparsity = lobster.loc[point, "sparsity"]
-            row = {"network": network, "sparsity": f"{100 * sparsity:.2f} %"}
+            row = {"network": _short(network), "sparsity": f"{100 * sparsity:.2f} %"}
             for arm, run in runs.items():
                 error = np.nan if run is None else between(run, "test_error", [1 - sparsity])[0]
                 row[NAMES[arm]] = f"{100 * error:.2f}" if np.isfinite(error) else ""
@@ -129,7 +129,7 @@ def layers(figure: FigureBeyond) -> pd.DataFrame:
                 continue
             first = found.iloc[0]
             row = {
-                "network": rivals.title,
+                "network": _short(rivals.title),
                 "weights": str(parameter).removesuffix(".weight"),
                 "of": f"{first['size']}",
                 "LOBSTER": f"{first['lobster']}",
@@ -158,12 +158,17 @@ def gradients(figure: FigureBeyond) -> pd.DataFrame:
     for rivals in figure.panel.networks:
         table = figure.gradients[figure.gradients["network"] == rivals.title]
         for _, point in _few(table).iterrows():
-            row = {"network": rivals.title, "sparsity": f"{100 * point['sparsity']:.2f} %"}
+            row = {"network": _short(rivals.title), "sparsity": f"{100 * point['sparsity']:.2f} %"}
             for column, name in columns.items():
                 value = point[column]
                 row[name] = f"{100 * value:.2f} %" if np.isfinite(value) else ""
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _short(title: str) -> str:
+    """The network of "network, data set": the tables of this chapter are all of one data set."""
+    return title.partition(",")[0]
 
 
 def _few(table: pd.DataFrame) -> pd.DataFrame:
