@@ -350,6 +350,11 @@ def state(figure: Panel) -> str:
     return f"{are}; `{command}` makes what is missing."
 
 
+def unbroken(text: str) -> str:
+    """The same text, in which no line ends between a number and its per cent sign."""
+    return text.replace(" %", "\u00a0%")
+
+
 def table(frame: pd.DataFrame) -> Any:
     """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
     if frame.empty:
@@ -369,7 +374,7 @@ def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") ->
             verdict_label(v.verdict),
             effect(v),
             str(v.n or "–"),
-            html.escape(v.test).replace(" %", "&nbsp;%"),
+            unbroken(html.escape(v.test)),
         )
         for v in found
     ]
@@ -498,7 +503,7 @@ def reading(figure: Figure1) -> str:
             f"Averaged over the points, replica by replica: {'; '.join(gaps)} "
             "(a minus sign would mean that they lower it)."
         )
-    return "\n\n".join(sentences).replace(" %", "\u00a0%")
+    return unbroken("\n\n".join(sentences))
 
 
 def _sparsity(density: float) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .claims import interval
 from .claims_beyond import GRID, along, between, errors, gaps, gradual, span
-from .figures import ARMS, BEYOND, DENSITY, NOT_THERE, STYLE, curve, scale_axes
+from .figures import ARMS, BEYOND, DENSITY, NOT_THERE, STYLE, curve, scale_axes, unbroken
 from .tables import FigureBeyond
 
 RETRAINED = ("magnitude", "iterative", "rewound")
@@ -186,7 +186,7 @@ def reading(figure: FigureBeyond) -> str:
         said = _said(figure, network)
         if said:
             sentences.append(f"**{network}.** " + " ".join(said))
-    return "\n\n".join(sentences or [NOT_THERE]).replace(" %", "\u00a0%")
+    return unbroken("\n\n".join(sentences or [NOT_THERE]))
 
 
 def _said(figure: FigureBeyond, network: str) -> list[str]:

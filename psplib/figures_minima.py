@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from . import claims, claims_minima
-from .figures import ARMS, NOT_THERE, STYLE, plain_ticks
+from .figures import ARMS, NOT_THERE, STYLE, plain_ticks, unbroken
 from .tables import Figures2to4
 
 LABELS = {
@@ -444,7 +444,7 @@ def reading_2(figures: Figures2to4) -> str:
             f"between them it rises to {between:.2f}. The lowest point of the grid, "
             f"{lowest['loss']:.4f}, is at α = {lowest['alpha']:.2f}, β = {lowest['beta']:.2f}."
         )
-    return "\n\n".join(sentences or [NOT_THERE]).replace(" %", "\u00a0%")
+    return unbroken("\n\n".join(sentences or [NOT_THERE]))
 
 
 def reading_3(figures: Figures2to4) -> str:

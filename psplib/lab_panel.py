@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from . import book, lab
-from .figures import ARMS, plain_ticks
+from .figures import ARMS, plain_ticks, unbroken
 from .lab import REACH, Setting, Snapshot
 
 BLUE, ORANGE, GREEN = ARMS["lobster"][0], ARMS["rewound"][0], ARMS["restructured-layer"][0]
@@ -303,7 +303,7 @@ def reading(recordings: Mapping[str, Recording], knob: str) -> str:
             f"from {first.entropy['relu2']:.2f} to {last.entropy['relu2']:.2f} bits; over its "
             f"{int(last.live['relu2'].sum())} live neurons alone it is {last.alive['relu2']:.2f}."
         )
-    return "\n\n".join(sentences).replace(" %", "\u00a0%")
+    return unbroken("\n\n".join(sentences))
 
 
 # The live panel.
