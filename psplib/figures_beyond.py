@@ -167,8 +167,8 @@ def gradients(figure: FigureBeyond) -> pd.DataFrame:
 
 
 def _short(title: str) -> str:
-    """The network of "network, data set": the tables of this chapter are all of one data set."""
-    return title.partition(",")[0]
+    """The network of "network, data set", on one line: the tables here are all of one data set."""
+    return title.partition(",")[0].replace("-", "\u2011")
 
 
 def _few(table: pd.DataFrame) -> pd.DataFrame:
