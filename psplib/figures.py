@@ -138,9 +138,21 @@ def curve(
         ax.plot(x, errors[replica], marker, ms=2.5, color=color, alpha=0.35, mew=0)
     intervals = [claims.interval(row.dropna()) for _, row in errors.iterrows()]
     mean = [i.mean for i in intervals]
-    low, high = [i.low for i in intervals], [i.high for i in intervals]
     ax.plot(x, mean, marker=marker, ms=5 * size, lw=1.6 * size, color=color, label=label or name)
-    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    band(ax, x, intervals, color, lowest=float(errors.min(axis=None)))
+
+
+def band(
+    ax: Axes,
+    x: Sequence[float] | np.ndarray,
+    intervals: Sequence[claims.Interval],
+    color: str,
+    lowest: float,
+) -> None:
+    """Intervals as an area. An interval of few replicas may reach below zero, where a logarithmic
+    axis ends in a wall: the area ends at half of the `lowest` value seen."""
+    low = np.maximum([i.low for i in intervals], lowest / 2)
+    ax.fill_between(x, low, [i.high for i in intervals], color=color, alpha=0.2, lw=0)
 
 
 def _gradual(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
@@ -423,14 +435,7 @@ def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
             epochs = list(grouped.groups)
             lowest = min(lowest, 100 * rows["validation_error"].min())
             ax.plot(epochs, [i.mean for i in intervals], color=color, label=name)
-            ax.fill_between(
-                epochs,
-                [i.low for i in intervals],
-                [i.high for i in intervals],
-                color=color,
-                alpha=0.2,
-                lw=0,
-            )
+            band(ax, epochs, intervals, color, lowest=100 * rows["validation_error"].min())
         ax.set(
             xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log", title=title
         )

@@ -8,6 +8,7 @@ import re
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from test_claims import ARMS, panel, papers_world
 
 from psplib import claims, claims_figure_1, deviations, figures, figures_panels, scales, tables
@@ -37,6 +38,16 @@ def test_single_replicas_are_always_drawn(figure) -> None:
     single = [line for line in ax.lines if line.get_label().startswith("_child")]
     points = sum(len(line.get_xdata()) for line in single)
     assert points == 2 * 3 * 6, "two arms, three points, six replicas"
+
+
+def test_a_band_below_zero_ends_below_all_values_and_an_unbounded_one_is_not_drawn() -> None:
+    ax = Figure().add_subplot()
+    intervals = [claims.interval([1.0, 9.0]), claims.interval([4.0, 4.0]), claims.interval([2.0])]
+    figures.band(ax, [1, 2, 3], intervals, "red", lowest=1.0)
+    (path,) = ax.collections[0].get_paths()
+    assert path.vertices[:, 0].max() == 2
+    assert path.vertices[:, 1].min() == 0.5
+    assert path.vertices[:, 1].max() == pytest.approx(intervals[0].high)
 
 
 def test_downloads_carry_their_content(figure) -> None:
