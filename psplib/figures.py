@@ -149,11 +149,8 @@ def band(
     color: str,
     lowest: float,
 ) -> None:
-    """Intervals over x as an area; unbounded ones are left out.
-
-    The interval of a few replicas may reach below zero, which a logarithmic axis would draw as a
-    wall: the area ends at half of `lowest`, the lowest single value.
-    """
+    """Intervals as an area. An interval of few replicas may reach below zero, where a logarithmic
+    axis ends in a wall: the area ends at half of the `lowest` value seen."""
     low = np.maximum([i.low for i in intervals], lowest / 2)
     ax.fill_between(x, low, [i.high for i in intervals], color=color, alpha=0.2, lw=0)
 
@@ -389,7 +386,7 @@ def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") ->
             verdict_label(v.verdict),
             effect(v),
             str(v.n or "–"),
-            html.escape(v.test),
+            unbroken(html.escape(v.test)),
         )
         for v in found
     ]
@@ -401,9 +398,7 @@ def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(
         "<tr>"
-        + "".join(
-            f'<td data-name="{n}">{unbroken(cell)}</td>' for n, cell in zip(names, row, strict=True)
-        )
+        + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
         + "</tr>"
         for row in rows
     )

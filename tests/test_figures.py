@@ -207,11 +207,3 @@ def test_a_value_that_is_missing_is_an_empty_cell() -> None:
     shown = figures.table(pd.DataFrame([{"arm": "rewound", "error": "1.2"}, {"arm": "dense"}]))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown.to_html())
     assert cells == ["rewound", "1.2", "dense", ""]
-
-
-def test_no_line_of_a_card_ends_between_a_number_and_its_per_cent_sign() -> None:
-    shown = figures.cards(["claim", "test"], [["Above 95 % sparsity", "at 5 %"]])
-    assert re.findall(r"<td[^>]*>([^<]*)</td>", shown) == [
-        "Above 95\u00a0% sparsity",
-        "at 5\u00a0%",
-    ]
