@@ -33,6 +33,7 @@ lint: setup ## check format, style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
 
 format: setup ## format the code and the notebooks
 	@$(PY) -m ruff format .

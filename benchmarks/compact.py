@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import torch
 
-from psplib import chain, models
-from psplib.data import Data, Split
-from psplib.masks import Mask
-from psplib.training import Learner, flat
-
-from . import problem
+from psplib import problem
+from psplib.nn import models
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.training import gradient as chain
+from psplib.training.trainer import Learner, flat
 
 BATCH, STEPS, ROUNDS = 100, 4, 7
 

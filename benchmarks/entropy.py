@@ -19,12 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from psplib import data, models
-from psplib.compact import compact
-from psplib.entropy import FirstOrder, SecondOrder, Subsets
-from psplib.psp import observe
-
-from . import problem
+from psplib import problem
+from psplib.analysis.entropy import FirstOrder, SecondOrder, Subsets
+from psplib.analysis.psp import observe
+from psplib.nn import data, models
+from psplib.nn.compact import compact
 
 Values = dict[str, float]
 

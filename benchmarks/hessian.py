@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import data, eigen, hessian
-from psplib.data import Split
-from psplib.masks import Mask
-
-from . import problem
+from psplib import problem
+from psplib.analysis import eigen, hessian
+from psplib.nn import data
+from psplib.nn.data import Split
+from psplib.nn.masks import Mask
 
 SAMPLES = 5000
 K = 5

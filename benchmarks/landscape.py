@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psplib import compact, data, landscape, models, psp
-from psplib.data import Split
-from psplib.training import flat
-
-from . import problem
+from psplib import problem
+from psplib.analysis import landscape, psp
+from psplib.nn import compact, data, models
+from psplib.nn.data import Split
+from psplib.training.trainer import flat
 
 try:
     import loss_landscapes

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Subset, random_split
 from torchvision import datasets, transforms
 
-from psplib import data, models
-from psplib.lobster import Lobster, Shrink
-from psplib.masks import Mask
-from psplib.training import Learner, flat, order
+from psplib.nn import data, models
+from psplib.nn.masks import Mask
+from psplib.pruning.lobster import Lobster, Shrink
+from psplib.training.trainer import Learner, flat, order
 
 CONFIG = Lobster(architecture="lenet-300", data="mnist", seed=0)
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from psplib import data, experiments, models, runs
-from psplib.checks import PsplibError
-from psplib.lobster import Lobster
-from psplib.masks import Mask, magnitude
-from psplib.runs import Store
-from psplib.training import Learner, Sgd, flat, order
+from psplib.core.errors import PsplibError
+from psplib.experiments import plan as experiments
+from psplib.nn import data, models
+from psplib.nn.masks import Mask, magnitude
+from psplib.pruning.lobster import Lobster
+from psplib.runs import store as runs
+from psplib.runs.store import Store
+from psplib.training.trainer import Learner, Sgd, flat, order
 
 SPARSITY = 0.995
 # Live units of the stand-in: gradual pruning, too, leaves few.

@@ -3,8 +3,9 @@ and against the loop that one would write (DataLoader, torchvision transforms, a
 step). An epoch of MNIST, validation included.
 
 psplib trains each network in its own compact form, one process a core, as `reproduce` does; "in one
-program" is the engine of a GPU (`psplib.replicas`), on this CPU. `python -m benchmarks.replicas
-device` measures that engine on a GPU instead, and projects the time of the whole paper.
+program" is the engine of a GPU (`psplib.training.replicas`), on this CPU. `python -m
+benchmarks.replicas device` measures that engine on a GPU instead, and projects the time of the
+whole paper.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, random_split
 
-from psplib import checks, data, experiments, models, runs, scales
-from psplib.lobster import Lobster
-from psplib.masks import Mask
-from psplib.precision import PRECISIONS
-from psplib.replicas import Replicas, choose_algorithms
-from psplib.tickets import Retraining
-from psplib.training import Learner, Sgd, crops, flat, order
+from psplib.core import errors as checks
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.nn import data, models
+from psplib.nn.masks import Mask
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs import store as runs
+from psplib.training.precision import PRECISIONS
+from psplib.training.replicas import Replicas, choose_algorithms
+from psplib.training.trainer import Learner, Sgd, crops, flat, order
 
 from .lobster_epoch import Mnist
 

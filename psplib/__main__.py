@@ -12,9 +12,12 @@ from typing import Any
 
 import click
 
-from . import archive, checks, cluster, costs, experiments, runs, scales, sweep, verification
-from .checks import PsplibError
-from .runs import Store
+from psplib.core import errors as checks
+from psplib.core.errors import PsplibError
+from psplib.experiments import archive, cluster, costs, scales, sweep, verification
+from psplib.experiments import plan as experiments
+from psplib.runs import store as runs
+from psplib.runs.store import Store
 
 SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(scales.SCALES))
 ONLY = click.option("--only", multiple=True, help="An experiment; may be repeated. Default: all.")
@@ -50,7 +53,7 @@ def command(function: Callable[..., None]) -> Any:
 @DEVICE
 def book(scale: str, device: str) -> None:
     """Run the chapters and build _build/html/index.html."""
-    from . import book
+    from psplib.book import build as book
 
     click.echo(f"The book is ready: {os.path.relpath(book.build(scale, device))}")
 

@@ -14,10 +14,13 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
-from psplib import book, data, runs, scales, sweep
-from psplib.data import Data, Split
-from psplib.runs import Store
-from psplib.training import Checkpoint
+from psplib.book import build as book
+from psplib.experiments import scales, sweep
+from psplib.nn import data
+from psplib.nn.data import Data, Split
+from psplib.runs import store as runs
+from psplib.runs.store import Store
+from psplib.training.trainer import Checkpoint
 
 # The tests, and the chapters that nbval runs, share one store of their own.
 _RUNS = tempfile.TemporaryDirectory(prefix="psplib-runs-")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from psplib import scales
 from psplib.__main__ import cli
-from psplib.files import sha256
-from psplib.runs import Store
+from psplib.core.files import sha256
+from psplib.experiments import scales
+from psplib.runs.store import Store
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from psplib.__main__ import cli
-from psplib.runs import Store
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 HAS = ("torch", "numpy", "pandas", "safetensors", "click", "tqdm")

@@ -12,25 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
-from psplib import (
-    claims_beyond,
-    costs,
-    experiments,
-    figures,
-    figures_beyond,
-    runs,
-    scales,
-    sweep,
-    tables,
-    verification,
-)
-from psplib.checks import PsplibError
-from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.lobster import Lobster
-from psplib.magnitude import Magnitude
-from psplib.runs import Store
-from psplib.tables import BEYOND, FigureBeyond
-from psplib.tickets import Retraining
+from psplib.core.errors import PsplibError
+from psplib.experiments import costs, scales, sweep, verification
+from psplib.experiments import plan as experiments
+from psplib.paper import claims_beyond, figures, figures_beyond, tables
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.tables import BEYOND, FigureBeyond
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
+from psplib.pruning.retraining import Retraining
+from psplib.runs import store as runs
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 PANEL = scales.beyond("paper")

@@ -9,9 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from psplib import book, scales
-from psplib.checks import PsplibError
-from psplib.runs import Store
+from psplib.book import build as book
+from psplib.core.errors import PsplibError
+from psplib.experiments import scales
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = ROOT / "book" / "figure_1.ipynb"

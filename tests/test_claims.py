@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from psplib import claims, scales
-from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
-from psplib.tables import COLUMNS, Figure1
+from psplib.experiments import scales
+from psplib.paper import claims
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
+from psplib.paper.tables import COLUMNS, Figure1
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_claims import ARMS, noise, panel, papers_world
 
-from psplib import claims, claims_figure_1, scales
-from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
-from psplib.tables import Figure1
+from psplib.experiments import scales
+from psplib.paper import claims, claims_figure_1
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper.tables import Figure1
 
 POINTS = (1.0, 0.3, 0.15, 0.05, 0.015, 0.004)
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=9)

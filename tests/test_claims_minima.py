@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from psplib import claims, claims_minima, deviations, figures, figures_minima, scales, tables
-from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.runs import Store
-from psplib.tables import Figures2to4
+from psplib.experiments import scales
+from psplib.paper import choices as deviations
+from psplib.paper import claims, claims_minima, figures, figures_minima, tables
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.tables import Figures2to4
+from psplib.runs.store import Store
 
 LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}
 # What the paper says: G is lower in loss, error and z², narrower, as high in first order, higher in

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from psplib import experiments, scales
-from psplib.files import sha256
-from psplib.runs import Store
+from psplib.core.files import sha256
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,7 +87,7 @@ def test_absent_data_are_one_sentence(
     assert done.stderr.count("mnist was not found") == 1
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith("psplib: The data set mnist was not found (looked for ")
-    assert sentence.endswith("or call psplib.data.load('mnist', download=True) once.")
+    assert sentence.endswith("or call psplib.nn.data.load('mnist', download=True) once.")
     assert not [*Store(tmp_path / "runs").all()]
 
 

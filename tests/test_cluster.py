@@ -15,11 +15,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from psplib import cluster, experiments, scales
 from psplib.__main__ import cli
-from psplib.checks import PsplibError
-from psplib.config import key
-from psplib.runs import Store
+from psplib.core.config import key
+from psplib.core.errors import PsplibError
+from psplib.experiments import cluster, scales
+from psplib.experiments import plan as experiments
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 PANEL = scales.figure_1a("smoke")
@@ -27,21 +28,24 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 DRIVER = """
 import functools, os, sys
-from psplib import __main__, cluster
+from psplib import __main__
+from psplib.experiments import cluster
 
 log = sys.argv.pop(1)
 
 def watched(task):
     # In a worker: save at every epoch, and write down what is begun and what is done.
-    import psplib.cluster, psplib.runs, psplib.training
-    psplib.runs.Checkpoint = functools.partial(psplib.training.Checkpoint, interval=0.0)
+    import psplib.experiments.cluster
+    from psplib.runs import store
+    from psplib.training.trainer import Checkpoint
+    store.Checkpoint = functools.partial(Checkpoint, interval=0.0)
 
     def note(word):
         with open(log, "a") as file:
             file.write(f"{word} {os.getpid()} {' '.join(task.keys)}\\n")
 
     note("began")
-    answer = psplib.cluster.make(task)
+    answer = psplib.experiments.cluster.make(task)
     note("done" if answer.done else "left")
     return answer
 

@@ -13,13 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from psplib import chain, compact, training
-from psplib.checks import PsplibError
-from psplib.compact import SparseLinear
-from psplib.data import Data
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.training import Learner, Sgd, evaluate, flat, order
+from psplib.core.errors import PsplibError
+from psplib.nn import compact
+from psplib.nn.compact import SparseLinear
+from psplib.nn.data import Data
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.training import gradient as chain
+from psplib.training import trainer as training
+from psplib.training.trainer import Learner, Sgd, evaluate, flat, order
 
 
 def conv_chain() -> nn.Sequential:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 import torchvision.datasets
 from sklearn.datasets import load_digits
 
-from psplib import data
-from psplib.checks import PsplibError
+from psplib.core.errors import PsplibError
+from psplib.nn import data
 
 Arrays = dict[str, np.ndarray]
 IMAGE = {"mnist": (6, 5), "fashion-mnist": (6, 5), "cifar10": (6, 5, 3)}

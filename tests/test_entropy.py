@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 from torch import Tensor
 
-from psplib import entropy, pairs, psp
-from psplib.checks import PsplibError
-from psplib.data import Data
-from psplib.entropy import Agreement, FirstOrder, SecondOrder, Subsets
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.psp import Layer, Observation, Probe
+from psplib.analysis import entropy, pairs, psp
+from psplib.analysis.entropy import Agreement, FirstOrder, SecondOrder, Subsets
+from psplib.analysis.psp import Layer, Observation, Probe
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Data
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
 
 
 def seen(states: Tensor, y: Tensor, classes: int = 2, watched: list[int] | None = None):

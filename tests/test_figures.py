@@ -11,10 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_claims import ARMS, panel, papers_world
 
-from psplib import claims, claims_figure_1, deviations, figures, figures_panels, scales, tables
-from psplib.config import canonical
-from psplib.runs import Store
-from psplib.tables import Figure1
+from psplib.core.config import canonical
+from psplib.experiments import scales
+from psplib.paper import choices as deviations
+from psplib.paper import claims, claims_figure_1, figures, figures_panels, tables
+from psplib.paper.tables import Figure1
+from psplib.runs.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from psplib import eigen, rop
-from psplib import hessian as h
-from psplib.checks import PsplibError
-from psplib.data import Split
-from psplib.masks import Mask
-from psplib.models import ResNet, build, derive
+from psplib.analysis import eigen, rop
+from psplib.analysis import hessian as h
+from psplib.core.errors import PsplibError
+from psplib.core.seeds import derive
+from psplib.nn.data import Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import ResNet, build
 
 DOUBLE = torch.float64
 

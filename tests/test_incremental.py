@@ -14,9 +14,14 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Markdown
 
-from psplib import book, experiments, freshness, rendering, runs, scales, tables
-from psplib.checks import PsplibError
-from psplib.runs import Store
+from psplib.book import build as book
+from psplib.book import freshness, rendering
+from psplib.core.errors import PsplibError
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.paper import tables
+from psplib.runs import store as runs
+from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
 SMOKE = scales.figure_1a("smoke")

@@ -16,13 +16,13 @@ from ipywidgets.embed import dependency_state
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
-from psplib import lab, lab_panel
-from psplib.checks import PsplibError
-from psplib.entropy import FirstOrder
-from psplib.lab import Setting, Snapshot
-from psplib.lab_panel import Panel, Recording
-from psplib.psp import observe
-from psplib.training import evaluate
+from psplib.analysis.entropy import FirstOrder
+from psplib.analysis.psp import observe
+from psplib.book import lab, lab_panel
+from psplib.book.lab import Setting, Snapshot
+from psplib.book.lab_panel import Panel, Recording
+from psplib.core.errors import PsplibError
+from psplib.training.trainer import evaluate
 
 ROOT = Path(__file__).parent.parent
 # Prunes four times or more, in under a second.
@@ -248,7 +248,7 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
     try:
         setup = """
             from dataclasses import replace
-            from psplib import lab, lab_panel
+            from psplib.book import lab, lab_panel
             panel = lab_panel.Panel(lambda s: lab.run(replace(s, epochs=100_000)))
             panel.start()
             [w.model_id for w in (panel.stop_button, panel.picture, panel.note)]

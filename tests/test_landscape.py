@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from psplib import entropy, landscape, psp
-from psplib.checks import PsplibError
-from psplib.data import Data, Split
-from psplib.landscape import Plane
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.training import Checkpoint, flat
+from psplib.analysis import entropy, landscape, psp
+from psplib.analysis.landscape import Plane
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.training.trainer import Checkpoint, flat
 
 ALPHAS, BETAS = [-0.5, 0.0, 0.4, 1.0], [0.0, 0.3]
 COUNTS = ["error", "first_order", "agreement"]

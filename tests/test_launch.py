@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jupyter_book.config import get_final_config
 
-from psplib import launch
+from psplib.book import binder as launch
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = ROOT / "book" / "figure_1.ipynb"

@@ -3,9 +3,10 @@
 from test_claims import ARMS, panel, papers_world
 from test_claims_minima import world
 
-from psplib import claims_figure_1, claims_minima, ledger, scales
-from psplib.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.tables import Figure1
+from psplib.experiments import scales
+from psplib.paper import claims_figure_1, claims_minima, ledger
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.tables import Figure1
 
 PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]
 

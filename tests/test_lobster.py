@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from psplib import lobster
-from psplib.checks import PsplibError
-from psplib.data import Data, Split
-from psplib.lobster import Lobster, Plateau, Result, Shrink, largest_threshold
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.training import Learner, Score, evaluate, flat, order
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.pruning import lobster
+from psplib.pruning.lobster import Lobster, Plateau, Result, Shrink, largest_threshold
+from psplib.training.trainer import Learner, Score, evaluate, flat, order
 
 CONFIG = Lobster(
     "lenet-300", "digits", 0,

@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psplib import magnitude, tickets
-from psplib.checks import PsplibError
-from psplib.data import Data
-from psplib.lobster import Lobster
-from psplib.magnitude import Magnitude, Result
-from psplib.masks import Mask
-from psplib.models import build, derive
-from psplib.tickets import Retraining
-from psplib.training import Learner, flat, order
+from psplib.core.errors import PsplibError
+from psplib.core.seeds import derive
+from psplib.nn.data import Data
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.pruning import magnitude
+from psplib.pruning import retraining as tickets
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude, Result
+from psplib.pruning.retraining import Retraining
+from psplib.training.trainer import Learner, flat, order
 
 # Trained hard enough for the best epoch not always to be the last, whose weights are ranked.
 CONFIG = Magnitude(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from psplib.checks import PsplibError
-from psplib.masks import Mask, magnitude, nest, pack, random_structure, unpack
-from psplib.models import build
+from psplib.core.errors import PsplibError
+from psplib.nn.masks import Mask, magnitude, nest, pack, random_structure, unpack
+from psplib.nn.models import build
 
 
 def net(*sizes: int) -> nn.Sequential:

@@ -10,14 +10,18 @@ import torch
 from conftest import synthetic
 from torch import nn
 
-from psplib import eigen, entropy, experiments, hessian, minima, psp, scales, tables, training
-from psplib.checks import PsplibError
-from psplib.data import Data
-from psplib.lobster import Lobster
-from psplib.masks import Mask
-from psplib.minima import Census, Curvature, Map, Profile, Solutions
-from psplib.runs import Store
-from psplib.tickets import Retraining
+from psplib.analysis import eigen, entropy, hessian, psp
+from psplib.core.errors import PsplibError
+from psplib.experiments import minima, scales
+from psplib.experiments import plan as experiments
+from psplib.experiments.minima import Census, Curvature, Map, Profile, Solutions
+from psplib.nn.data import Data
+from psplib.nn.masks import Mask
+from psplib.paper import tables
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs.store import Store
+from psplib.training import trainer as training
 
 REWOUND = Retraining(Lobster("lenet-5", "mnist", 0), 3, "rewound", (4, 7))
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from psplib import models
-from psplib.checks import PsplibError
-from psplib.models import Block, ResNet, build, derive
+from psplib.core.errors import PsplibError
+from psplib.core.seeds import derive
+from psplib.nn import models
+from psplib.nn.models import Block, ResNet, build
 
 # LeCun et al. (1998), Caffe's example, and He et al. (2016, table 6) with option A.
 PARAMETERS = {

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import training
-from psplib.checks import PsplibError
-from psplib.data import Data, Split
-from psplib.entropy import Agreement, FirstOrder, SecondOrder, Subsets
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.psp import Magnitude, Observation, Probe, Score, observe, watch
-from psplib.training import flat
+from psplib.analysis.entropy import Agreement, FirstOrder, SecondOrder, Subsets
+from psplib.analysis.psp import Magnitude, Observation, Probe, Score, observe, watch
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.training import trainer as training
+from psplib.training.trainer import flat
 
 
 def plain(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from psplib import recording, replicated
-from psplib.checks import PsplibError
-from psplib.data import Data, Split
-from psplib.lobster import Shrink
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.recording import fused, together
-from psplib.replicas import Replicas, choose_algorithms
-from psplib.replicated import ALGORITHMS, Conv2d, replicate
-from psplib.training import Learner, Sgd, crops, flat, order
+from psplib.core.errors import PsplibError
+from psplib.nn import batched as replicated
+from psplib.nn.batched import ALGORITHMS, Conv2d, replicate
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.pruning.lobster import Shrink
+from psplib.training import recording
+from psplib.training.recording import fused, together
+from psplib.training.replicas import Replicas, choose_algorithms
+from psplib.training.trainer import Learner, Sgd, crops, flat, order
 
 R, BATCH = 3, 4
 W = torch.zeros(3, 1)

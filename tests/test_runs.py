@@ -22,15 +22,18 @@ import pytest
 import torch
 from torch import nn
 
-from psplib import experiments, files, lobster, scales
-from psplib.checks import PsplibError
-from psplib.config import canonical, key, setting
-from psplib.data import Data
-from psplib.lobster import Lobster
-from psplib.models import build
-from psplib.runs import Artefact, Parts, Store, open_artefact
-from psplib.tickets import Retraining
-from psplib.training import Checkpoint, evaluate
+from psplib.core import files
+from psplib.core.config import canonical, key, setting
+from psplib.core.errors import PsplibError
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.nn.data import Data
+from psplib.nn.models import build
+from psplib.pruning import lobster
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs.store import Artefact, Parts, Store, open_artefact
+from psplib.training.trainer import Checkpoint, evaluate
 
 CPU = torch.device("cpu")
 CONFIG = Lobster("lenet-300", "digits", 0)
@@ -402,7 +405,8 @@ DRIVER = """
 import functools, sys
 from pathlib import Path
 import torch
-from psplib import experiments, runs, scales
+from psplib.runs import store as runs
+from psplib.experiments import plan as experiments, scales
 
 runs.Checkpoint = functools.partial(runs.Checkpoint, interval=0.0)
 store, panel = runs.Store(Path(sys.argv[1])), scales.figure_1a("smoke")

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from psplib import costs, deviations, runs, scales, tables
-from psplib.checks import PsplibError
-from psplib.config import key
-from psplib.experiments import Config
-from psplib.runs import Store
+from psplib.core.config import key
+from psplib.core.errors import PsplibError
+from psplib.experiments import costs, scales
+from psplib.experiments.plan import Config
+from psplib.paper import choices as deviations
+from psplib.paper import tables
+from psplib.runs import store as runs
+from psplib.runs.store import Store
 
 # Runs that were made, by arm and point.
 MADE_1B = {

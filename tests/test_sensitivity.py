@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from psplib import sensitivity
-from psplib.checks import PsplibError
-from psplib.data import Data
-from psplib.lobster import Lobster
-from psplib.models import build
-from psplib.sensitivity import Sensitivity
-from psplib.training import flat, order
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Data
+from psplib.nn.models import build
+from psplib.pruning import sensitivity
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.sensitivity import Sensitivity
+from psplib.training.trainer import flat, order
 
 CONFIG = Sensitivity(Lobster("lenet-300", "digits", 7, batch_size=20), 3)
 

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from psplib import experiments, runs, scales, sweep, verification
-from psplib.config import key
-from psplib.runs import Store
-from psplib.sensitivity import Sensitivity
-from psplib.tickets import Retraining
-from psplib.training import Checkpoint, OutOfTime
+from psplib.core.config import key
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales, sweep, verification
+from psplib.pruning.retraining import Retraining
+from psplib.pruning.sensitivity import Sensitivity
+from psplib.runs import store as runs
+from psplib.runs.store import Store
+from psplib.training.trainer import Checkpoint, OutOfTime
 
 CPU = torch.device("cpu")
 

@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import tickets, training
-from psplib.checks import PsplibError
-from psplib.config import key
-from psplib.data import Data, Split
-from psplib.lobster import Lobster
-from psplib.masks import Mask
-from psplib.models import build, derive
-from psplib.tickets import ARMS, Result, Retraining, initial
-from psplib.training import evaluate, flat, order
+from psplib.core.config import key
+from psplib.core.errors import PsplibError
+from psplib.core.seeds import derive
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.pruning import retraining as tickets
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import ARMS, Result, Retraining, initial
+from psplib.training import trainer as training
+from psplib.training.trainer import evaluate, flat, order
 
 CONFIG = Retraining(
     Lobster("lenet-300", "digits", 7),

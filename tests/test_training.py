@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from psplib import chain, training
-from psplib.checks import PsplibError
-from psplib.compact import SparseLinear
-from psplib.data import Data, Split, crop
-from psplib.masks import Mask
-from psplib.models import build
-from psplib.training import Checkpoint, Learner, Sgd, crops, evaluate, flat, order
+from psplib.core.errors import PsplibError
+from psplib.nn.compact import SparseLinear
+from psplib.nn.data import Data, Split, crop
+from psplib.nn.masks import Mask
+from psplib.nn.models import build
+from psplib.training import gradient as chain
+from psplib.training import trainer as training
+from psplib.training.trainer import Checkpoint, Learner, Sgd, crops, evaluate, flat, order
 
 
 def random_mask(model: nn.Module, density: float) -> Mask:

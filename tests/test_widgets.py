@@ -15,21 +15,15 @@ from PIL import Image
 from test_claims import ARMS, panel, papers_world
 from test_claims_minima import world
 
-from psplib import (
-    claims,
-    experiments,
-    figures_minima,
-    masks,
-    models,
-    scales,
-    slides,
-    tables,
-    widgets,
-)
-from psplib.data import Data
-from psplib.lobster import Lobster
-from psplib.runs import Store
-from psplib.tables import Figures2to4
+from psplib.book import widgets
+from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.nn import masks, models
+from psplib.nn.data import Data
+from psplib.paper import claims, figures_minima, slides, tables
+from psplib.paper.tables import Figures2to4
+from psplib.pruning.lobster import Lobster
+from psplib.runs.store import Store
 
 GRADUAL = Lobster("lenet-300", "digits", 0)
 KEPT = [266_610, 80_000, 30_000, 8_000, 1_000]

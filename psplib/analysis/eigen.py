@@ -1,0 +1,365 @@
+"""Eigenvalues of a symmetric operator that is known by its products: the leading pairs, the whole
+spectrum, the trace, the spectral density.
+
+Nothing here knows of networks: an operator has a `size`, a `device` and `@` for vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from psplib.core.errors import PsplibError, whole_number
+from psplib.core.seeds import derive
+
+# A matrix of this size takes 3.2 GB, and as much again for its eigenvectors.
+LARGEST_EXACT = 20_000
+
+
+class Operator(Protocol):
+    """A symmetric matrix known by its products."""
+
+    @property
+    def size(self) -> int:
+        """The dimension D."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product with a vector (D,), in the vector's own dtype."""
+
+
+@runtime_checkable
+class Explicit(Protocol):
+    """An operator that can write its matrix out."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+
+    def matrix(self) -> Tensor:
+        """All of it, (D, D)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """The k leading eigenpairs of an operator of dimension D.
+
+    `values` (k,) float64, `vectors` (k, D) float64 of length 1 in the operator's coordinates (see
+    `Hessian.expand`), `residuals` (k,) = ‖Hv − λv‖; `products`: how many Hessian-vector products
+    they took; `converged`: whether every residual is within the tolerance.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+    converged: bool
+
+    @property
+    def size(self) -> int:
+        """The dimension D."""
+        return self.vectors.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """All eigenvalues (D,) float64, descending, and the eigenvectors (D, D), one a row."""
+
+    values: Tensor
+    vectors: Tensor
+    matrix: Tensor
+
+    def leading(self, k: int = 5) -> Eigenpairs:
+        """The k largest."""
+        _check_k(k, len(self.values))
+        values, vectors = self.values[:k], self.vectors[:k]
+        residuals = (vectors @ self.matrix - values[:, None] * vectors).norm(dim=1)
+        return Eigenpairs(values.cpu(), vectors, residuals.cpu(), len(self.values), True)
+
+    @property
+    def trace(self) -> float:
+        """The sum of the eigenvalues."""
+        return float(self.values.sum())
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An estimate of the trace, its standard error, and the products it took."""
+
+    value: float
+    error: float
+    products: int
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """The spectral density as quadratures: per run, `nodes` and `weights` (runs, steps) float64,
+    the weights of a run summing to 1. The D eigenvalues count equally."""
+
+    nodes: Tensor
+    weights: Tensor
+    products: int
+
+    def at(self, grid: Tensor, width: float) -> Tensor:
+        """The mean density (points,) on a grid (points,), each node a Gaussian of that standard
+        deviation."""
+        if not width > 0:
+            raise PsplibError(f"The width of a spectral density must be positive; got {width}.")
+        grid = grid.to(self.nodes)
+        bumps = torch.exp(-0.5 * ((grid[:, None, None] - self.nodes) / width) ** 2)
+        return (bumps * self.weights).sum(2).mean(1) / (width * math.sqrt(2 * math.pi))
+
+    def moment(self, order: int) -> float:
+        """The mean of λ^order over the spectrum."""
+        return float((self.weights * self.nodes**order).sum(1).mean())
+
+
+def exact(operator: Operator) -> Spectrum:
+    """The whole spectrum, from the whole matrix in float64.
+
+    Make the operator with `dtype=torch.float64`. Raises `PsplibError` where the matrix is too
+    large, or the operator computes in less.
+    """
+    check_exact(operator.size)
+    if isinstance(operator, Explicit):
+        if operator.dtype != torch.float64:
+            raise PsplibError(
+                f"An exact spectrum needs an operator in float64; this one computes in "
+                f"{str(operator.dtype).removeprefix('torch.')}: pass dtype=torch.float64."
+            )
+        matrix = operator.matrix()
+    else:
+        eye = torch.eye(operator.size, dtype=torch.float64, device=operator.device)
+        matrix = torch.stack([operator @ unit for unit in eye])
+    check_finite("The Hessian", matrix)
+    matrix = (matrix + matrix.T) / 2
+    values, vectors = torch.linalg.eigh(matrix)
+    return Spectrum(values.flip(0), vectors.T.flip(0), matrix)
+
+
+def leading(
+    operator: Operator,
+    k: int = 5,
+    tolerance: float = 1e-3,
+    *,
+    seed: int = 0,
+    start: Tensor | None = None,
+    most: int = 500,
+) -> Eigenpairs:
+    """The k algebraically largest eigenpairs, to residuals ‖Hv − λv‖ of at most `tolerance·|λ₁|`.
+
+    Lanczos with full reorthogonalisation, in float64 whatever the products are computed in, from
+    `start` (D,) (say, the sum of a neighbour's eigenvectors) or a random vector. The recurrence
+    only tells when to look: the residuals that decide, and are given, come from the products
+    themselves, which are kept (2·D·8 bytes a step). Stops at `most` products in any case, and says
+    so in `converged`. As any Krylov method it sees an eigenvalue that occurs twice only once.
+    """
+    size = operator.size
+    _check_k(k, size)
+    whole_number("most", most, k)
+    if not 0 < tolerance < 1:
+        raise PsplibError(f"tolerance must lie between 0 and 1; got {tolerance}.")
+    generator = _generator("lanczos", seed)
+    if start is None:
+        start = _random(operator, generator)
+    elif start.shape != (size,) or not bool(start.isfinite().all()) or not bool(start.any()):
+        raise PsplibError(
+            f"start must be finite, not zero, and of shape ({size},); got {tuple(start.shape)}."
+        )
+    capacity = min(most, size)
+    basis = torch.empty(min(capacity, 32), size, dtype=torch.float64, device=operator.device)
+    images = torch.empty_like(basis)
+    small = torch.zeros(capacity, capacity, dtype=torch.float64)
+    q = start.to(basis)
+    q, used = q / q.norm(), 0
+    while True:
+        if used == len(basis):
+            more = min(capacity, 2 * used) - used
+            basis, images = (torch.cat([t, torch.empty_like(t[:more])]) for t in (basis, images))
+        basis[used], images[used] = q, _apply(operator, q)
+        image, used = images[used], used + 1
+        rest, along = _orthogonal(image, basis[:used])
+        small[used - 1, :used] = small[:used, used - 1] = along.cpu()
+        found, mixtures = torch.linalg.eigh(small[:used, :used])
+        values, mixtures = found.flip(0)[:k], mixtures.flip(1)[:, :k].T
+        length, bound = float(rest.norm()), tolerance * float(values[0].abs())
+        seems = used >= k and bool((length * mixtures[:, -1].abs() <= bound).all())
+        if seems or used == capacity:
+            mixtures = mixtures.to(basis.device)
+            vectors = mixtures @ basis[:used]
+            vectors /= vectors.norm(dim=1, keepdim=True)
+            scaled = values.to(basis.device)[:, None] * vectors
+            residuals = (mixtures @ images[:used] - scaled).norm(dim=1).cpu()
+            converged = used >= k and bool((residuals <= bound).all())
+            if converged or used == capacity:
+                return Eigenpairs(values.clone(), vectors, residuals, used, converged)
+        while length <= 1e-10 * float(image.norm()):  # an invariant subspace: go on elsewhere
+            image = _random(operator, generator)
+            rest, _ = _orthogonal(image, basis[:used])
+            length = float(rest.norm())
+        q = rest / length
+
+
+def legacy(operator: Operator, k: int = 5, *, steps: int = 20, seed: int = 0) -> Eigenpairs:
+    """What the paper's tool computed: power iteration with deflation.
+
+    pytorch-hessian-eigenthings of October 2018 (`power_iter.py`): at most 20 steps a pair, fewer
+    once the estimate changes by less than 1e-4 of itself; each pair begins with the eigenvector of
+    the last, the first with uniform numbers; the value belongs to the vector one step before. Its
+    pairs are the largest in magnitude, and not converged as a rule: `converged` asks for residuals
+    of `1e-3·|λ₁|`. The residuals cost one product more for each pair.
+    """
+    _check_k(k, operator.size)
+    whole_number("steps", steps, 1)
+    vector = torch.rand(operator.size, generator=_generator("legacy", seed), dtype=torch.float64)
+    vector = vector.to(operator.device)
+    values: list[float] = []
+    vectors: list[Tensor] = []
+    residuals, products = [], 0
+    for _ in range(k):
+        value, before = 0.0, 0.0
+        for _ in range(steps):
+            image = _apply(operator, vector)
+            products += 1
+            for found, along in zip(values, vectors, strict=True):
+                image -= found * (along @ vector) * along
+            value = float(vector @ image)
+            length = image.norm()
+            if not length > 0:  # the vector was an eigenvector of what is already deflated
+                break
+            vector = image / length
+            if value and abs((value - before) / value) < 1e-4:
+                break
+            before = value
+        values.append(value)
+        vectors.append(vector)
+        residuals.append(float((_apply(operator, vector) - value * vector).norm()))
+        products += 1
+    return Eigenpairs(
+        torch.tensor(values, dtype=torch.float64),
+        torch.stack(vectors),
+        torch.tensor(residuals, dtype=torch.float64),
+        products,
+        max(residuals) <= 1e-3 * abs(values[0]),
+    )
+
+
+def trace(operator: Operator, samples: int = 10, *, seed: int = 0) -> Trace:
+    """The trace by Hutch++ (Meyer et al., 2021), in 3·`samples` products.
+
+    The part inside the range of H times `samples` random vectors is exact; the rest is Hutchinson's
+    mean over `samples` vectors of signs, whose standard error is given.
+    """
+    whole_number("samples", samples, 2)
+    generator = _generator("trace", seed)
+    sketch = min(samples, operator.size)
+    seen = torch.stack([_apply(operator, _signs(operator, generator)) for _ in range(sketch)])
+    basis = torch.linalg.qr(seen.T).Q.T
+    inside = sum(float(q @ _apply(operator, q)) for q in basis)
+    rest = []
+    for _ in range(samples):
+        z = _signs(operator, generator)
+        z -= basis.T @ (basis @ z)
+        rest.append(float(z @ _apply(operator, z)))
+    spread = torch.tensor(rest, dtype=torch.float64)
+    error = float(spread.std()) / math.sqrt(samples)
+    return Trace(inside + float(spread.mean()), error, 2 * sketch + samples)
+
+
+def density(operator: Operator, runs: int = 4, steps: int = 60, *, seed: int = 0) -> Density:
+    """The spectral density by stochastic Lanczos quadrature (Ubaru et al., 2017).
+
+    Each run is `steps` of Lanczos, fully reorthogonalised, from a vector of random signs: Gauss
+    quadrature of the spectrum as that vector sees it.
+    """
+    whole_number("runs", runs, 1)
+    whole_number("steps", steps, 1)
+    generator = _generator("density", seed)
+    steps = min(steps, operator.size)
+    nodes = torch.zeros(runs, steps, dtype=torch.float64)
+    weights = torch.zeros_like(nodes)
+    products = 0
+    for run in range(runs):
+        diagonal, off = _lanczos(operator, _signs(operator, generator), steps)
+        done = len(diagonal)
+        small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        if done > 1:
+            beside = torch.diag(torch.tensor(off[: done - 1], dtype=torch.float64), 1)
+            small += beside + beside.T
+        found, mixtures = torch.linalg.eigh(small)
+        nodes[run, :done], weights[run, :done] = found, mixtures[0].square()
+        products += done
+    return Density(nodes, weights, products)
+
+
+def _lanczos(operator: Operator, vector: Tensor, steps: int) -> tuple[list[float], list[float]]:
+    """The diagonal and the off-diagonal of the tridiagonal matrix; shorter where the Krylov space
+    is exhausted."""
+    basis = torch.empty(steps, operator.size, dtype=torch.float64, device=operator.device)
+    diagonal: list[float] = []
+    off: list[float] = []
+    q: Tensor | None = vector / vector.norm()
+    while q is not None and len(diagonal) < steps:
+        done = len(diagonal)
+        basis[done] = q
+        image = _apply(operator, q)
+        diagonal.append(float(q @ image))
+        rest, _ = _orthogonal(image, basis[: done + 1])
+        length = float(rest.norm())
+        off.append(length)
+        q = rest / length if length > 1e-10 * float(image.norm()) else None
+    return diagonal, off
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a vector (D,) orthogonal to the rows of `basis` (m, D), and its coefficients (m,)
+    along them. Twice is enough (Giraud et al., 2005)."""
+    along = basis @ vector
+    rest = vector - basis.T @ along
+    return rest - basis.T @ (basis @ rest), along
+
+
+def _apply(operator: Operator, vector: Tensor) -> Tensor:
+    image = operator @ vector
+    check_finite("A Hessian-vector product", image)
+    return image
+
+
+def _generator(stream: str, seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive("hessian", stream, seed))
+
+
+def _random(operator: Operator, generator: torch.Generator) -> Tensor:
+    vector = torch.randn(operator.size, generator=generator, dtype=torch.float64)
+    return vector.to(operator.device)
+
+
+def _signs(operator: Operator, generator: torch.Generator) -> Tensor:
+    bits = torch.randint(2, (operator.size,), generator=generator)
+    return (2.0 * bits - 1).double().to(operator.device)
+
+
+def _check_k(k: int, size: int) -> None:
+    whole_number("k", k, 1)
+    if k > size:
+        raise PsplibError(f"k must be at most {size}, the dimension of the Hessian; got {k}.")
+
+
+def check_exact(size: int) -> None:
+    if size > LARGEST_EXACT:
+        raise PsplibError(
+            f"An exact spectrum is for at most {LARGEST_EXACT} coordinates; this Hessian has "
+            f"{size}: use leading, trace or density."
+        )
+
+
+def check_finite(what: str, values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise PsplibError(f"{what} must be finite; got NaN or infinity.")

@@ -1,0 +1,393 @@
+"""The plane through two solutions, and what probes see over a grid of it (Fig. 2a, 3 and 4)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from psplib.analysis import entropy, psp
+from psplib.analysis.psp import Probe, Watch
+from psplib.core import errors as checks
+from psplib.core import files
+from psplib.core.errors import PsplibError
+from psplib.core.seeds import derive
+from psplib.nn.data import Split
+from psplib.nn.masks import Mask
+from psplib.training.trainer import Checkpoint, channels_last, flat
+
+SUBSPACES = ("surviving", "all")
+LAYERS = nn.Conv2d | nn.Linear
+# On a CPU as `psp.observe` does it; a GPU wants more work at once.
+BATCH = {"cpu": psp.BATCH, "cuda": 2000}
+
+Probes = Mapping[str, Callable[[], Probe]]
+Summary = Callable[[str, Any], dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The points `origin + alpha (end - origin) + beta second` of weight space: vectors (P,)
+    float64 on the CPU, zero wherever `mask` prunes."""
+
+    origin: Tensor
+    end: Tensor
+    second: Tensor
+    mask: Mask
+
+    @property
+    def first(self) -> Tensor:
+        """The direction of alpha (P,)."""
+        return self.end - self.origin
+
+    def at(self, alpha: float, beta: float) -> Tensor:
+        """The weights (P,) float64 of a point; `origin` at (0, 0) and `end` at (1, 0) to the bit.
+
+        >>> one, two = torch.tensor([0.1, 0.0, 0.5]), torch.tensor([0.3, 0.0, 0.7])
+        >>> through = plane(one, two, Mask(one != 0, (("weight", (3,)),)), seed=0)
+        >>> torch.equal(through.at(1, 0).float(), two)
+        True
+        """
+        there = torch.lerp(self.origin, self.end, float(alpha))
+        return there + beta * self.second if beta else there
+
+    def coordinates(self, weights: Tensor) -> tuple[float, float]:
+        """(alpha, beta) of the point of the plane that is nearest to `weights` (P,)."""
+        axes = torch.stack([self.first, self.second])
+        away = weights.detach().cpu().double() - self.origin
+        alpha, beta = torch.linalg.solve(axes @ axes.T, axes @ away).tolist()
+        return alpha, beta
+
+
+def plane(
+    gradual: Tensor, one_shot: Tensor, mask: Mask, seed: int, subspace: str = "surviving"
+) -> Plane:
+    """The plane through two networks (P,) that share a mask: G at (0, 0), 1-S at (1, 0).
+
+    Its second axis is a random direction, orthogonal to 1-S − G and as long, in the `surviving`
+    coordinates or in `all` of them: then points with beta ≠ 0 are dense networks. `PsplibError` if
+    the weights are not finite, differ in size from the mask, are not zero where it prunes, or span
+    no plane.
+    """
+    checks.one_of("subspace", subspace, SUBSPACES)
+    origin, end = _point("gradual", gradual, mask), _point("one-shot", one_shot, mask)
+    within = mask if subspace == "surviving" else mask.with_flat(torch.ones_like(mask.flat))
+    first = end - origin
+    length = first.norm()
+    if not length:
+        raise PsplibError("The gradual and the one-shot weights are equal: they span no plane.")
+    unit = first / length
+    second = _noise(within.flat, "plane", seed)
+    drawn = second.norm()
+    # What the first projection leaves over by rounding, the second takes.
+    for _ in range(2):
+        second = (second - (second @ unit) * unit) * within.flat
+    if float(second.norm()) <= 1e-9 * float(drawn):
+        raise PsplibError(
+            f"A second axis needs at least 2 coordinates; the mask keeps {within.kept}."
+        )
+    return Plane(origin, end, second * (length / second.norm()), within)
+
+
+def random_plane(model: nn.Module, seed: int, mask: Mask | None = None) -> Plane:
+    """A plane of two random directions, filter-normalised, through the model's weights at (0, 0).
+
+    Each filter, or row of a linear layer, of a direction is as long as the model's own; biases and
+    normalisation stay as they are (Li et al., 2018, section 4). The directions are not made
+    orthogonal. Under a `mask` they lie in its surviving coordinates. `PsplibError` if the weights
+    are not finite, or not zero where the mask prunes.
+    """
+    mask = Mask.dense(model) if mask is None else mask
+    center = _point("model's", flat(model), mask)
+    directions = []
+    for axis in ("first", "second"):
+        direction = _noise(mask.flat, f"{axis} random direction", seed)
+        for (_, d), (_, w) in zip(mask.split(direction), mask.split(center), strict=True):
+            if d.ndim < 2:
+                d.zero_()
+                continue
+            lengths = [t.flatten(1).norm(dim=1) for t in (w, d)]
+            ratio = torch.where(lengths[1] > 0, lengths[0] / lengths[1], 0.0)
+            d.mul_(ratio.view(-1, *[1] * (d.ndim - 1)))
+        directions.append(direction)
+    return Plane(center, center + directions[0], directions[1], mask)
+
+
+def _point(name: str, weights: Tensor, mask: Mask) -> Tensor:
+    """Weights (P,) that suit a mask, as float64 on the CPU."""
+    weights = weights.detach().cpu().double()
+    if weights.shape != mask.flat.shape:
+        raise PsplibError(
+            f"The {name} weights must be of shape ({len(mask.flat)},), as the mask is; "
+            f"got {tuple(weights.shape)}."
+        )
+    if not bool(weights.isfinite().all()):
+        raise PsplibError(f"The {name} weights are not finite.")
+    if outside := int(weights[~mask.flat].count_nonzero()):
+        raise PsplibError(
+            f"The {name} weights must be zero where the mask prunes; {outside} are not."
+        )
+    return weights
+
+
+def _noise(within: Tensor, name: str, seed: int) -> Tensor:
+    """Standard normal numbers (P,) in the coordinates `within` (P,) bool, zero elsewhere."""
+    generator = torch.Generator().manual_seed(derive(name, seed))
+    noise = torch.zeros(len(within), dtype=torch.float64)
+    count = int(within.sum())
+    noise[within] = torch.randn(count, generator=generator, dtype=torch.float64)
+    return noise
+
+
+PROBES: Probes = {
+    "score": psp.Score,
+    "magnitude": psp.Magnitude,
+    "first_order": entropy.FirstOrder,
+    "agreement": entropy.Agreement,
+}
+
+
+def summary(name: str, probe: Any) -> dict[str, float]:
+    """The columns that a probe becomes: loss (nats) and error (share) of a score; else the average
+    over the layers under the probe's name and each layer's value under `name.layer`; of pairs
+    their three entropies under their own names. Entropies are in bits."""
+    if isinstance(probe, psp.Score):
+        return {"loss": probe.loss, "error": probe.error}
+    found: dict[str, Any] = {name: probe}
+    if isinstance(probe, entropy.SecondOrder):
+        found = dict(probe.entropies())
+    elif isinstance(probe, entropy.FirstOrder | entropy.Agreement):
+        found = {name: probe.entropy()}
+    columns = {}
+    for what, values in found.items():
+        columns[what] = values.mean
+        columns |= {f"{what}.{layer}": v for layer, v in values.by_layer.items()}
+    return columns
+
+
+def sweep(
+    model: nn.Module,
+    plane: Plane,
+    split: Split,
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    probes: Probes = PROBES,
+    checkpoint: Checkpoint | None = None,
+    jobs: int | None = None,
+    batch: int | None = None,
+    summary: Summary = summary,
+) -> pd.DataFrame:
+    """Observe a split at every point of a grid: a table with `alpha`, `beta` and the columns that
+    `summary` makes of each probe; alpha runs fastest.
+
+    The model gives the architecture; BatchNorm statistics are those of the split at each point
+    (see `recompute_`). Rows (constant beta) are the unit of resumption and of parallel work: each
+    is computed by one of `jobs` threads (as many as PyTorch may use; one on a GPU) in the same way,
+    so that the table depends neither on their number nor on interruptions. `PsplibError` if the
+    plane or the checkpoint belongs to something else, or potentials are not finite.
+    """
+    device = split.x.device
+    weights = flat(model)
+    if weights.shape != plane.origin.shape:
+        raise PsplibError(
+            f"The plane is of networks with {len(plane.origin)} parameters; "
+            f"the model has {len(weights)}."
+        )
+    for name, values in (("alphas", alphas), ("betas", betas)):
+        if not len(values) or not all(math.isfinite(v) for v in values):
+            raise PsplibError(f"{name} must be at least one finite number; got {list(values)}.")
+    if not len(split):
+        raise PsplibError("A landscape is of data; the split has no samples.")
+    checkpoint = checkpoint or Checkpoint()
+    jobs = (torch.get_num_threads() if device.type == "cpu" else 1) if jobs is None else jobs
+    checks.whole_number("jobs", jobs, 1)
+    batch = BATCH[device.type] if batch is None else batch
+    checks.whole_number("batch", batch, 1)
+    alphas, betas = [float(a) for a in alphas], [float(b) for b in betas]
+    done = _Rows(
+        checkpoint, _digest(plane, split, probes, alphas=alphas, betas=betas, batch=[batch])
+    )
+
+    def row(index: int) -> tuple[int, list[dict[str, float]]]:
+        return index, [
+            {k: v for name, probe in point.items() for k, v in summary(name, probe).items()}
+            for point in _row(model, plane, split, alphas, betas[index], probes, batch)
+        ]
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        missing = [i for i in range(len(betas)) if i not in done.rows]
+        for future in as_completed([pool.submit(row, i) for i in missing]):
+            index, points = future.result()
+            done.add(index, pd.DataFrame(points))
+            checkpoint.report(len(done.rows), len(betas), f"beta {betas[index]:+.3g}")
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+    table = pd.DataFrame(torch.cat([done.rows[i] for i in range(len(betas))]), columns=done.columns)
+    table.insert(0, "alpha", alphas * len(betas))
+    table.insert(1, "beta", [b for b in betas for _ in alphas])
+    return table
+
+
+class _Rows:
+    """The finished rows of a map (alphas, columns) float64, kept in a checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, digest: str) -> None:
+        self.checkpoint, self.digest = checkpoint, digest
+        self.rows: dict[int, Tensor] = {}
+        self.columns: list[str] = []
+        if (saved := checkpoint.load()) is not None:
+            tensors, state = saved
+            if not isinstance(state, dict) or state.get("map") != digest:
+                raise PsplibError(
+                    f"{checkpoint.path} is of another map; remove it or use another folder."
+                )
+            self.rows, self.columns = {int(i): t for i, t in tensors.items()}, state["columns"]
+
+    def add(self, index: int, row: pd.DataFrame) -> None:
+        self.columns = list(row.columns)
+        self.rows[index] = torch.tensor(row.to_numpy(dtype="float64"))
+        if self.checkpoint.due:
+            rows = {str(i): row for i, row in self.rows.items()}
+            self.checkpoint.save(rows, {"map": self.digest, "columns": self.columns})
+
+
+def _digest(plane: Plane, split: Split, probes: Probes, **numbers: list[float]) -> str:
+    """What a map depends on."""
+    return files.digest(
+        {name: getattr(plane, name) for name in ("origin", "end", "second")}
+        | {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
+        | {"images": split.x, "labels": split.y, f"probes {' '.join(probes)}": torch.empty(0)}
+    )
+
+
+def _row(
+    model: nn.Module,
+    plane: Plane,
+    split: Split,
+    alphas: list[float],
+    beta: float,
+    probes: Probes,
+    batch: int,
+) -> list[dict[str, Probe]]:
+    """The probes of each point of a row; batches outside, points inside: what the points share, the
+    images and the first layer's potentials, is at hand."""
+    found = [{name: make() for name, make in probes.items()} for _ in alphas]
+    with psp.watch(model, plane.mask) as watched, torch.no_grad():
+        x = watched.form.read(channels_last(split.x))
+        tensors = [*watched.model.parameters(), *watched.model.buffers()]
+
+        def state(alpha: float) -> list[Tensor]:
+            watched.load_(plane.at(alpha, beta).to(x.device, x.dtype))
+            recompute_(watched.model, x)
+            return [t.clone() for t in tensors]
+
+        def move(point: list[Tensor]) -> None:
+            for tensor, value in zip(tensors, point, strict=True):
+                tensor.data = value
+
+        points, ends = [state(alpha) for alpha in alphas], [state(0.0), state(1.0)]
+        first = _take_first(watched, x[:1])
+        for images, y in zip(x.split(batch), split.y.split(batch), strict=True):
+            if first is not None:
+                for end, point in enumerate(ends):
+                    move(point)
+                    first.measure(end, images)
+            for alpha, point, of_point in zip(alphas, points, found, strict=True):
+                move(point)
+                if first is not None:
+                    first.go(alpha)
+                seen = watched.see(images, y)
+                try:
+                    psp.check(seen)
+                except PsplibError as error:
+                    where = f"At alpha {alpha:g}, beta {beta:g}"
+                    raise PsplibError(f"{where}: {error}") from None
+                for probe in of_point.values():
+                    probe.update(seen)
+    return found
+
+
+class _First(nn.Module):
+    """Stands where a network's first layer was and puts out potentials that are known already.
+
+    They are linear in the weights: a row's lie between those at alpha 0 and 1, and are those to
+    the bit there. Two convolutions a row instead of one a point.
+    """
+
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer, self.shape = layer, shape
+        self.ends, self.z = [torch.empty(0), torch.empty(0)], torch.empty(0)
+
+    def measure(self, end: int, images: Tensor) -> None:
+        """Take in the potentials of images under the layer's weights, those of alpha = `end`."""
+        # A view in the same shape may have other strides, and be multiplied in another order.
+        same = images.shape[1:] == self.shape
+        self.ends[end] = self.layer(images if same else images.reshape(-1, *self.shape))
+
+    def go(self, alpha: float) -> None:
+        """Put out the potentials at `alpha` from now on."""
+        if self.z.shape != self.ends[0].shape:
+            self.z = torch.empty_like(self.ends[0])
+        # New memory of this size for every point would cost a tenth of the time in page faults.
+        torch.lerp(self.ends[0], self.ends[1], alpha, out=self.z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z
+
+
+def _take_first(watched: Watch, x: Tensor) -> _First | None:
+    """Put a `_First` in the place of the layer that reads the images `x`, if there is one: nothing
+    else comes before it, and it is not used again."""
+    called: list[tuple[str, Tensor]] = []
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        called.append((name, inputs[0]))
+
+    layers = {n: m for n, m in watched.model.named_modules() if isinstance(m, LAYERS)}
+    hooks = [m.register_forward_pre_hook(functools.partial(note, n)) for n, m in layers.items()]
+    watched.see(x, x.new_zeros(1, dtype=torch.int64))
+    for hook in hooks:
+        hook.remove()
+    name, read = called[0] if called else ("", x[:0])
+    is_x = read.data_ptr() == x.data_ptr() and read.numel() == x.numel()
+    if not (is_x and torch.equal(read, x.reshape(read.shape))) or name in dict(called[1:]):
+        return None
+    first = _First(layers[name], read.shape[1:])
+    watched.model.set_submodule(name, first)
+    return first
+
+
+def recompute_(model: nn.Module, images: Tensor) -> None:
+    """Set the statistics of every BatchNorm2d, in evaluation mode, to the mean and the (biased)
+    variance of what it receives when all `images` (N, C, H, W) are one batch.
+
+    So they are exact and depend on no batch size; a ResNet needs about 0.2 MB of memory an image.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+
+    def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        for buffer, value in ((norm.running_mean, mean), (norm.running_var, variance)):
+            assert buffer is not None
+            buffer.copy_(value)
+
+    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,408 @@
+"""The configurations of every experiment at every scale, from first contact to the paper's size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.experiments.minima import Analysis, Census, Curvature, Map, Profile
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
+from psplib.pruning.retraining import Retraining
+
+SCALES = {
+    "smoke": "scikit-learn's digits, a minute or two: first contact and tests",
+    "quick": "the real data, 3 replicas: a laptop's CPU",
+    "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
+}
+PUBLISHED = "published"
+TITLES = {
+    "lenet-300": "LeNet-300",
+    "lenet-5": "LeNet-5",
+    "resnet-8": "ResNet-8",
+    "resnet-32": "ResNet-32",
+    "digits": "digits",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
+RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of Fig. 1: gradual pruning runs, and what is retrained from the first one's masks.
+
+    The masks of the later runs are not retrained from: they show how much LOBSTER itself varies.
+    """
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    lobsters: tuple[Lobster, ...]
+    dense: Retraining
+    retrained: Retraining
+    most_points: int
+
+    def retrainings(self, densities: list[float]) -> list[Retraining]:
+        """All arms along the first gradual run, the most telling arm first.
+
+        `densities` are those of its points, the dense one first. At most `most_points` are
+        retrained from: those nearest to equal steps of log density, the first pruned one and the
+        last always among them.
+        """
+        points = spread(densities[1:], self.most_points)
+        return [
+            dataclasses.replace(self.retrained, point=point + 1, arm=arm)
+            for arm in RETRAINED
+            for point in points
+        ]
+
+
+class Grid(NamedTuple):
+    """Steps from G to 1-S, and beyond each of them."""
+
+    steps: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
+    analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
+    first run; G and the rewound networks of every run have their census."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    lobsters: tuple[Lobster, ...]
+    retrained: Retraining
+    grids: dict[str, Grid]
+    samples: int
+
+    def arms(self, lobster: Lobster) -> tuple[str, ...]:
+        """What is retrained from the last mask of a gradual run."""
+        return ("rewound", "reinitialised") if lobster == self.lobsters[0] else ("rewound",)
+
+    def retraining(self, lobster: Lobster, points: int, arm: str) -> Retraining:
+        """An arm at the last of a gradual run's points."""
+        return dataclasses.replace(self.retrained, lobster=lobster, point=points - 1, arm=arm)
+
+    def census(self, retraining: Retraining) -> Census:
+        """The census of a retraining."""
+        return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def profile(self, retraining: Retraining) -> Profile:
+        """The single neurons of G and of a retraining's best network."""
+        return Profile(retraining, self.samples)
+
+    def analyses(self, rewound: Retraining) -> dict[str, Analysis]:
+        """What is made of G and 1-S, the most telling first; by a short name."""
+
+        def plane(grid: str, subspace: str, pairs: bool = False) -> Map:
+            return Map(rewound, subspace, *self.grids[grid], pairs, self.samples)
+
+        def line(grid: str, subspace: str, definition: str = "converged") -> Curvature:
+            return Curvature(rewound, subspace, definition, *self.grids[grid], self.samples)
+
+        return {
+            "map": plane("map", "surviving"),
+            "line": line("line", "surviving"),
+            "line, all": line("line, all", "all"),
+            "pairs": plane("pairs", "surviving", pairs=True),
+            "line, legacy": line("line, legacy", "surviving", "legacy"),
+            "line, all, legacy": line("line, legacy", "all", "legacy"),
+            "map, all": plane("map, all", "all"),
+        }
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """One network of "beyond the paper": LOBSTER's gradual runs, the same with weight decay only in
+    the place of its sensitivity term, and what is retrained at sparsities of the first run: its
+    own masks and those of magnitude pruning, all rewound to the same initial values."""
+
+    title: str
+    lobsters: tuple[Lobster, ...]
+    decays: tuple[Lobster, ...]
+    retrained: Retraining
+    replicas: tuple[int, ...]
+    most_points: int
+
+    def rewound(self, densities: list[float]) -> list[Retraining]:
+        """LOBSTER's masks, rewound; `densities` are those of the first run's points."""
+        return [dataclasses.replace(self.retrained, point=p) for p in self.points(densities)]
+
+    def magnitudes(self, densities: list[float]) -> list[Magnitude]:
+        """Magnitude pruning to the same sparsities: one-shot, iterative."""
+        shared = self.retrained
+        points = self.points(densities)
+        return [
+            Magnitude(
+                shared.lobster,
+                points,
+                iterative,
+                self.replicas,
+                shared.epochs,
+                shared.learning_rate,
+                shared.batch_size,
+            )
+            for iterative in (False, True)
+        ]
+
+    def points(self, densities: list[float]) -> tuple[int, ...]:
+        """The points of the first run that are retrained from, chosen as in Fig. 1."""
+        return tuple(p + 1 for p in spread(densities[1:], self.most_points))
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Comparisons that the paper lacks: is it the sensitivity term, and are LOBSTER's masks better
+    than those of magnitude pruning?"""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    networks: tuple[Rivals, ...]
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """LOBSTER's runs of all networks."""
+        return tuple(run for rivals in self.networks for run in rivals.lobsters)
+
+    @property
+    def retrained(self) -> Retraining:
+        """What the first network's masks are retrained by."""
+        return self.networks[0].retrained
+
+
+Experiment = Panel | Minima | Beyond
+
+
+def spread(densities: list[float], most: int) -> list[int]:
+    """Positions of at most `most` of the falling `densities`, in equal steps of their logarithm as
+    nearly as can be; the first and the last are always taken.
+
+    >>> spread([0.8, 0.4, 0.39, 0.2, 0.1], 4)
+    [0, 1, 3, 4]
+    """
+    if len(densities) <= most:
+        return list(range(len(densities)))
+    level = [math.log(d) for d in densities]
+    chosen = {0, len(level) - 1}
+    for step in range(1, most - 1):
+        target = level[0] + (level[-1] - level[0]) * step / (most - 1)
+        free = [i for i in range(len(level)) if i not in chosen]
+        chosen.add(min(free, key=lambda i: abs(level[i] - target)))
+    return sorted(chosen)
+
+
+class Size(NamedTuple):
+    """Gradual runs, replicas, epochs of retraining, and points that are retrained from at most."""
+
+    runs: int
+    replicas: int
+    epochs: int
+    points: int
+
+
+def figure_1a(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1a, LeNet-300 on MNIST, at a scale; `seed` shifts every seed of the panel."""
+    sizes = {"smoke": Size(1, 2, 10, 4), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
+    gradual: dict[str, Any] = {"data": "mnist"}
+    if scale == "smoke":
+        gradual = {
+            "data": "digits",
+            "shrinkage": 5e-3,
+            "tolerance": 0.2,
+            "patience": 3,
+            "target_sparsity": 0.9,
+            "max_epochs": 100,
+        }
+    return _panel("figure_1a", scale, seed, sizes, {"architecture": "lenet-300", **gradual})
+
+
+def figure_1b(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1b, LeNet-5 on MNIST: its gradual runs are those of Figs. 2 to 4."""
+    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(2, 10, 40, 8)}
+    return _panel("figure_1b", scale, seed, sizes, _lenet_5(scale))
+
+
+def figure_1c(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1c, LeNet-5 on Fashion-MNIST; at smoke scale, where there are digits only, the same runs
+    as Fig. 1b."""
+    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(3, 10, 40, 8)}
+    gradual = _lenet_5(scale)
+    if scale != "smoke":
+        gradual |= {"data": "fashion-mnist", "target_sparsity": 0.98}
+    return _panel("figure_1c", scale, seed, sizes, gradual)
+
+
+def figure_1d(scale: str, seed: int = 0) -> Panel:
+    """Fig. 1d, ResNet-32 on CIFAR-10; at quick scale on a part of it."""
+    sizes = {"smoke": Size(1, 2, 2, 2), "quick": Size(1, 3, 30, 2), "paper": Size(3, 10, 182, 8)}
+    he: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4, "batch_size": 128}
+    gradual: dict[str, Any] = {"architecture": "resnet-32", "data": "cifar10"}
+    gradual |= {"learning_rate": 0.01, "target_sparsity": 0.95, "max_epochs": 600}
+    if scale == "quick":
+        gradual |= {
+            "samples": 2_000,
+            "shrinkage": 1e-3,
+            "tolerance": 0.1,
+            "patience": 8,
+            "target_sparsity": 0.9,
+            "max_epochs": 200,
+        }
+    elif scale == "smoke":
+        gradual |= {
+            "architecture": "resnet-8",
+            "data": "digits",
+            "samples": 200,
+            "learning_rate": 0.1,
+            "shrinkage": 5e-3,
+            "tolerance": 0.2,
+            "patience": 2,
+            "target_sparsity": 0.5,
+            "max_epochs": 16,
+        }
+        he["batch_size"] = 20
+    retraining = {**he, "learning_rate": 0.1, "steps": (0.5, 0.75)}
+    return _panel("figure_1d", scale, seed, sizes, gradual | he, retraining)
+
+
+def _lenet_5(scale: str) -> dict[str, Any]:
+    """The gradual pruning of LeNet-5 on MNIST, to the highest compression of Fig. 1b."""
+    if scale != "smoke":
+        return {"architecture": "lenet-5", "data": "mnist", "target_sparsity": 0.9957}
+    return {
+        "architecture": "lenet-5",
+        "data": "digits",
+        "shrinkage": 2e-2,
+        "tolerance": 1.0,
+        "patience": 1,
+        "target_sparsity": 0.995,
+        "max_epochs": 60,
+    }
+
+
+def _panel(
+    name: str,
+    scale: str,
+    seed: int,
+    sizes: dict[str, Size],
+    gradual: dict[str, Any],
+    retraining: dict[str, Any] | None = None,
+) -> Panel:
+    one_of("scale", scale, SCALES)
+    whole_number("seed", seed)
+    runs, replicas, epochs, points = sizes[scale]
+    lobsters = _lobsters(gradual, seed, runs)
+    shared = {"replicas": _numbers(seed, replicas), "epochs": epochs, **(retraining or {})}
+    dense = Retraining(lobsters[0], 0, "dense", **shared)
+    rewound = Retraining(lobsters[0], 1, "rewound", **shared)
+    return Panel(name, scale, seed, _title(lobsters[0]), lobsters, dense, rewound, points)
+
+
+def _lobsters(gradual: dict[str, Any], seed: int, runs: int) -> tuple[Lobster, ...]:
+    return tuple(Lobster(seed=number, **gradual) for number in _numbers(seed, runs))
+
+
+def _numbers(seed: int, count: int) -> tuple[int, ...]:
+    """Numbers that no other `seed` has at the same count."""
+    return tuple(seed * count + i for i in range(count))
+
+
+def _title(gradual: Lobster) -> str:
+    return f"{TITLES[gradual.architecture]}, {TITLES[gradual.data]}"
+
+
+def minima(scale: str, seed: int = 0) -> Minima:
+    """Figs. 2 to 4, LeNet-5 on MNIST at the paper's highest compression."""
+    one_of("scale", scale, SCALES)
+    whole_number("seed", seed)
+    if scale == "smoke":
+        runs, replicas, epochs, samples = 1, 2, 6, 100
+        sizes = {"map": (4, 2), "pairs": (2, 0), "map, all": (2, 0)}
+        sizes |= {"line": (4, 1), "line, all": (1, 0), "line, legacy": (1, 0)}
+    else:
+        runs, replicas, epochs, samples = {
+            "quick": (1, 3, 20, 5_000),
+            "paper": (2, 10, 40, 10_000),
+        }[scale]
+        sizes = {"map": (26, 12), "pairs": (12, 6), "map, all": (12, 6)}
+        sizes |= {"line": (8, 2), "line, all": (4, 1), "line, legacy": (2, 0)}
+    lobsters = _lobsters(_lenet_5(scale), seed, runs)
+    template = Retraining(lobsters[0], 1, "rewound", _numbers(seed, replicas), epochs=epochs)
+    grids = {name: Grid(*size) for name, size in sizes.items()}
+    return Minima("minima", scale, seed, _title(lobsters[0]), lobsters, template, grids, samples)
+
+
+def beyond(scale: str, seed: int = 0) -> Beyond:
+    """Two comparisons that the paper lacks, on LeNet-300 and LeNet-5; gradual runs and rewound
+    networks are those of Figs. 1 to 4, where these have them."""
+    first, second = figure_1a(scale, seed), minima(scale, seed)
+    most, epochs, points = {"smoke": (2, 1, 2), "quick": (3, 20, 5), "paper": (3, 20, 5)}[scale]
+    numbers = tuple(seed * most + i for i in range(most))
+    # LeNet-5's way to 99.57 % takes hours: decay alone is followed as far as LeNet-300's is.
+    target = first.lobsters[0].target_sparsity
+    networks = (
+        Rivals(
+            first.title,
+            first.lobsters,
+            tuple(dataclasses.replace(run, sensitivity=False) for run in first.lobsters),
+            first.retrained,
+            first.retrained.replicas[:5],
+            first.most_points,
+        ),
+        Rivals(
+            second.title,
+            second.lobsters,
+            tuple(
+                dataclasses.replace(run, sensitivity=False, target_sparsity=target)
+                for run in second.lobsters
+            ),
+            dataclasses.replace(second.retrained, replicas=numbers, epochs=epochs),
+            numbers,
+            points,
+        ),
+    )
+    return Beyond("beyond", scale, seed, "Beyond the paper", networks)
+
+
+PANELS: dict[str, Callable[[str, int], Panel]] = {
+    "figure_1a": figure_1a,
+    "figure_1b": figure_1b,
+    "figure_1c": figure_1c,
+    "figure_1d": figure_1d,
+}
+# In the order of their worth: Figs. 2 to 4 share their gradual runs with Fig. 1b, whose retrained
+# networks cost more than all their analyses.
+EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
+    "figure_1a": figure_1a,
+    "minima": minima,
+    "figure_1b": figure_1b,
+    "figure_1c": figure_1c,
+    "figure_1d": figure_1d,
+    "beyond": beyond,
+}
+
+
+def panel(name: str, scale: str, seed: int = 0) -> Experiment:
+    """The configuration of an experiment."""
+    one_of("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name](scale, seed)
+
+
+def check(scale: str, seed: int) -> None:
+    """Refuse, before anything is computed, a scale or a seed that no figure can be made at."""
+    one_of("scale", scale, (PUBLISHED, *SCALES))
+    whole_number("seed", seed)
+    if scale == PUBLISHED and seed:
+        raise PsplibError(f"The published results have seed 0; got seed {seed}.")

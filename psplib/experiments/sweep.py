@@ -1,0 +1,149 @@
+"""A sweep: the runs that experiments lack, made in this process or by several side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from psplib.core.errors import PsplibError
+from psplib.experiments import costs
+from psplib.experiments import plan as experiments
+from psplib.experiments.plan import Config
+from psplib.experiments.scales import Experiment
+from psplib.runs.store import Store
+from psplib.training.trainer import OutOfTime
+
+ENGINES = ("local", "ray")
+
+
+def lacking(panels: Sequence[Experiment], store: Store) -> list[Config]:
+    """The runs that experiments lack, the most valuable first: what is first in each of them (see
+    `experiments.known`), then what is second in each, and so on.
+
+    So a short budget gives every figure its first verdict before any of them its last digit; and
+    the gradual runs, on which everything hangs, come before all that is made from them.
+    """
+    places = [enumerate(experiments.known(panel, store)) for panel in panels]
+    ranked = sorted((p for place in places for p in place), key=lambda ranked: ranked[0])
+    return list(dict.fromkeys(config for _, config in ranked if not store.has(config)))
+
+
+def run(
+    panels: Sequence[Experiment],
+    store: Store,
+    device: torch.device,
+    jobs: int = 1,
+    deadline: float | None = None,
+    quiet: bool = False,
+) -> bool:
+    """Make what experiments of one scale and seed lack, the most valuable first, and show how far
+    it is.
+
+    Returns whether they are complete: they are not when `deadline` (seconds since the epoch) came
+    first. What was begun goes on from its checkpoint next time.
+    """
+    if not lacking(panels, store):
+        return True
+    if jobs > 1:
+        return _side_by_side(panels, store, device, jobs, deadline)
+    try:
+        while missing := lacking(panels, store):
+            if not _make_one(missing, store, device, deadline, quiet):
+                # What is left is being made by other processes.
+                time.sleep(1)
+    except OutOfTime:
+        return False
+    return True
+
+
+def is_over(deadline: float | None) -> bool:
+    """Whether the deadline (seconds since the epoch) has come."""
+    return deadline is not None and time.time() >= deadline
+
+
+def _make_one(
+    missing: list[Config], store: Store, device: torch.device, deadline: float | None, quiet: bool
+) -> bool:
+    """Make the first of these batches that no other process has; false if there is none."""
+    for batch in experiments.batches(missing, device, store.begun()):
+        if is_over(deadline):
+            raise OutOfTime
+        with bar(quiet) as shown:
+
+            def report(done: float, total: float, note: str, shown: tqdm = shown) -> None:
+                show(shown, done / total, note)
+
+            if experiments.compute_batch(batch, store, device, report, False, deadline):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def bar(quiet: bool = False) -> Iterator[tqdm]:
+    """A line that shows a share of work, gone when the work is done."""
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, bar_format=layout, leave=False, disable=quiet) as shown:
+        yield shown
+
+
+def show(bar: tqdm, share: float, note: str) -> None:
+    """Move a bar on; it never goes back."""
+    bar.set_description_str(note, refresh=False)
+    bar.n = max(bar.n, min(1.0, share))
+    bar.update(0)
+
+
+def environment() -> dict[str, str]:
+    """What a worker process needs in its environment: this psplib, and one thread for each run."""
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def _side_by_side(
+    panels: Sequence[Experiment],
+    store: Store,
+    device: torch.device,
+    jobs: int,
+    deadline: float | None,
+) -> bool:
+    """Let `jobs` processes make the runs; show how far they are together."""
+    words = [sys.executable, "-m", "psplib", "reproduce", "--quiet", "--jobs", "1"]
+    words += ["--scale", panels[0].scale, "--seed", str(panels[0].seed), "--device", device.type]
+    for panel in panels:
+        words += ["--only", panel.name]
+    if deadline is not None:
+        words += ["--deadline", str(deadline)]
+    surroundings = os.environ | environment() | {"PSPLIB_RUNS": str(store.root.resolve())}
+    with contextlib.ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(jobs)]
+        workers = [subprocess.Popen(words, env=surroundings, stderr=file) for file in said]
+        try:
+            with bar() as shown:
+                while any(worker.poll() is None for worker in workers):
+                    show(shown, *costs.progress(panels, store))
+                    time.sleep(1)
+        except KeyboardInterrupt:
+            for worker in workers:
+                worker.wait()
+            raise
+        missing = lacking(panels, store)
+        for worker, file in zip(workers, said, strict=True):
+            if missing and worker.returncode:
+                file.seek(0)
+                last = (file.read().strip().splitlines() or ["nothing"])[-1]
+                raise PsplibError(
+                    last.removeprefix("psplib: ")
+                    if last.startswith("psplib: ")
+                    else f"A worker process ended with code {worker.returncode}; it said: {last}"
+                )
+    return not missing

@@ -1,0 +1,111 @@
+"""The ledger: every claim of the paper, section by section, with what the results say of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psplib.paper import claims, claims_figure_1, claims_minima, figures
+from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper.tables import Figure1, Figures2to4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verdict, the chapter that shows it, and the scale and seeds that it rests on."""
+
+    verdict: Verdict
+    chapter: str = ""
+    basis: str = ""
+
+
+def _untested(section: str, claim: str, why: str) -> Entry:
+    return Entry(Verdict(claim, section, why, NOT_RUN))
+
+
+# What no experiment here speaks of, in the order of the paper.
+UNTESTED = (
+    _untested(
+        "6",
+        "One-shot strategies reach moderate sparsity at a lower computational cost.",
+        "in the paper's own design the one-shot network takes its mask from the gradual one, so "
+        "that its cost contains the other's",
+    ),
+    _untested(
+        "6",
+        "The features of gradually pruned networks make them a good match for transfer learning.",
+        "the paper itself leaves it to future work",
+    ),
+)
+
+
+def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
+    """Every claim, ordered by section; what is derived from two verdicts comes after them."""
+    found = [
+        Entry(
+            replace(v, claim=f"{v.claim} ({figure.panel.title})"),
+            "figure_1",
+            figures.basis(figure.panel),
+        )
+        for figure in panels
+        for v in claims_figure_1.panel(figure)
+    ]
+    letters = [f"({f.panel.name[-1]}) {f.panel.scale}" for f in panels]
+    found += [Entry(v, "figure_1", ", ".join(letters)) for v in claims_figure_1.across(panels)]
+    second = claims_minima.figure_2(minima)
+    basis = figures.basis(minima.panel)
+    for chapter, verdicts in (
+        ("figure_2", [*second, _sharp_and_good(second)]),
+        ("figure_3", claims_minima.figure_3(minima)),
+        ("figure_4", claims_minima.figure_4(minima)),
+    ):
+        found += [Entry(v, chapter, basis) for v in verdicts]
+    return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
+
+
+def _sharp_and_good(verdicts: Sequence[Verdict]) -> Verdict:
+    better, narrow = verdicts[1], verdicts[3]
+    both = [better.verdict, narrow.verdict]
+    together = NOT_RUN if NOT_RUN in both else claims.everywhere(both)
+    return Verdict(
+        "Not all narrow minima generalise worse than wide ones.",
+        "5.2",
+        "both hold: G generalises better, and its minimum is narrower (surviving coordinates)",
+        together if together in (HOLDS, NOT_RUN) else UNDECIDED,
+    )
+
+
+def count(found: Sequence[Entry]) -> str:
+    """How many claims have each verdict, in a sentence (Markdown)."""
+    numbers = {v: sum(e.verdict.verdict == v for e in found) for v in VERDICTS}
+    parts = [f"{n} *{verdict}*" for verdict, n in numbers.items() if n]
+    return f"Of {len(found)} claims {', '.join(parts)}."
+
+
+VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
+
+
+def table(found: Sequence[Entry]) -> Any:
+    """The ledger as an HTML table, a link to the chapter in each row."""
+    from IPython.display import HTML
+
+    rows = []
+    for entry in found:
+        v = entry.verdict
+        claim = html.escape(v.claim)
+        if entry.chapter:
+            claim = f'<a href="{entry.chapter}.html">{claim}</a>'
+        cells = (
+            html.escape(v.section),
+            claim,
+            figures.verdict_label(v.verdict),
+            html.escape(figures.effect(v)),
+            str(v.n or "–"),
+            html.escape(entry.basis) if v.verdict != NOT_RUN else "–",
+            html.escape(v.test),
+        )
+        rows.append(cells)
+    names = ("section", "claim", "verdict", "effect and 95 % interval", "n", "basis", "test")
+    return HTML(figures.cards(names, rows))

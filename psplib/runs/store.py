@@ -1,0 +1,359 @@
+"""The run store: configuration -> key -> artefact; atomic, resumable, with provenance.
+
+`<root>/<experiment>/<key>/` holds `config.json`, `provenance.json`, tables (CSV) and tensors
+(safetensors); the experiment is the configuration's type, the key the hash of its canonical JSON.
+Work in progress lives under `<root>/.work/` and is renamed into place when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import torch
+from torch import Tensor
+
+from psplib import __version__
+from psplib.core import files
+from psplib.core.errors import PsplibError
+from psplib.core.config import canonical, key
+from psplib.nn.data import Data
+from psplib.training.trainer import Checkpoint, Report
+
+Parts = dict[str, "pd.DataFrame | dict[str, Tensor]"]
+
+# Names a file to which every run that is asked for is added, so that who executes a chapter knows
+# which runs it shows.
+ASKED = "PSPLIB_ASKED"
+
+
+# Newer pandas reads floats to the bit by default, and warns of the option.
+_EXACT: dict[str, Any] = (
+    {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
+)
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished run, its digests checked when it was opened."""
+
+    folder: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table `<name>.csv`; floats come back to the bit."""
+        return pd.read_csv(self.folder / f"{name}.csv", **_EXACT)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `<name>.safetensors`."""
+        return files.read_tensors(self.folder / f"{name}.safetensors")[0]
+
+
+def open_artefact(folder: Path) -> Artefact:
+    """Open a run folder; `PsplibError`, by name, unless every file is what its run wrote."""
+    try:
+        text = (folder / "config.json").read_bytes()
+        config = json.loads(text)
+        provenance = json.loads((folder / "provenance.json").read_bytes())
+        digests = provenance["files"]
+        present = {p.name for p in folder.iterdir()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PsplibError(
+            f"{folder} is not a whole run ({type(error).__name__}: {error}); remove the folder."
+        ) from None
+    if hashlib.sha256(text).hexdigest()[:16] != folder.name:
+        raise PsplibError(
+            f"{folder} does not belong to its configuration (config.json hashes to another key); "
+            "remove the folder."
+        )
+    if foreign := present - {"config.json", "provenance.json", *digests}:
+        raise PsplibError(
+            f"{folder} holds {', '.join(sorted(foreign))}, which its run did not write; "
+            "move that away."
+        )
+    for name, digest in digests.items():
+        if name not in present or files.sha256(folder / name) != digest:
+            state = "is missing" if name not in present else "is not what its run wrote (SHA-256)"
+            raise PsplibError(f"{folder / name} {state}; remove the folder {folder.name}.")
+    return Artefact(folder, config, provenance)
+
+
+@dataclass(frozen=True)
+class Store:
+    """All runs under one root folder."""
+
+    root: Path
+
+    def folder(self, config: Any) -> Path:
+        """Where the run of `config` is or will be."""
+        return _asked(self.root / type(config).__name__.lower() / key(config))
+
+    def work(self, config: Any) -> Path:
+        """Where the run of `config` is being made."""
+        return self.root / ".work" / key(config)
+
+    def has(self, config: Any) -> bool:
+        """Whether the run is there (not whether it is whole: `load` checks that)."""
+        return self.folder(config).exists()
+
+    def load(self, config: Any) -> Artefact:
+        """The finished run of `config`."""
+        if not self.has(config):
+            raise PsplibError(f"There is no run {key(config)} under {self.root}.")
+        return open_artefact(self.folder(config))
+
+    def seconds(self, config: Any) -> float:
+        """What a finished run took, without checking its digests."""
+        try:
+            facts = json.loads((self.folder(config) / "provenance.json").read_bytes())
+            return float(facts["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return float(self.load(config).provenance["seconds"])  # says what is wrong
+
+    def all(self) -> Iterator[Path]:
+        """Every finished run's folder, in a fixed order."""
+        if _asked(self.root).exists():
+            yield from sorted(p for p in self.root.glob("[!.]*/*") if p.is_dir())
+
+    def adopt(self, artefact: Artefact) -> None:
+        """Copy a finished run of another store into this one; whole or not at all."""
+        folder = self.root / artefact.folder.parent.name / artefact.folder.name
+        aside = self.root / ".work" / f"{folder.name}.{os.getpid()}"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(artefact.folder, aside / folder.name)
+            open_artefact(aside / folder.name)
+            (aside / folder.name).rename(folder)
+        except OSError as error:
+            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, config: Any, wait: bool = True) -> Iterator[bool]:
+        """Hold the only right to make this run; yields False if another process holds it."""
+        work = self.work(config)
+        files.make_folder(work.parent)
+        try:
+            lock = filelock.FileLock(work.with_suffix(".lock"))
+            lock.acquire(timeout=-1 if wait else 0)
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise PsplibError(f"{work.parent} cannot be used: {error.strerror}.") from None
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def running(self, config: Any) -> bool:
+        """Whether a process is making this run now."""
+        if not self.work(config).with_suffix(".lock").exists():
+            return False
+        with self.lock(config, wait=False) as free:
+            return not free
+
+    def progress(self, config: Any) -> dict[str, Any] | None:
+        """How far an unfinished run has come: done, total, note."""
+        try:
+            return json.loads((self.work(config) / "progress.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def compute(
+        self,
+        config: Any,
+        make: Callable[[Checkpoint], tuple[Parts, Data]],
+        report: Report = lambda done, total, note: None,
+        wait: bool = True,
+        deadline: float | None = None,
+    ) -> Artefact | None:
+        """The run of `config`: loaded if it is there, else made, going on from its checkpoint.
+
+        None if another process is making it and `wait` is false. `OutOfTime` if the deadline came
+        first: see `Checkpoint`.
+        """
+
+        def make_all(checkpoint: Checkpoint) -> tuple[list[Parts], Data]:
+            parts, data = make(checkpoint)
+            return [parts], data
+
+        made = self.compute_together([config], make_all, report, wait, deadline)
+        return None if made is None else made[0]
+
+    def compute_together(
+        self,
+        configs: Sequence[Any],
+        make: Callable[[Checkpoint], tuple[list[Parts], Data]],
+        report: Report = lambda done, total, note: None,
+        wait: bool = True,
+        deadline: float | None = None,
+    ) -> list[Artefact] | None:
+        """Runs that one program makes at once, each an artefact of its own; else as `compute`."""
+        if all(self.has(config) for config in configs):
+            return [self.load(config) for config in configs]
+        with contextlib.ExitStack() as stack:
+            # Everyone asks for locks in one order, so that no two wait for each other.
+            for config in sorted(configs, key=key):
+                if not stack.enter_context(self.lock(config, wait)):
+                    return None
+            if all(self.has(config) for config in configs):
+                return [self.load(config) for config in configs]
+            work = self.batch(tuple(map(key, configs)))
+            works = [self.work(config) for config in configs]
+            for folder in {work, *works}:
+                files.make_folder(folder)
+            if len(configs) > 1:
+                names = json.dumps([key(config) for config in configs])
+                files.write(work / "batch.json", names.encode())
+            checkpoint = Checkpoint(work, _reporter(works, report), deadline=deadline)
+            parts, data = make(checkpoint)
+            facts = provenance(data) | {"seconds": round(checkpoint.elapsed / len(configs), 1)}
+            if len(configs) > 1:
+                facts["together"] = len(configs)
+            for config, its in zip(configs, parts, strict=True):
+                if not self.has(config):
+                    self._finish(config, its, facts)
+            for folder in {work, *works}:
+                shutil.rmtree(folder, ignore_errors=True)
+        return [self.load(config) for config in configs]
+
+    def batch(self, keys: tuple[str, ...]) -> Path:
+        """Where the runs of these keys are being made together."""
+        name = (
+            keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        )
+        return self.root / ".work" / name
+
+    def begun(self) -> list[tuple[str, ...]]:
+        """The keys of runs that were begun together and not finished."""
+        found = []
+        for path in sorted((self.root / ".work").glob("*/batch.json")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(tuple(json.loads(path.read_bytes())))
+        return found
+
+    def _finish(self, config: Any, parts: Parts, facts: dict[str, Any]) -> None:
+        folder, whole = self.folder(config), self.work(config) / "whole"
+        shutil.rmtree(whole, ignore_errors=True)
+        try:
+            whole.mkdir(parents=True)
+            digests = {n: files.sha256(whole / n) for n in _write_parts(whole, parts)}
+            text = json.dumps(facts | {"files": digests}, indent=1)
+            files.write(whole / "config.json", canonical(config).encode())
+            files.write(whole / "provenance.json", text.encode())
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            whole.rename(folder)
+        except OSError as error:
+            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
+
+
+def _asked(folder: Path) -> Path:
+    if log := os.environ.get(ASKED):
+        with open(log, "a") as file:
+            file.write(f"{'+' if folder.exists() else '-'} {folder.absolute()}\n")
+    return folder
+
+
+def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:
+    for name, part in parts.items():
+        if isinstance(part, pd.DataFrame):
+            files.write(folder / f"{name}.csv", part.to_csv(index=False).encode())
+            yield f"{name}.csv"
+        else:
+            files.write_tensors(folder / f"{name}.safetensors", part)
+            yield f"{name}.safetensors"
+
+
+def _reporter(works: Sequence[Path], report: Report) -> Report:
+    """Tell the caller, and once a second each `progress.json`, how far the runs have come."""
+    told = 0.0
+
+    def tell(done: float, total: float, note: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > 1:
+            told = time.monotonic()
+            facts = {"done": done, "total": total, "note": note, "time": time.time()}
+            for work in works:
+                files.write(work / "progress.json", json.dumps(facts).encode())
+        report(done, total, note)
+
+    return tell
+
+
+def provenance(data: Data) -> dict[str, Any]:
+    """What made a run: code, versions, machine, data, date."""
+    device = data.train.x.device
+    return {
+        "psplib": __version__,
+        **_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": {"name": data.name, "variant": data.variant, "sha256": data.digest},
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the code that runs, and whether the library differed from it."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parents[1]
+        done = subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "-s", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "modified": False}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"
+
+
+def checkout() -> Path | None:
+    here = Path(__file__).resolve().parents[2]
+    return here if (here / "_toc.yml").exists() else None
+
+
+def local() -> Store:
+    """This machine's runs: `$PSPLIB_RUNS`, `runs/` of the checkout, or the user's cache."""
+    if named := os.environ.get("PSPLIB_RUNS"):
+        return Store(Path(named))
+    root = checkout()
+    return Store(root / "runs" if root else Path.home() / ".cache" / "psplib" / "runs")
+
+
+def published() -> Store:
+    """The runs that the book shows: `$PSPLIB_RESULTS`, or `results/` of the checkout."""
+    if named := os.environ.get("PSPLIB_RESULTS"):
+        return Store(Path(named))
+    root = checkout()
+    if not root:
+        raise PsplibError(
+            "Published results come with the repository; point PSPLIB_RESULTS at its results/."
+        )
+    return Store(root / "results")
