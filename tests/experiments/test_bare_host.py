@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from psplib.__main__ import cli
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HAS = ("torch", "numpy", "pandas", "safetensors", "click", "tqdm")
 DIGITS = ("scikit-learn",)  # the data of the smoke scale
 FORGET = """import sys

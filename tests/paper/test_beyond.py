@@ -24,7 +24,7 @@ from psplib.pruning.retraining import Retraining
 from psplib.runs import store as runs
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PANEL = scales.beyond("paper")
 NETWORKS = [rivals.title for rivals in PANEL.networks]
 DENSITIES = (1.0, 0.3, 0.04, 0.01)

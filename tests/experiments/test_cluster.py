@@ -22,7 +22,7 @@ from psplib.experiments import cluster, scales
 from psplib.experiments import plan as experiments
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PANEL = scales.figure_1a("smoke")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

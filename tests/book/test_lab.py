@@ -24,7 +24,7 @@ from psplib.book.lab_panel import Panel, Recording
 from psplib.core.errors import PsplibError
 from psplib.training.trainer import evaluate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Prunes four times or more, in under a second.
 SHORT = Setting(shrinkage=1e-3, tolerance=0.2, patience=2, epochs=40, learning_rate=0.3)
 

@@ -14,7 +14,7 @@ from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHAPTER = ROOT / "book" / "figure_1.ipynb"
 
 

@@ -141,7 +141,7 @@ def test_a_field_that_was_added_changes_no_key_of_before() -> None:
 
 def test_the_published_runs_are_those_of_their_configurations() -> None:
     found = []
-    for path in (Path(__file__).parent.parent / "results" / "lobster").glob("*/config.json"):
+    for path in (Path(__file__).parents[2] / "results" / "lobster").glob("*/config.json"):
         fields = json.loads(path.read_text())
         found.append(key(Lobster(**{k: v for k, v in fields.items() if k != "type"})))
         assert found[-1] == path.parent.name

@@ -23,7 +23,7 @@ from psplib.paper import tables
 from psplib.runs import store as runs
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMOKE = scales.figure_1a("smoke")
 
 

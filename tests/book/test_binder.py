@@ -12,7 +12,7 @@ from jupyter_book.config import get_final_config
 
 from psplib.book import binder as launch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHAPTER = ROOT / "book" / "figure_1.ipynb"
 ADDRESS = "https://github.com/owner/psplib"
 

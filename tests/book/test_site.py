@@ -14,7 +14,7 @@ import browsing
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-VENDOR = Path(__file__).parent.parent / "book" / "_static" / "vendor"
+VENDOR = Path(__file__).parents[2] / "book" / "_static" / "vendor"
 needs_chromium = pytest.mark.skipif(
     browsing.CHROMIUM is None, reason="there is no Chromium on this machine to open the book with"
 )
