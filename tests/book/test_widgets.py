@@ -12,8 +12,7 @@ import pytest
 import torch
 from ipywidgets.embed import dependency_state
 from PIL import Image
-from test_claims import ARMS, panel, papers_world
-from test_claims_minima import world
+from worlds import ARMS, panel, papers_world, world
 
 from psplib.book import widgets
 from psplib.experiments import plan as experiments

@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from worlds import ARMS, noise, panel, papers_world
 
-from psplib.experiments import scales
 from psplib.paper import claims
 from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
-from psplib.paper.tables import COLUMNS, Figure1
+from psplib.paper.tables import Figure1
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))
@@ -61,42 +60,6 @@ def test_a_claim_about_many_points_needs_them_all() -> None:
     assert claims.everywhere([HOLDS, UNDECIDED]) == UNDECIDED
     assert claims.everywhere([UNDECIDED, FAILS]) == FAILS
     assert claims.everywhere([]) == NOT_RUN
-
-
-def panel(
-    error: Callable[[str, float, int], float],
-    arms: tuple[str, ...],
-    name: str = "figure_1a",
-    densities: tuple[float, ...] = (1.0, 0.4, 0.04, 0.01),
-) -> Figure1:
-    """A panel whose test errors are `error(arm, density, replica)`, 6 replicas, 4 densities."""
-    rows: list[dict[str, object]] = []
-    for point, density in enumerate(densities):
-        shared = {"lobster_seed": 0, "point": point, "sparsity": 1 - density}
-        rows.append({"arm": "lobster", "test_error": error("lobster", density, 0)} | shared)
-        for arm in arms:
-            if (arm == "dense") == (point == 0):
-                rows += [
-                    {"arm": arm, "replica": r, "test_error": error(arm, density, r)} | shared
-                    for r in range(6)
-                ]
-    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-    return Figure1(scales.PANELS[name]("paper", 0), table, (), ())
-
-
-def noise(replica: int) -> float:
-    return 1e-5 * (-1) ** replica
-
-
-def papers_world(arm: str, density: float, replica: int) -> float:
-    """Test errors under which everything that the paper says is true."""
-    if arm in ("lobster", "dense"):
-        return 0.018 + noise(replica)
-    slightly_worse = 2e-4 if arm == "reinitialised" else 0
-    return 0.018 + (0.01 if density < 0.05 else 0) + slightly_worse + noise(replica // 2)
-
-
-ARMS = ("dense", "rewound", "reinitialised")
 
 
 def test_every_claim_holds_in_the_papers_world() -> None:

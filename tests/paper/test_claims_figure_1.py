@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from test_claims import ARMS, noise, panel, papers_world
+from worlds import ARMS, noise, panel, papers_world
 
 from psplib.experiments import scales
 from psplib.paper import claims, claims_figure_1

@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
+from worlds import PAPER, line, noise_factor, world
 
 from psplib.experiments import scales
 from psplib.paper import choices as deviations
@@ -13,78 +13,6 @@ from psplib.paper import claims, claims_minima, figures, figures_minima, tables
 from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.tables import Figures2to4
 from psplib.runs.store import Store
-
-LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}
-# What the paper says: G is lower in loss, error and z², narrower, as high in first order, higher in
-# second order.
-PAPER = {
-    "train_loss": (0.02, 0.04),
-    "test_error": (0.009, 0.011),
-    "z2": (0.5, 0.7),
-    "lambda_1": (30.0, 10.0),
-    "lambda_5": (8.0, 3.0),
-    "lambda_1_all": (300.0, 100.0),
-    "norm": (4.0, 5.0),
-    "first": (1.0, 1.0),
-    "joint": (2.0, 1.9),
-    "mutual": (0.05, 0.04),
-    "agreement": (5.2, 5.0),
-}
-
-
-def noise(replica: int) -> float:
-    return 1 + 1e-3 * (-1) ** replica
-
-
-def world(runs: int = 2, replicas: int = 6, **values: tuple[float, float]) -> Figures2to4:
-    """Figs. 2 to 4 where a quantity is (G, one-shot but for a permille)."""
-    values = PAPER | values
-    rows, neurons = [], []
-    for seed in range(runs):
-        for arm, replica in [("lobster", -1), *(("rewound", r) for r in range(replicas))]:
-            which, factor = (0, 1.0) if arm == "lobster" else (1, noise(replica))
-            row = {"lobster_seed": seed, "arm": arm, "replica": replica}
-            rows.append(
-                row | {k: v[which] * factor for k, v in values.items()} | {"residual": 1e-4}
-            )
-            neurons += [
-                row
-                | {"layer": layer, "class": c, "z2": scale * values["z2"][which] * factor}
-                | {o: scale * values[o][which] * factor / 10 for o in claims_minima.ORDERS}
-                for layer, scale in LAYERS.items()
-                for c in range(10)
-            ]
-    return Figures2to4(
-        scales.minima("paper"),
-        pd.DataFrame(rows),
-        pd.DataFrame(neurons),
-        {"map": bowl(), "pairs": bowl()},
-        {"line": line(), "line, all": line(10), "line, legacy": line(0.9)},
-        0,
-        (),
-        (),
-    )
-
-
-def bowl() -> pd.DataFrame:
-    """A map whose loss rises from G, and whose other quantities fall with alpha."""
-    at = [(a / 4, b / 4) for b in range(-4, 5) for a in range(-2, 7)]
-    alpha, beta = np.array(at).T
-    quantities = {"alpha": alpha, "beta": beta, "loss": 0.02 + alpha**2 + beta**2, "error": 0.1}
-    for name in ("magnitude", "first_order", "agreement", "joint", "mutual"):
-        quantities |= {name: 2 - alpha} | {
-            f"{name}.{layer}": s - alpha for layer, s in LAYERS.items()
-        }
-    return pd.DataFrame(quantities)
-
-
-def line(scale: float = 1.0) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"alpha": a, "rank": k, "eigenvalue": scale * (6 - k) * (2 - a), "residual": 1e-3 * scale}
-        | {"products": 20, "converged": True}
-        for a in (0.0, 0.5, 1.0)
-        for k in range(1, 6)
-    )
 
 
 def verdicts(found: Figures2to4) -> list[str]:
@@ -144,7 +72,7 @@ def test_ratios_and_differences_are_those_of_the_table() -> None:
     assert (better.effect, better.unit) == (pytest.approx(0.2, rel=1e-2), "points")
     assert lower.low < lower.effect < lower.high
     assert lower.n == 6
-    interval = claims.interval(np.log([0.04 * noise(r) for r in range(6)]))
+    interval = claims.interval(np.log([0.04 * noise_factor(r) for r in range(6)]))
     assert lower.high == pytest.approx(np.exp(interval.high) / 0.02)
 
 

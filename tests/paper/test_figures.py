@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from test_claims import ARMS, panel, papers_world
+from worlds import ARMS, panel, papers_world
 
 from psplib.core.config import canonical
 from psplib.experiments import scales

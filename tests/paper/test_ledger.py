@@ -1,7 +1,6 @@
 """The ledger holds every verdict of the chapters, and what was not run."""
 
-from test_claims import ARMS, panel, papers_world
-from test_claims_minima import world
+from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
 from psplib.paper import claims_figure_1, claims_minima, ledger
