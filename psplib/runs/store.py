@@ -28,8 +28,8 @@ from torch import Tensor
 
 from psplib import __version__
 from psplib.core import files
-from psplib.core.errors import PsplibError
 from psplib.core.config import canonical, key
+from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
 from psplib.training.trainer import Checkpoint, Report
 
