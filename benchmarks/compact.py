@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from psplib import problem
+from benchmarks import problem
 from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from psplib import problem
+from benchmarks import problem
 from psplib.analysis.entropy import FirstOrder, SecondOrder, Subsets
 from psplib.analysis.psp import observe
 from psplib.nn import data, models

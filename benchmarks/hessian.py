@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib import problem
+from benchmarks import problem
 from psplib.analysis import eigen, hessian
 from psplib.nn import data
 from psplib.nn.data import Split

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psplib import problem
+from benchmarks import problem
 from psplib.analysis import landscape, psp
 from psplib.nn import compact, data, models
 from psplib.nn.data import Split
@@ -43,7 +43,7 @@ def contenders(plane: landscape.Plane, split: Split) -> dict[str, Callable[[], t
     """Each computes some points; returns the loss at the one that is half a step beyond G, in the
     second direction, and their number."""
     model, betas = moved(plane.origin), [1 / PEER_STEPS, 0.0]
-    loss_only: landscape.Probes = {"score": psp.Score}
+    loss_only: landscape.Probes = {"score": psp.LossAndError}
 
     def ours(probes: landscape.Probes) -> tuple[float, int]:
         table = landscape.sweep(model, plane, split, GRID, betas, probes)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
-from psplib.experiments import plan as experiments
+from psplib.experiments import plan
 from psplib.nn import data, models
 from psplib.nn.masks import Mask, magnitude
 from psplib.pruning.lobster import Lobster
-from psplib.runs import store as runs
-from psplib.runs.store import Store
+from psplib.runs.store import Store, local, published
 from psplib.training.trainer import Learner, Sgd, flat, order
 
 SPARSITY = 0.995
@@ -50,9 +49,9 @@ def dense() -> Network:
 def sparse() -> Network:
     """The gradual solution at 99.5 % sparsity or more, published or of this machine; where there is
     none, a stand-in: the largest weights of the largest units, trained for another epoch."""
-    stores = [runs.local()]
+    stores = [local()]
     with contextlib.suppress(PsplibError):
-        stores.insert(0, runs.published())
+        stores.insert(0, published())
     for store in stores:
         if found := _gradual(store):
             return found
@@ -71,8 +70,8 @@ def _gradual(store: Store) -> Network | None:
         found = points.loc[points["sparsity"] >= SPARSITY, "point"]
         if len(found):
             point = int(found.iloc[0])
-            mask = experiments.point_mask(config, point, store)
-            weights = experiments.point_weights(config, point, store)
+            mask = plan.point_mask(config, point, store)
+            weights = plan.point_weights(config, point, store)
             return Network(f"LOBSTER, seed {config.seed}, point {point}", mask, weights)
     return None
 

@@ -1,12 +1,11 @@
 """Eigenvalues of a symmetric operator that is known by its products: the leading pairs, the whole
-spectrum, the trace, the spectral density.
+spectrum.
 
 Nothing here knows of networks: an operator has a `size`, a `device` and `@` for vectors.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -82,43 +81,6 @@ class Spectrum:
         values, vectors = self.values[:k], self.vectors[:k]
         residuals = (vectors @ self.matrix - values[:, None] * vectors).norm(dim=1)
         return Eigenpairs(values.cpu(), vectors, residuals.cpu(), len(self.values), True)
-
-    @property
-    def trace(self) -> float:
-        """The sum of the eigenvalues."""
-        return float(self.values.sum())
-
-
-@dataclass(frozen=True)
-class Trace:
-    """An estimate of the trace, its standard error, and the products it took."""
-
-    value: float
-    error: float
-    products: int
-
-
-@dataclass(frozen=True, eq=False)
-class Density:
-    """The spectral density as quadratures: per run, `nodes` and `weights` (runs, steps) float64,
-    the weights of a run summing to 1. The D eigenvalues count equally."""
-
-    nodes: Tensor
-    weights: Tensor
-    products: int
-
-    def at(self, grid: Tensor, width: float) -> Tensor:
-        """The mean density (points,) on a grid (points,), each node a Gaussian of that standard
-        deviation."""
-        if not width > 0:
-            raise PsplibError(f"The width of a spectral density must be positive; got {width}.")
-        grid = grid.to(self.nodes)
-        bumps = torch.exp(-0.5 * ((grid[:, None, None] - self.nodes) / width) ** 2)
-        return (bumps * self.weights).sum(2).mean(1) / (width * math.sqrt(2 * math.pi))
-
-    def moment(self, order: int) -> float:
-        """The mean of λ^order over the spectrum."""
-        return float((self.weights * self.nodes**order).sum(1).mean())
 
 
 def exact(operator: Operator) -> Spectrum:
@@ -251,73 +213,6 @@ def legacy(operator: Operator, k: int = 5, *, steps: int = 20, seed: int = 0) ->
     )
 
 
-def trace(operator: Operator, samples: int = 10, *, seed: int = 0) -> Trace:
-    """The trace by Hutch++ (Meyer et al., 2021), in 3·`samples` products.
-
-    The part inside the range of H times `samples` random vectors is exact; the rest is Hutchinson's
-    mean over `samples` vectors of signs, whose standard error is given.
-    """
-    whole_number("samples", samples, 2)
-    generator = _generator("trace", seed)
-    sketch = min(samples, operator.size)
-    seen = torch.stack([_apply(operator, _signs(operator, generator)) for _ in range(sketch)])
-    basis = torch.linalg.qr(seen.T).Q.T
-    inside = sum(float(q @ _apply(operator, q)) for q in basis)
-    rest = []
-    for _ in range(samples):
-        z = _signs(operator, generator)
-        z -= basis.T @ (basis @ z)
-        rest.append(float(z @ _apply(operator, z)))
-    spread = torch.tensor(rest, dtype=torch.float64)
-    error = float(spread.std()) / math.sqrt(samples)
-    return Trace(inside + float(spread.mean()), error, 2 * sketch + samples)
-
-
-def density(operator: Operator, runs: int = 4, steps: int = 60, *, seed: int = 0) -> Density:
-    """The spectral density by stochastic Lanczos quadrature (Ubaru et al., 2017).
-
-    Each run is `steps` of Lanczos, fully reorthogonalised, from a vector of random signs: Gauss
-    quadrature of the spectrum as that vector sees it.
-    """
-    whole_number("runs", runs, 1)
-    whole_number("steps", steps, 1)
-    generator = _generator("density", seed)
-    steps = min(steps, operator.size)
-    nodes = torch.zeros(runs, steps, dtype=torch.float64)
-    weights = torch.zeros_like(nodes)
-    products = 0
-    for run in range(runs):
-        diagonal, off = _lanczos(operator, _signs(operator, generator), steps)
-        done = len(diagonal)
-        small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        if done > 1:
-            beside = torch.diag(torch.tensor(off[: done - 1], dtype=torch.float64), 1)
-            small += beside + beside.T
-        found, mixtures = torch.linalg.eigh(small)
-        nodes[run, :done], weights[run, :done] = found, mixtures[0].square()
-        products += done
-    return Density(nodes, weights, products)
-
-
-def _lanczos(operator: Operator, vector: Tensor, steps: int) -> tuple[list[float], list[float]]:
-    """The diagonal and the off-diagonal of the tridiagonal matrix; shorter where the Krylov space
-    is exhausted."""
-    basis = torch.empty(steps, operator.size, dtype=torch.float64, device=operator.device)
-    diagonal: list[float] = []
-    off: list[float] = []
-    q: Tensor | None = vector / vector.norm()
-    while q is not None and len(diagonal) < steps:
-        done = len(diagonal)
-        basis[done] = q
-        image = _apply(operator, q)
-        diagonal.append(float(q @ image))
-        rest, _ = _orthogonal(image, basis[: done + 1])
-        length = float(rest.norm())
-        off.append(length)
-        q = rest / length if length > 1e-10 * float(image.norm()) else None
-    return diagonal, off
-
-
 def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """The part of a vector (D,) orthogonal to the rows of `basis` (m, D), and its coefficients (m,)
     along them. Twice is enough (Giraud et al., 2005)."""
@@ -341,11 +236,6 @@ def _random(operator: Operator, generator: torch.Generator) -> Tensor:
     return vector.to(operator.device)
 
 
-def _signs(operator: Operator, generator: torch.Generator) -> Tensor:
-    bits = torch.randint(2, (operator.size,), generator=generator)
-    return (2.0 * bits - 1).double().to(operator.device)
-
-
 def _check_k(k: int, size: int) -> None:
     whole_number("k", k, 1)
     if k > size:
@@ -356,7 +246,7 @@ def check_exact(size: int) -> None:
     if size > LARGEST_EXACT:
         raise PsplibError(
             f"An exact spectrum is for at most {LARGEST_EXACT} coordinates; this Hessian has "
-            f"{size}: use leading, trace or density."
+            f"{size}: use leading."
         )
 
 

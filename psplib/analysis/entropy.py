@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from psplib.analysis.pairs import Tally, pack
+from psplib.analysis.pairs import Tally, pack_states
 from psplib.analysis.psp import Layer, Observation
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
@@ -87,18 +87,6 @@ class _Counts(ABC):
         for layer, states in zip(seen.layers, seen.states, strict=True):
             new = self.count(layer, states, seen)
             self.counts[layer.name] = _plus(self.counts.get(layer.name, new[:0]), new)
-
-    def merge(self, other: Self) -> Self:
-        """The probe of both their data. `PsplibError` if they are of different neurons."""
-        if not other.layers:
-            return replace(self, counts=dict(self.counts))
-        self._expect(other.layers, len(other.samples))
-        return replace(
-            self,
-            layers=other.layers,
-            samples=_plus(self.samples, other.samples),
-            counts={n: _plus(self.counts.get(n, new[:0]), new) for n, new in other.counts.items()},
-        )
 
     def _expect(self, layers: dict[str, Layer], classes: int) -> None:
         if not self.layers:
@@ -201,19 +189,9 @@ class SecondOrder:
         self.agreement.update(seen)
         for layer, states in zip(seen.layers, seen.states, strict=True):
             tally = self.tallies.setdefault(layer.name, Tally(states.shape[1], [], []))
-            tally.packed.append(pack(states))
+            tally.packed.append(pack_states(states))
             tally.labels.append(seen.y)
             tally.settle(seen.logits.shape[1])
-
-    def merge(self, other: SecondOrder) -> SecondOrder:
-        """The probe of both their data. `PsplibError` if they are of different neurons."""
-        first, agreement = self.first.merge(other.first), self.agreement.merge(other.agreement)
-        tallies = {name: tally.merge() for name, tally in (self.tallies or other.tallies).items()}
-        if self.tallies and other.tallies:
-            tallies = {n: tally.merge(other.tallies[n]) for n, tally in self.tallies.items()}
-        for tally in tallies.values():
-            tally.settle(len(first.samples))
-        return SecondOrder(first=first, agreement=agreement, tallies=tallies)
 
     def entropies(self, miller_madow: bool = False) -> dict[str, Entropy]:
         """By name of the definition, averaged over the pairs i < j of a layer:
@@ -239,16 +217,6 @@ class SecondOrder:
             mutual[name] = ((n - 1) * single.sum(1) - sums) / pairs
         agreement = self.agreement.entropy()
         return {"joint": Entropy(joint), "mutual": Entropy(mutual), "agreement": agreement}
-
-    def both_active(self, layer: str, label: int) -> Tensor:
-        """How many samples of a class have both neurons of a pair active: (neurons, neurons) int64,
-        on the CPU; the diagonal holds the numbers for single neurons."""
-        tally, expand = self.tallies[layer], self.first.layers[layer].expand
-        gram = torch.zeros(tally.neurons, tally.neurons, dtype=torch.int64)
-        for _, rows, columns, n11 in tally.blocks(label):
-            gram[rows.cpu()[:, None], columns.cpu()] = n11.long().cpu()
-            gram[columns.cpu()[:, None], rows.cpu()] = n11.long().cpu().t()
-        return expand(expand(gram).t())
 
     def _varying(self, name: str) -> Tensor:
         """Which watched neurons change their state within a class, (C, n) bool."""
@@ -327,15 +295,6 @@ class Subsets(_Counts):
             new = torch.where((drawn == new).any(1, keepdim=True), last, new)
             drawn = torch.cat([drawn, new], 1)
         return drawn
-
-    def merge(self, other: Subsets) -> Subsets:
-        """The probe of both their data. `PsplibError` if they count different subsets."""
-        mine, theirs = (self.order, self.limit, self.seed), (other.order, other.limit, other.seed)
-        if mine != theirs:
-            raise PsplibError(
-                f"Subsets merge when order, limit and seed are the same; got {mine} and {theirs}."
-            )
-        return replace(super().merge(other), members=self.members | other.members)
 
     def entropy(self, miller_madow: bool = False) -> Entropy:
         """The mean over the subsets, 0 to `order` bits for each class, with its standard error.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.analysis.eigen import check_exact, check_finite, leading, legacy
-from psplib.analysis.rop import Autograd, Chain, Loss, Product, chain_of
+from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import compact
 from psplib.nn.data import Split
@@ -161,7 +161,7 @@ def hessian(
     if loss is F.cross_entropy:
         _check_labels(split.y, classes)
     if layers is not None and loss is F.cross_entropy:
-        engine = Chain(layers, x.to(dtype), split.y, batch_size)
+        engine = ROperator(layers, x.to(dtype), split.y, batch_size)
     else:
         engine = Autograd(small, x.to(dtype), split.y, batch_size, loss)
     survives = seen.flat[form.index]
@@ -177,7 +177,7 @@ def hessian(
     )
 
 
-def along(
+def eigenvalues_along(
     model: nn.Module,
     split: Split,
     first: Tensor,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from psplib.analysis import entropy, psp
 from psplib.analysis.psp import Probe, Watch
-from psplib.core import errors as checks
 from psplib.core import files
-from psplib.core.errors import PsplibError
+from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
 from psplib.nn.data import Split
 from psplib.nn.masks import Mask
@@ -29,7 +28,7 @@ LAYERS = nn.Conv2d | nn.Linear
 BATCH = {"cpu": psp.BATCH, "cuda": 2000}
 
 Probes = Mapping[str, Callable[[], Probe]]
-Summary = Callable[[str, Any], dict[str, float]]
+Columns = Callable[[str, Any], dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ def plane(
     the weights are not finite, differ in size from the mask, are not zero where it prunes, or span
     no plane.
     """
-    checks.one_of("subspace", subspace, SUBSPACES)
+    one_of("subspace", subspace, SUBSPACES)
     origin, end = _point("gradual", gradual, mask), _point("one-shot", one_shot, mask)
     within = mask if subspace == "surviving" else mask.with_flat(torch.ones_like(mask.flat))
     first = end - origin
@@ -94,30 +93,6 @@ def plane(
             f"A second axis needs at least 2 coordinates; the mask keeps {within.kept}."
         )
     return Plane(origin, end, second * (length / second.norm()), within)
-
-
-def random_plane(model: nn.Module, seed: int, mask: Mask | None = None) -> Plane:
-    """A plane of two random directions, filter-normalised, through the model's weights at (0, 0).
-
-    Each filter, or row of a linear layer, of a direction is as long as the model's own; biases and
-    normalisation stay as they are (Li et al., 2018, section 4). The directions are not made
-    orthogonal. Under a `mask` they lie in its surviving coordinates. `PsplibError` if the weights
-    are not finite, or not zero where the mask prunes.
-    """
-    mask = Mask.dense(model) if mask is None else mask
-    center = _point("model's", flat(model), mask)
-    directions = []
-    for axis in ("first", "second"):
-        direction = _noise(mask.flat, f"{axis} random direction", seed)
-        for (_, d), (_, w) in zip(mask.split(direction), mask.split(center), strict=True):
-            if d.ndim < 2:
-                d.zero_()
-                continue
-            lengths = [t.flatten(1).norm(dim=1) for t in (w, d)]
-            ratio = torch.where(lengths[1] > 0, lengths[0] / lengths[1], 0.0)
-            d.mul_(ratio.view(-1, *[1] * (d.ndim - 1)))
-        directions.append(direction)
-    return Plane(center, center + directions[0], directions[1], mask)
 
 
 def _point(name: str, weights: Tensor, mask: Mask) -> Tensor:
@@ -147,29 +122,29 @@ def _noise(within: Tensor, name: str, seed: int) -> Tensor:
 
 
 PROBES: Probes = {
-    "score": psp.Score,
-    "magnitude": psp.Magnitude,
+    "score": psp.LossAndError,
+    "magnitude": psp.MeanSquare,
     "first_order": entropy.FirstOrder,
     "agreement": entropy.Agreement,
 }
 
 
-def summary(name: str, probe: Any) -> dict[str, float]:
+def columns(name: str, probe: Any) -> dict[str, float]:
     """The columns that a probe becomes: loss (nats) and error (share) of a score; else the average
     over the layers under the probe's name and each layer's value under `name.layer`; of pairs
     their three entropies under their own names. Entropies are in bits."""
-    if isinstance(probe, psp.Score):
+    if isinstance(probe, psp.LossAndError):
         return {"loss": probe.loss, "error": probe.error}
     found: dict[str, Any] = {name: probe}
     if isinstance(probe, entropy.SecondOrder):
         found = dict(probe.entropies())
     elif isinstance(probe, entropy.FirstOrder | entropy.Agreement):
         found = {name: probe.entropy()}
-    columns = {}
+    row = {}
     for what, values in found.items():
-        columns[what] = values.mean
-        columns |= {f"{what}.{layer}": v for layer, v in values.by_layer.items()}
-    return columns
+        row[what] = values.mean
+        row |= {f"{what}.{layer}": v for layer, v in values.by_layer.items()}
+    return row
 
 
 def sweep(
@@ -182,10 +157,10 @@ def sweep(
     checkpoint: Checkpoint | None = None,
     jobs: int | None = None,
     batch: int | None = None,
-    summary: Summary = summary,
+    columns: Columns = columns,
 ) -> pd.DataFrame:
     """Observe a split at every point of a grid: a table with `alpha`, `beta` and the columns that
-    `summary` makes of each probe; alpha runs fastest.
+    `columns` makes of each probe; alpha runs fastest.
 
     The model gives the architecture; BatchNorm statistics are those of the split at each point
     (see `recompute_`). Rows (constant beta) are the unit of resumption and of parallel work: each
@@ -207,9 +182,9 @@ def sweep(
         raise PsplibError("A landscape is of data; the split has no samples.")
     checkpoint = checkpoint or Checkpoint()
     jobs = (torch.get_num_threads() if device.type == "cpu" else 1) if jobs is None else jobs
-    checks.whole_number("jobs", jobs, 1)
+    whole_number("jobs", jobs, 1)
     batch = BATCH[device.type] if batch is None else batch
-    checks.whole_number("batch", batch, 1)
+    whole_number("batch", batch, 1)
     alphas, betas = [float(a) for a in alphas], [float(b) for b in betas]
     done = _Rows(
         checkpoint, _digest(plane, split, probes, alphas=alphas, betas=betas, batch=[batch])
@@ -217,7 +192,7 @@ def sweep(
 
     def row(index: int) -> tuple[int, list[dict[str, float]]]:
         return index, [
-            {k: v for name, probe in point.items() for k, v in summary(name, probe).items()}
+            {k: v for name, probe in point.items() for k, v in columns(name, probe).items()}
             for point in _row(model, plane, split, alphas, betas[index], probes, batch)
         ]
 

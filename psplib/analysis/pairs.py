@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -38,18 +38,6 @@ class Tally:
                 self.grams[key] = n11.to(torch.int16 if small else torch.int32)
         self.packed, self.labels = [self.packed[0][:0]], [self.labels[0][:0]]
 
-    def merge(self, *others: Tally) -> Tally:
-        """The tally of all; none is changed."""
-        device = self.packed[0].device
-        merged = replace(self, packed=[], labels=[], grams={})
-        for tally in (self, *others):
-            merged.packed += [p.to(device) for p in tally.packed]
-            merged.labels += [y.to(device) for y in tally.labels]
-            for key, gram in tally.grams.items():
-                before = merged.grams.get(key)
-                merged.grams[key] = gram.to(device) if before is None else before.int() + gram
-        return merged
-
     def blocks(
         self, label: int, chosen: Tensor | None = None
     ) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor, Tensor]]:
@@ -82,7 +70,7 @@ def _both_active(rows: Tensor, columns: Tensor) -> Tensor:
     return (rows.float() @ columns.float().t()).int()
 
 
-def pack(states: Tensor) -> Tensor:
+def pack_states(states: Tensor) -> Tensor:
     """Zeros and ones (B, n) as bytes (B, ceil(n / 8)) uint8, the first state the lowest bit."""
     powers = 2.0 ** torch.arange(8, device=states.device)
     eights = F.pad(states, (0, -states.shape[1] % 8)).unflatten(1, (-1, 8))
@@ -90,7 +78,7 @@ def pack(states: Tensor) -> Tensor:
 
 
 def _unpack(packed: Tensor, neurons: int) -> Tensor:
-    """The states that `pack` made bytes of, turned: (neurons, B) int8."""
+    """The states that `pack_states` made bytes of, turned: (neurons, B) int8."""
     bits = torch.arange(8, dtype=torch.uint8, device=packed.device)
     states = (packed.t()[:, None] >> bits[:, None]) & 1
     return states.view(torch.int8).flatten(0, 1)[:neurons]

@@ -1,9 +1,8 @@
 """Post-synaptic potentials z, the inputs of a network's ReLUs, and what is counted on them.
 
 `observe` passes a data set through a network once and hands every minibatch to any number of
-probes. A probe is a running sum: its memory does not grow with the data, its result does not depend
-on how the data are cut into batches (counts exactly, sums of floats to rounding), and two of them
-merge into the probe of both their data.
+probes. A probe is a running sum: its memory does not grow with the data, and its result does not
+depend on how the data are cut into batches (counts exactly, sums of floats to rounding).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -79,9 +78,6 @@ class Probe(Protocol):
 
     def update(self, seen: Observation) -> None:
         """Take in a minibatch."""
-
-    def merge(self, other: Self) -> Self:
-        """The probe of both their data; neither is changed."""
 
 
 class Watch:
@@ -240,7 +236,7 @@ def check(seen: Observation) -> None:
 
 
 @dataclass
-class Score:
+class LossAndError:
     """Probe of the mean cross-entropy in nats and the share of wrong answers."""
 
     samples: int = 0
@@ -252,11 +248,6 @@ class Score:
         self.total += float(F.cross_entropy(seen.logits, seen.y, reduction="sum"))
         self.wrong += int((seen.logits.argmax(1) != seen.y).sum())
 
-    def merge(self, other: Score) -> Score:
-        return Score(
-            self.samples + other.samples, self.total + other.total, self.wrong + other.wrong
-        )
-
     @property
     def loss(self) -> float:
         return self.total / self.samples
@@ -267,7 +258,7 @@ class Score:
 
 
 @dataclass
-class Magnitude:
+class MeanSquare:
     """Probe of the mean of z^2 over samples and neurons, layer by layer (Fig. 3)."""
 
     samples: int = 0
@@ -279,13 +270,6 @@ class Magnitude:
         for layer, z in zip(seen.layers, seen.z, strict=True):
             self.neurons[layer.name] = layer.neurons
             self.sums[layer.name] = self.sums.get(layer.name, 0.0) + float(z.square().sum())
-
-    def merge(self, other: Magnitude) -> Magnitude:
-        return Magnitude(
-            self.samples + other.samples,
-            {n: self.sums.get(n, 0.0) + other.sums.get(n, 0.0) for n in self.sums | other.sums},
-            self.neurons | other.neurons,
-        )
 
     @property
     def by_layer(self) -> dict[str, float]:

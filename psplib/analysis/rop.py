@@ -152,7 +152,7 @@ def _plain(module: nn.Conv2d) -> bool:
     )
 
 
-class Chain:
+class ROperator:
     """Pearlmutter's R-operator, R{f(w)} = d/dr f(w + r·v) at r = 0, through a chain of layers.
 
     Where the ReLUs and poolings are linear, they stay: a tangent takes the way of its activation.

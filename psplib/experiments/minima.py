@@ -188,9 +188,10 @@ def census(
     for arm, replica, weights in networks[len(rows) :]:
         model = _with(solutions.model, weights)
         name = {"arm": arm, "replica": replica}
-        score, test, magnitude = psp.Score(), psp.Score(), psp.Magnitude()
+        score, test = psp.LossAndError(), psp.LossAndError()
+        square = psp.MeanSquare()
         first, second = entropy.FirstOrder(), entropy.SecondOrder()
-        psp.observe(model, images, score, magnitude, first, second, mask=solutions.mask)
+        psp.observe(model, images, score, square, first, second, mask=solutions.mask)
         psp.observe(model, data.test, test, mask=solutions.mask)
         entropies = {"first": first.entropy(), **second.entropies()}
         found = eigen.leading(hessian.hessian(model, images, solutions.mask), LEADING)
@@ -200,7 +201,7 @@ def census(
             name
             | {"train_loss": score.loss, "train_error": score.error}
             | {"test_loss": test.loss, "test_error": test.error}
-            | {"z2": magnitude.mean}
+            | {"z2": square.mean}
             | {order: e.mean for order, e in entropies.items()}
             | {f"lambda_{i}": v for i, v in enumerate(found.values.tolist(), 1)}
             | {"residual": float((found.residuals / found.values[0]).max())}
@@ -208,7 +209,7 @@ def census(
         )
         neurons += [
             name
-            | {"layer": layer, "class": c, "z2": magnitude.by_layer[layer]}
+            | {"layer": layer, "class": c, "z2": square.by_layer[layer]}
             | {order: float(e.by_class[layer][c]) for order, e in entropies.items()}
             for layer, bits in entropies["first"].by_class.items()
             for c in range(len(bits))
@@ -249,7 +250,7 @@ def curvature(
     saved = checkpoint.load()
     rows: list[dict[str, Any]] = saved[1] if saved else []
     before = len(rows) // LEADING
-    tables = hessian.along(
+    tables = hessian.eigenvalues_along(
         solutions.model,
         images,
         solutions.gradual,

@@ -49,6 +49,16 @@ def cut(observation: Observation, places: list[int]) -> list[Observation]:
     ]
 
 
+def both_active(second: SecondOrder, layer: str, label: int) -> Tensor:
+    """How many samples of a class have both neurons of a pair active (N, N) int64."""
+    tally, expand = second.tallies[layer], second.first.layers[layer].expand
+    gram = torch.zeros(tally.neurons, tally.neurons, dtype=torch.int64)
+    for _, rows, columns, n11 in tally.blocks(label):
+        gram[rows[:, None], columns] = n11.long()
+        gram[columns[:, None], rows] = n11.long().t()
+    return expand(expand(gram).t())
+
+
 def joint_entropy(states: np.ndarray) -> float:
     """Bits of the rows of (M, k), from the number of times each is seen."""
     return scipy_entropy(list(Counter(map(tuple, states.tolist())).values()), base=2)
@@ -137,13 +147,13 @@ def test_every_entropy_is_that_of_counting_by_hand(
         assert triples.error == 0
     for c in (0, 1):
         own = s[labels == c].astype(int)
-        np.testing.assert_array_equal(second.both_active("relu", c), own.T @ own)
+        np.testing.assert_array_equal(both_active(second, "relu", c), own.T @ own)
 
 
 def all_counts(probe: Probe) -> list[Tensor]:
     """Every integer a probe holds."""
     if isinstance(probe, SecondOrder):
-        pairs = [probe.both_active("relu", c) for c in range(len(probe.first.samples))]
+        pairs = [both_active(probe, "relu", c) for c in range(len(probe.first.samples))]
         return all_counts(probe.first) + all_counts(probe.agreement) + pairs
     return [probe.samples, probe.counts["relu"]]
 
@@ -154,23 +164,13 @@ PROBES = (FirstOrder, Agreement, SecondOrder, lambda: Subsets(2, limit=4))
 @pytest.mark.usefixtures("settling")
 @pytest.mark.parametrize("make", PROBES)
 @given(binary_states(), st.randoms())
-def test_halves_merge_and_neither_cuts_nor_order_matter(make, case, random) -> None:
+def test_neither_cuts_nor_their_order_matter(make, case, random) -> None:
     states, y, watched, places = case
     whole = fed(make(), seen(states, y, watched=watched))
     batches = cut(seen(states, y, watched=watched), places)
     random.shuffle(batches)
-    middle = len(batches) // 2
-    halves = fed(make(), *batches[:middle]), fed(make(), *batches[middle:])
-    # The halves may lack a class, or be empty.
-    before = [all_counts(h) if i or middle else [] for i, h in enumerate(halves)]
-    for merged in (halves[0].merge(halves[1]), halves[1].merge(halves[0]), fed(make(), *batches)):
-        for count, expected in zip(all_counts(merged), all_counts(whole), strict=True):
-            assert torch.equal(count, expected)
-    # A merged probe goes on by itself.
-    fed(halves[0].merge(halves[1]), *batches)
-    for half, counts in zip(halves, before, strict=True):
-        if counts:
-            assert all(map(torch.equal, all_counts(half), counts))
+    for count, expected in zip(all_counts(fed(make(), *batches)), all_counts(whole), strict=True):
+        assert torch.equal(count, expected)
 
 
 def test_closed_forms() -> None:
@@ -211,10 +211,8 @@ def test_counts_are_exact_beyond_16_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     states = torch.tensor([[1.0, 1, 0], [1, 0, 1]]).repeat(500, 1)
     for _ in range(70):
         second.update(seen(states, torch.zeros(1000, dtype=torch.int64), classes=1))
-    merged = second.merge(second)
     gram = torch.tensor([[2, 1, 1], [1, 1, 0], [1, 0, 1]])
-    assert torch.equal(second.both_active("relu", 0), 35_000 * gram)
-    assert torch.equal(merged.both_active("relu", 0), 70_000 * gram)
+    assert torch.equal(both_active(second, "relu", 0), 35_000 * gram)
     assert second.entropies()["joint"].mean == pytest.approx(1, abs=1e-14)
 
 
@@ -320,7 +318,6 @@ def test_counts_are_the_same_on_a_gpu() -> None:
         here, there = fed(make(), seen(states, y)), fed(make(), seen(states.cuda(), y.cuda()))
         for a, b in zip(all_counts(here), all_counts(there), strict=True):
             assert torch.equal(a, b.cpu())
-        assert all_counts(here.merge(there))[0].sum() == 2 * 999
 
 
 def test_dit_agrees() -> None:
@@ -366,8 +363,6 @@ def test_a_probe_is_of_one_network(make, other: Observation) -> None:
     probe = fed(make(), seen(LOW, HIGH))
     with pytest.raises(PsplibError, match="one network under one mask"):
         probe.update(other)
-    with pytest.raises(PsplibError, match="one network under one mask"):
-        probe.merge(fed(make(), other))
 
 
 def test_bad_subsets_are_refused() -> None:
@@ -379,7 +374,5 @@ def test_bad_subsets_are_refused() -> None:
         Subsets(2, limit=1)
     with pytest.raises(PsplibError, match=r"order 4 needs .*; relu has 3"):
         Subsets(4).update(seen(LOW, HIGH))
-    with pytest.raises(PsplibError, match=r"got \(2, 1000, 0\) and \(2, 1000, 1\)"):
-        Subsets(2).merge(Subsets(2, seed=1))
     with pytest.raises(PsplibError, match=r"order 2 needs .*; relu has 1"):
         fed(SecondOrder(), seen(LOW[:, :1], HIGH)).entropies()

@@ -141,7 +141,7 @@ def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
 def test_products_are_those_of_the_full_matrix(make) -> None:
     model, split = make(), samples(IMAGE[make])
     operator = h.hessian(model, split, dtype=DOUBLE, batch_size=4)
-    assert isinstance(operator._engine, rop.Autograd if make is small_resnet else rop.Chain)
+    assert isinstance(operator._engine, rop.Autograd if make is small_resnet else rop.ROperator)
     expected = full_matrix(model, split)
     close(dense(operator), expected)
     close(operator.matrix(), expected)
@@ -338,46 +338,6 @@ def test_legacy_stops_early_once_a_value_stands_still() -> None:
     assert float(found.values[0]) == pytest.approx(100, rel=1e-4)
 
 
-def test_the_trace_is_within_its_error_and_exact_at_low_rank() -> None:
-    low_rank, _ = known([5.0, 3.0, -2.0, *[0.0] * 60])
-    found = eigen.trace(low_rank, 6)
-    assert found.value == pytest.approx(6, abs=1e-9)
-    assert found.products == low_rank.products == 18
-    matrix, _ = known(DECAYING)
-    traces = [eigen.trace(matrix, 8, seed=seed) for seed in range(30)]
-    off = torch.tensor([(t.value - sum(DECAYING)) / t.error for t in traces])
-    # t-values of 7 degrees of freedom: standard deviation 1.18.
-    assert abs(float(off.mean())) < 0.7
-    assert 0.6 < float(off.std()) < 2.2
-
-
-def test_the_density_integrates_to_one_and_has_the_moments_of_the_spectrum() -> None:
-    matrix, _ = known(DECAYING)
-    found = eigen.density(matrix, runs=40, steps=20)
-    assert found.products == matrix.products == 800
-    values = torch.tensor(DECAYING, dtype=DOUBLE)
-    close(found.weights.sum(1), torch.ones(40, dtype=DOUBLE))
-    # Three standard errors of a quadratic form of signs: 3·√(2·Σλ^(2·order) / runs) / D.
-    for order in (1, 2):
-        error = float((2 * (values ** (2 * order)).sum() / 40).sqrt()) / 100
-        mean = float((values**order).mean())
-        assert found.moment(order) == pytest.approx(mean, abs=3 * error)
-    grid = torch.linspace(-12, 16, 2000, dtype=DOUBLE)
-    curve = found.at(grid, 0.3)
-    assert float(torch.trapezoid(curve, grid)) == pytest.approx(1, abs=1e-6)
-    bulk = (grid > -2) & (grid < 2)
-    assert float(torch.trapezoid(curve[bulk], grid[bulk])) == pytest.approx(0.96, abs=0.02)
-
-
-def test_the_density_of_a_whole_krylov_space_is_the_spectrum() -> None:
-    matrix, _ = known([3.0, 1.0, -2.0])
-    found = eigen.density(matrix, runs=1, steps=10)
-    close(found.nodes[0], torch.tensor([-2.0, 1.0, 3.0], dtype=DOUBLE))
-    identity = eigen.density(Matrix(2 * torch.eye(5, dtype=DOUBLE)), runs=2, steps=4)
-    assert identity.products == 2
-    assert identity.moment(3) == pytest.approx(8)
-
-
 def test_along_the_segment_every_point_stands_for_itself() -> None:
     model, split = conv_chain(), samples(IMAGE[conv_chain])
     mask = Mask.dense(model)
@@ -386,7 +346,7 @@ def test_along_the_segment_every_point_stands_for_itself() -> None:
     middle = copy.deepcopy(model)
     nn.utils.vector_to_parameters((first + second) / 2, middle.parameters())
     for subspace in h.SUBSPACES:
-        ask = functools.partial(h.along, model, split, first, second)
+        ask = functools.partial(h.eigenvalues_along, model, split, first, second)
         tables = list(ask([0.0, 0.5, 1.0], mask, subspace, k=2))
         assert [len(t) for t in tables] == [2, 2, 2]
         table = tables[1]
@@ -401,7 +361,7 @@ def test_lenet_5_and_resnet_run_as_they_are() -> None:
     for name, image in (("lenet-5", (1, 28, 28)), ("resnet-8", (3, 32, 32))):
         model, split = build(name, 0), samples(image, n=4)
         operator = h.hessian(model, split, batch_size=3)
-        assert isinstance(operator._engine, rop.Chain) == (name == "lenet-5")
+        assert isinstance(operator._engine, rop.ROperator) == (name == "lenet-5")
         v, w = torch.randn(2, operator.size, dtype=DOUBLE)
         # Symmetric, also between layers.
         assert float(v @ (operator @ w)) == pytest.approx(float(w @ (operator @ v)), rel=1e-3)
@@ -456,17 +416,11 @@ def test_bad_arguments_of_algorithms_are_named() -> None:
         eigen.exact(operator)
     with bad("at most 20000 coordinates; this Hessian has 431080"):
         eigen.exact(h.hessian(build("lenet-5", 0), samples((1, 28, 28), n=1), dtype=DOUBLE))
-    with bad("samples must be a whole number of at least 2"):
-        eigen.trace(matrix, 1)
     with bad("steps must be a whole number of at least 1"):
         eigen.legacy(matrix, 1, steps=0)
-    with bad("runs must be a whole number of at least 1"):
-        eigen.density(matrix, 0)
-    with bad("width of a spectral density must be positive"):
-        eigen.density(matrix).at(torch.zeros(1), 0)
     model, split = linear_chain(), samples(IMAGE[linear_chain])
     ends = torch.zeros(2, 3)
     with bad("first must have shape"):
-        next(h.along(model, split, *ends, [0.0]))
+        next(h.eigenvalues_along(model, split, *ends, [0.0]))
     with bad("definition must be one of converged, legacy"):
-        next(h.along(model, split, *ends, [0.0], definition="new"))
+        next(h.eigenvalues_along(model, split, *ends, [0.0], definition="new"))

@@ -47,7 +47,7 @@ def by_hand(name: str, split: Split, plane: Plane, weights: Tensor, batch: int) 
     landscape.recompute_(model.eval(), split.x)
     probes = {what: make() for what, make in landscape.PROBES.items()}
     psp.observe(model, split, *probes.values(), mask=plane.mask, batch=batch)
-    return {k: v for what, p in probes.items() for k, v in landscape.summary(what, p).items()}
+    return {k: v for what, p in probes.items() for k, v in landscape.columns(what, p).items()}
 
 
 @pytest.mark.parametrize("subspace", landscape.SUBSPACES)
@@ -79,28 +79,6 @@ def test_coordinates_are_those_of_the_nearest_point() -> None:
     for axis in (plane.first, plane.second):
         away -= (away @ axis) / (axis @ axis) * axis
     assert plane.coordinates(plane.at(0.3, -1.7) + away) == pytest.approx((0.3, -1.7), abs=1e-9)
-    # The axes of a random plane are not orthogonal: two separate projections would be wrong.
-    skew = landscape.random_plane(build("lenet-5", 0), 0)
-    assert skew.coordinates(skew.at(0.3, -1.7)) == pytest.approx((0.3, -1.7), abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["lenet-5", "resnet-8"])
-def test_random_plane_is_filter_normalised(name: str) -> None:
-    model, _, _, mask = pair(name, 0.3)
-    for within in (None, mask):
-        plane = landscape.random_plane(model, 0, within)
-        assert torch.equal(plane.at(0, 0).float(), flat(model))
-        assert not torch.equal(plane.first, plane.second)
-        for direction in (plane.first, plane.second):
-            parts = dict(mask.split(direction))
-            for key, weight in model.named_parameters():
-                if weight.ndim == 1:
-                    assert not bool(parts[key].any()), "biases and normalisation stay"
-                    continue
-                rows, lengths = (t.flatten(1).double().norm(dim=1) for t in (parts[key], weight))
-                assert torch.allclose(rows, lengths, rtol=1e-9, atol=0)
-            if within is not None:
-                assert not bool(direction[~within.flat].any())
 
 
 @pytest.mark.parametrize(
@@ -195,9 +173,9 @@ def test_interrupted_map_goes_on_to_the_same_bits(tiny: Data, in_pieces) -> None
     def run(checkpoint: Checkpoint) -> pd.DataFrame:
         made.append(0)
 
-        def score() -> psp.Score:
+        def score() -> psp.LossAndError:
             made[-1] += 1
-            return psp.Score()
+            return psp.LossAndError()
 
         probes = {"score": score, "first_order": entropy.FirstOrder}
         return landscape.sweep(
@@ -256,9 +234,9 @@ def test_network_that_begins_otherwise_is_mapped_too(build_one, tiny: Data) -> N
         for i in (0, 1)
     )
     plane = landscape.plane(gradual, one_shot, mask, 0)
-    table = landscape.sweep(model.double(), plane, split, [0.5], [0.5], {"score": psp.Score})
+    table = landscape.sweep(model.double(), plane, split, [0.5], [0.5], {"score": psp.LossAndError})
     nn.utils.vector_to_parameters(plane.at(0.5, 0.5), model.parameters())
-    own = psp.Score()
+    own = psp.LossAndError()
     psp.observe(model, split, own)
     assert table["loss"][0] == pytest.approx(own.loss, rel=1e-12)
 
@@ -283,8 +261,6 @@ def test_bad_input_is_named(tiny: Data, tiny_colour: Data) -> None:
     for arguments, message in bad_planes:
         with pytest.raises(PsplibError, match=message):
             landscape.plane(*arguments)
-    with pytest.raises(PsplibError, match=r"model's weights.*266610.*431080"):
-        landscape.random_plane(build("lenet-5", 0), 0, mask)
     none = Split(tiny.train.x[:0], tiny.train.y[:0])
     bad_maps = [
         ((build("lenet-5", 0), plane, tiny.validation, [0], [0]), "266610 .*431080"),

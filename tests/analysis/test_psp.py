@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.analysis.entropy import Agreement, FirstOrder, SecondOrder, Subsets
-from psplib.analysis.psp import Magnitude, Observation, Probe, Score, observe, watch
+from psplib.analysis.psp import LossAndError, MeanSquare, Observation, Probe, observe, watch
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
@@ -87,7 +87,7 @@ def test_potentials_are_those_of_the_whole_network(
 
 
 def test_every_relu_of_resnet_32_and_no_output(tiny_colour: Data) -> None:
-    magnitude = Magnitude()
+    magnitude = MeanSquare()
     observe(build("resnet-32", 0), tiny_colour.test, magnitude)
     neurons = list(magnitude.neurons.values())
     assert neurons == [16 * 32 * 32] * 11 + [32 * 16 * 16] * 10 + [64 * 8 * 8] * 10
@@ -107,12 +107,12 @@ def test_the_model_is_as_it_was(
     modules = list(model.modules())
     generator = torch.get_rng_state()
 
-    class Stops(Score):
+    class Stops(LossAndError):
         def update(self, seen: Observation) -> None:
             raise KeyboardInterrupt
 
     try:
-        observe(model, split, Stops() if fails else Score())
+        observe(model, split, Stops() if fails else LossAndError())
     except KeyboardInterrupt:
         assert fails
     assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
@@ -164,7 +164,7 @@ def test_one_pass_feeds_every_probe() -> None:
             Counted.passes += 1
             return super().forward(x)
 
-    score, again, magnitude = Score(), Score(), Magnitude()
+    score, again, magnitude = LossAndError(), LossAndError(), MeanSquare()
     observe(small(relu1=Counted()), samples(), score, magnitude, again, batch=20)
     assert Counted.passes == 3
     assert score == again
@@ -173,7 +173,7 @@ def test_one_pass_feeds_every_probe() -> None:
 
 def test_score_and_magnitude_are_those_of_the_whole_split(tiny: Data) -> None:
     model = build("lenet-300", 0)
-    score, magnitude = Score(), Magnitude()
+    score, magnitude = LossAndError(), MeanSquare()
     observe(model, tiny.train, score, magnitude, batch=77)
     expected = training.evaluate(model, tiny.train)
     assert score.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -186,7 +186,7 @@ def test_score_and_magnitude_are_those_of_the_whole_split(tiny: Data) -> None:
 def test_neurons_of_constant_zero_count_in_the_magnitude(tiny: Data) -> None:
     model = build("lenet-5", 0)
     thin(model, 0.01)
-    magnitude = Magnitude()
+    magnitude = MeanSquare()
     observe(model, tiny.test, magnitude)
     means = {n: float(z.double().square().mean()) for n, z in plain(model, tiny.test.x).items()}
     assert magnitude.by_layer == pytest.approx(means, rel=1e-5)
@@ -204,20 +204,25 @@ def whole_numbers(split: Split) -> tuple[nn.Sequential, Split]:
 def numbers(probe: Probe) -> list[object]:
     """All that a probe has counted."""
     if isinstance(probe, SecondOrder):
-        return [probe.both_active(n, c).tolist() for n in probe.tallies for c in range(3)]
+        return [
+            n11.tolist()
+            for tally in probe.tallies.values()
+            for c in range(3)
+            for *_, n11 in tally.blocks(c)
+        ]
     if isinstance(probe, FirstOrder | Agreement | Subsets):
         return [probe.samples.tolist(), *(c.tolist() for c in probe.counts.values())]
-    if isinstance(probe, Score):
+    if isinstance(probe, LossAndError):
         return [probe.samples, probe.wrong, pytest.approx(probe.total)]
-    assert isinstance(probe, Magnitude)
+    assert isinstance(probe, MeanSquare)
     return [probe.samples, probe.sums]
 
 
-PROBES = [Score, Magnitude, FirstOrder, Agreement, SecondOrder, lambda: Subsets(3, limit=5)]
+PROBES = [LossAndError, MeanSquare, FirstOrder, Agreement, SecondOrder, lambda: Subsets(3, limit=5)]
 
 
 @pytest.mark.parametrize("make", PROBES)
-def test_batches_their_order_and_merging_change_nothing(make: Callable[[], Probe]) -> None:
+def test_batches_and_their_order_change_nothing(make: Callable[[], Probe]) -> None:
     model, split = whole_numbers(samples())
     whole = make()
     observe(model, split, whole, batch=50)
@@ -227,13 +232,6 @@ def test_batches_their_order_and_merging_change_nothing(make: Callable[[], Probe
         probe = make()
         observe(model, shuffled, probe, batch=batch)
         assert numbers(probe) == numbers(whole)
-    first, second = make(), make()
-    observe(model, Split(split.x[:17], split.y[:17]), first)
-    observe(model, Split(split.x[17:], split.y[17:]), second)
-    halves = numbers(first), numbers(second)
-    assert numbers(first.merge(second)) == numbers(second.merge(first)) == numbers(whole)
-    assert (numbers(first), numbers(second)) == halves
-    assert numbers(make().merge(whole)) == numbers(whole.merge(make())) == numbers(whole)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
@@ -259,19 +257,19 @@ class Functional(nn.Module):
 
 def test_networks_without_relus_of_their_own_are_refused() -> None:
     with pytest.raises(PsplibError, match=r"inputs of nn.ReLU modules; Functional has none\.$"):
-        observe(Functional(), samples(), Score())
+        observe(Functional(), samples(), LossAndError())
     shared = nn.ReLU()
     model = small(relu1=shared, relu2=shared)
     for mask in (None, thin(small(), 0.6)):
         with pytest.raises(PsplibError, match=r"relu1 is used 2 times in a pass\.$"):
-            observe(model, samples(), Score(), mask=mask)
+            observe(model, samples(), LossAndError(), mask=mask)
 
 
 def test_a_mask_of_another_network_is_refused() -> None:
     # As many parameters, but elsewhere.
     other = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 3))
     with pytest.raises(PsplibError, match=r"another network: .* \(6, 5\) .* \(5, 6\)\.$"):
-        observe(small(), samples(), Score(), mask=Mask.dense(other))
+        observe(small(), samples(), LossAndError(), mask=Mask.dense(other))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -280,19 +278,19 @@ def test_potentials_must_be_finite(bad: float) -> None:
     with torch.no_grad():
         model.fc2.bias[1] = bad
     with pytest.raises(PsplibError, match="potentials in front of relu2 are not finite"):
-        observe(model, split, Score())
+        observe(model, split, LossAndError())
     split.x[31, 2] = bad
     with pytest.raises(PsplibError, match="potentials in front of relu1 are not finite"):
-        observe(small(), split, Score(), batch=10)
+        observe(small(), split, LossAndError(), batch=10)
 
 
 def test_data_must_fit_the_network() -> None:
     split = samples()
     with pytest.raises(PsplibError, match="has no samples"):
-        observe(small(), Split(split.x[:0], split.y[:0]), Score())
+        observe(small(), Split(split.x[:0], split.y[:0]), LossAndError())
     for bad in (3, -1):
         split.y[4] = bad
         with pytest.raises(PsplibError, match=rf"0 to 2, the network's outputs; got .*{bad}"):
-            observe(small(), split, Score())
+            observe(small(), split, LossAndError())
     with pytest.raises(PsplibError, match="batch must be a whole number of at least 1; got 0"):
-        observe(small(), samples(), Score(), batch=0)
+        observe(small(), samples(), LossAndError(), batch=0)

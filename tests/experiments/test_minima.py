@@ -76,7 +76,7 @@ def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) ->
         model, type(images)(images.x[:30], images.y[:30]), solutions.mask, "all"
     )
     assert row["lambda_1_all"] == pytest.approx(float(eigen.leading(everywhere, 1).values[0]))
-    magnitude, first, second = psp.Magnitude(), entropy.FirstOrder(), entropy.SecondOrder()
+    magnitude, first, second = psp.MeanSquare(), entropy.FirstOrder(), entropy.SecondOrder()
     psp.observe(model, images, magnitude, first, second)
     assert row["z2"] == pytest.approx(magnitude.mean)
     assert row["first"] == pytest.approx(first.entropy().mean)
