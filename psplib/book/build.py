@@ -21,7 +21,7 @@ from psplib.core import errors as checks
 from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales, sweep
-from psplib.paper import figures, tables
+from psplib.paper import display, tables
 from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
@@ -186,11 +186,11 @@ def refresh(template: Path, target: Path, parameters: dict[str, Any], made_from:
     facts = {"made from": _made_from(template, parameters, made_from)}
     record.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as scratch, freshness.watch(Path(scratch, "asked")) as asked:
-        os.environ[figures.NOTEBOOK] = template.name
+        os.environ[display.NOTEBOOK] = template.name
         try:
             execute(template, target, parameters)
         finally:
-            del os.environ[figures.NOTEBOOK]
+            del os.environ[display.NOTEBOOK]
     freshness.write(record, facts | {"runs": asked})
     return True
 

@@ -29,7 +29,8 @@ from PIL import Image
 from psplib.book import build as book
 from psplib.book import lab
 from psplib.book.lab import REACH, Setting, Snapshot
-from psplib.paper.figures import ARMS, plain_ticks, unbroken
+from psplib.paper.display import unbroken
+from psplib.paper.style import ARMS, plain_ticks
 
 BLUE, ORANGE, GREEN = ARMS["lobster"][0], ARMS["rewound"][0], ARMS["restructured-layer"][0]
 CLASSES = LinearSegmentedColormap.from_list("classes", ["#9cc9e8", "#ffffff", "#f5c29b"])

@@ -16,8 +16,9 @@ from typing import Any
 import ipywidgets as ipw
 
 from psplib.paper import slides
-from psplib.paper.figures import ARMS, titled
+from psplib.paper.figures import titled
 from psplib.paper.slides import Slide, Slides
+from psplib.paper.style import ARMS
 from psplib.paper.tables import Figure1, Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store

@@ -11,8 +11,7 @@ from psplib.core.config import canonical, key
 from psplib.core.errors import one_of
 from psplib.experiments import scales
 from psplib.experiments.plan import Config
-from psplib.paper import figures, sources
-from psplib.paper.figures import Panel
+from psplib.paper import display, sources
 from psplib.pruning.sensitivity import Sensitivity
 
 # What tells the runs of an experiment apart is no choice.
@@ -73,7 +72,7 @@ def _parts(panel: scales.Experiment) -> dict[str, Config]:
     return parts
 
 
-def provenance(figure: Panel) -> Any:
+def provenance(figure: display.Results) -> Any:
     """A row for each run behind a figure. An HTML table."""
     rows = []
     for artefact in figure.artefacts:
@@ -142,4 +141,4 @@ def as_html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
     """A table in the book's style; every cell is escaped."""
     from IPython.display import HTML
 
-    return HTML(figures.cards(head, [[html.escape(cell) for cell in row] for row in rows]))
+    return HTML(display.cards(head, [[html.escape(cell) for cell in row] for row in rows]))

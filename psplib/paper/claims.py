@@ -1,100 +1,29 @@
-"""The paper's claims as tests on the tables.
+"""The claims of section 5.1 that every panel of Fig. 1 is asked, as tests on its table.
 
-The unit is a replica (a seed): means with 95 % t-intervals, differences in pairs where arms share
-their seeds. "A is higher than B" holds when the interval of the difference lies above zero; "A and
-B are comparable" when it lies inside a margin written down beforehand, 5 % of the mean.
+The unit is a replica (a seed); differences are taken in pairs where arms share their seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import sqrt
-
-import numpy as np
 import pandas as pd
 
+from psplib.paper.display import percent
+from psplib.paper.statistics import (
+    MARGIN,
+    NOT_RUN,
+    Interval,
+    Verdict,
+    at_most,
+    comparable,
+    decided,
+    everywhere,
+    higher,
+    interval,
+    reserved,
+)
 from psplib.paper.tables import Figure1
 
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
-MARGIN = 0.05
 HIGH_SPARSITY = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % t-interval over `n` values."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
-    """Mean and 95 % t-interval; with a single value the interval is unbounded.
-
-    >>> i = interval([1.0, 2.0, 3.0])
-    >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3)
-    (2.0, -0.484, 4.484)
-    """
-    from scipy import stats
-
-    x = np.asarray(values, dtype=float)
-    n = len(x)
-    if n < 2:
-        return Interval(float(x.mean()) if n else np.nan, -np.inf, np.inf, n)
-    half = float(stats.t.ppf(0.975, n - 1)) * float(x.std(ddof=1)) / sqrt(n)
-    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, n)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim of the paper and what the results say of it.
-
-    `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, or a factor
-    (×); `n` counts replicas.
-    """
-
-    claim: str
-    section: str
-    test: str
-    verdict: str
-    effect: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    n: int = 0
-    unit: str = "points"
-
-
-def higher(difference: Interval) -> str:
-    """The verdict on "the difference is above zero"."""
-    if difference.low > 0:
-        return HOLDS
-    return FAILS if difference.high < 0 else UNDECIDED
-
-
-def at_most(difference: Interval, margin: float) -> str:
-    """The verdict on "the difference is at most `margin`"."""
-    if difference.high <= margin:
-        return HOLDS
-    return FAILS if difference.low > margin else UNDECIDED
-
-
-def comparable(difference: Interval, margin: float) -> str:
-    """The verdict on "the difference lies within +-`margin`"."""
-    if -margin <= difference.low and difference.high <= margin:
-        return HOLDS
-    return FAILS if difference.low > margin or difference.high < -margin else UNDECIDED
-
-
-def everywhere(verdicts: Sequence[str]) -> str:
-    """The verdict on a claim about several points: it holds where it holds at each."""
-    if not verdicts:
-        return NOT_RUN
-    if FAILS in verdicts:
-        return FAILS
-    return HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
 
 
 def errors(figure: Figure1, arm: str) -> pd.DataFrame:
@@ -189,13 +118,6 @@ def unequal(figure: Figure1) -> str:
     )
 
 
-def reserved(verdict: Verdict, why: str) -> Verdict:
-    """A verdict that has been reached, taken back for a reason, if there is one."""
-    if not why or verdict.verdict == NOT_RUN:
-        return verdict
-    return replace(verdict, verdict=UNDECIDED, test=f"{verdict.test}; {why}")
-
-
 def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:
     """The verdict on "retraining is at most 5 % worse than the dense network", pair by pair; the
     difference and the margin."""
@@ -214,7 +136,7 @@ def _recovers(
         f"retrained − dense at {percent(1 - density[first[0]])} sparsity is at most "
         f"{margin:.2f} points (5 % of the dense error)"
     )
-    return decided(claim, test, verdict, difference)
+    return decided(claim, "5.1", test, verdict, difference)
 
 
 def worse(
@@ -229,12 +151,7 @@ def worse(
     if len(differences) > 1:
         where = f"each of {len(differences)} points; effect at {where}"
     verdict = everywhere([higher(d) for _, d in differences])
-    return decided(claim, test.format(where), verdict, last)
-
-
-def decided(claim: str, test: str, verdict: str, effect: Interval, section: str = "5.1") -> Verdict:
-    """A `Verdict` with its effect in percentage points."""
-    return Verdict(claim, section, test, verdict, effect.mean, effect.low, effect.high, effect.n)
+    return decided(claim, "5.1", test.format(where), verdict, last)
 
 
 def _initial_values(
@@ -251,25 +168,6 @@ def _initial_values(
     where = f"random − original, {many}"
     within = f"{where}, lies within ±{margin:.2f} points (5 % of the mean error)"
     return [
-        decided(minor, within, comparable(gap, margin), gap),
-        decided(better, f"{where}, is above zero", higher(gap), gap),
+        decided(minor, "5.1", within, comparable(gap, margin), gap),
+        decided(better, "5.1", f"{where}, is above zero", higher(gap), gap),
     ]
-
-
-def in_short(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts in one sentence for each outcome (Markdown)."""
-    if {v.verdict for v in verdicts} == {NOT_RUN}:
-        return "None of these claims has been tested yet."
-    sentences = []
-    for outcome in (HOLDS, FAILS, UNDECIDED, NOT_RUN):
-        these = [v.claim for v in verdicts if v.verdict == outcome]
-        if these:
-            sentences.append(
-                f"- **{outcome}** ({len(these)} of {len(verdicts)}): {' '.join(these)}"
-            )
-    return "\n".join(sentences)
-
-
-def percent(share: float) -> str:
-    """A share in per cent, one digit after the point."""
-    return f"{100 * share:.1f} %"

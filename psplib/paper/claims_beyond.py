@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from psplib.paper.claims import (
-    HIGH_SPARSITY,
+from psplib.paper.claims import HIGH_SPARSITY
+from psplib.paper.statistics import (
     MARGIN,
     NOT_RUN,
     Interval,

@@ -6,13 +6,23 @@ What every panel is asked is in `claims.figure_1`, with the rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import numpy as np
 import pandas as pd
 
 from psplib.paper import claims
-from psplib.paper.claims import NOT_RUN, Interval, Verdict
+from psplib.paper.display import percent
+from psplib.paper.statistics import (
+    NOT_RUN,
+    Verdict,
+    at_most,
+    decided,
+    everywhere,
+    higher,
+    interval,
+    reserved,
+    welch,
+)
 from psplib.paper.tables import Figure1
 
 # "around 99.20 %" at 98 % sparsity. Over 10,000 test images 0.80 % has a standard error of 0.09
@@ -52,7 +62,7 @@ def _still_99(figure: Figure1) -> list[Verdict]:
         found.append(
             _about(
                 claim.format(f"retrained from {label} values"),
-                f"({claims.percent(1 - density[points[0]])})" if points else "",
+                f"({percent(1 - density[points[0]])})" if points else "",
                 errors.loc[points[0]].dropna() if points else pd.Series(dtype=float),
             )
         )
@@ -65,12 +75,12 @@ def _still_99(figure: Figure1) -> list[Verdict]:
 def _about(claim: str, where: str, errors: pd.Series) -> Verdict:
     if not len(errors):
         return Verdict(claim, "5.1", "", NOT_RUN)
-    excess = claims.interval(errors - AROUND)
+    excess = interval(errors - AROUND)
     test = (
         f"test error − {AROUND:.2f} is at most {ABOUT:.2f} points (a standard error of 10,000 "
         f"images) at the first point from 98 % up {where}"
     )
-    return claims.decided(claim, test, claims.at_most(excess, ABOUT), excess)
+    return decided(claim, "5.1", test, at_most(excess, ABOUT), excess)
 
 
 def _already(figure: Figure1) -> list[Verdict]:
@@ -84,7 +94,7 @@ def _already(figure: Figure1) -> list[Verdict]:
                 f"Removing 80 % already degrades the network retrained from {label} values.",
                 "retrained − dense is above zero at {}, the first point from 80 % up",
                 [
-                    (p, claims.interval((errors.loc[p] - dense.loc[0]).dropna()))
+                    (p, interval((errors.loc[p] - dense.loc[0]).dropna()))
                     for p in _first(figure, errors, SPARSITY_C)
                 ]
                 if len(dense)
@@ -146,12 +156,11 @@ def _extreme(
     own = gaps.pop(name)
     differences = {n: welch(own, gap) if sign > 0 else welch(gap, own) for n, gap in gaps.items()}
     worst = min(differences, key=lambda n: differences[n].mean)
-    verdicts = [claims.higher(d) for d in differences.values()]
+    verdicts = [higher(d) for d in differences.values()]
     if sign > 0:
-        verdicts.append(claims.higher(claims.interval(own)))
+        verdicts.append(higher(interval(own)))
     sparsest = ", ".join(
-        f"{_letters([f.panel.name])} {claims.percent(1 - claims.densities(f).iloc[-1])}"
-        for f in figures
+        f"{_letters([f.panel.name])} {percent(1 - claims.densities(f).iloc[-1])}" for f in figures
     )
     of, minus = _letters([name]), _letters(list(gaps))
     if sign < 0:
@@ -161,29 +170,8 @@ def _extreme(
         f"of {minus} is above zero{' in each case' if len(gaps) > 1 else ''}"
         f"{', and so is that of ' + of if sign > 0 else ''}; effect against {_letters([worst])}"
     )
-    found = claims.decided(claim, test, claims.everywhere(verdicts), differences[worst], section)
-    return claims.reserved(found, "; ".join(filter(None, map(claims.unequal, figures))))
-
-
-def welch(a: np.ndarray, b: np.ndarray) -> Interval:
-    """Mean of `a` minus mean of `b`, two samples without pairs, with Welch's 95 % t-interval; `n`
-    is the size of the smaller one, and of fewer than two values the interval is unbounded.
-
-    >>> i = welch(np.array([2.0, 3.0, 4.0]), np.array([1.0, 1.0, 1.0]))
-    >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3), i.n
-    (2.0, -0.484, 4.484, 3)
-    """
-    from scipy import stats
-
-    mean, n = float(a.mean() - b.mean()), min(len(a), len(b))
-    if n < 2:
-        return Interval(mean, -np.inf, np.inf, n)
-    va, vb = (float(x.var(ddof=1)) / len(x) for x in (a, b))
-    if va + vb == 0:
-        return Interval(mean, mean, mean, n)
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    half = float(stats.t.ppf(0.975, freedom)) * sqrt(va + vb)
-    return Interval(mean, mean - half, mean + half, n)
+    found = decided(claim, section, test, everywhere(verdicts), differences[worst])
+    return reserved(found, "; ".join(filter(None, map(claims.unequal, figures))))
 
 
 def _letters(names: Sequence[str]) -> str:

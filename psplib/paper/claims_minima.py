@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from psplib.paper.claims import (
+from psplib.paper.statistics import (
     FAILS,
     HOLDS,
     MARGIN,

@@ -1,58 +1,20 @@
-"""Table -> figure, in one style for the whole book; a figure's badge and its downloads."""
+"""Fig. 1: table -> figure, its summary and its reading."""
 
 from __future__ import annotations
-
-import base64
-import html
-import io
-import os
-from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from psplib.core.config import canonical
-from psplib.experiments.scales import Beyond, Experiment
 from psplib.paper import claims
-from psplib.paper.tables import Figure1, FigureBeyond, Figures2to4
-
-# Okabe and Ito's palette, told apart by every kind of colour vision; an arm keeps its colour, its
-# marker and its name in every chapter.
-ARMS = {
-    "lobster": ("#0072B2", "o", "gradual (LOBSTER)"),
-    "dense": ("#555555", "", "dense"),
-    "rewound": ("#D55E00", "s", "one-shot, original values"),
-    "reinitialised": ("#E69F00", "^", "one-shot, new random values"),
-    "restructured-layer": ("#009E73", "D", "random structure, layer by layer"),
-    "restructured-global": ("#CC79A7", "v", "random structure, global"),
-}
-# What the chapter "beyond the paper" has besides.
-BEYOND = {
-    "decay": ("#56B4E9", "h", "gradual, weight decay only"),
-    "magnitude": ("#999933", "P", "magnitude, one-shot, rewound"),
-    "iterative": ("#000000", "X", "magnitude, iterative, rewound"),
-}
-DENSITY = "surviving parameters [%]  (sparser →)"
-STYLE: Any = {
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "figure.facecolor": "white",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "svg.hashsalt": "psplib",
-    "svg.fonttype": "path",
-}
+from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
+from psplib.paper.statistics import HOLDS, interval
+from psplib.paper.style import ARMS, DENSITY, STYLE, band, curve, plain_ticks, scale_axes
+from psplib.paper.tables import Figure1
 
 
 def figure_1(figure: Figure1) -> Figure | None:
@@ -89,23 +51,9 @@ def draw(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
     density = claims.densities(figure)
     dense_line(ax, figure)
     for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
-        curve(ax, arm, claims.errors(figure, arm), density, size)
+        curve(ax, ARMS[arm], claims.errors(figure, arm), density, size)
     _gradual(ax, figure, size)
     scale_axes(ax, figure.table)
-
-
-def scale_axes(ax: Axes, table: pd.DataFrame) -> None:
-    """Logarithmic axes for errors over density, the sparsest network on the right."""
-    ax.set(xscale="log", yscale="log")
-    seen = 100 * table["test_error"]
-    if len(seen):
-        # An interval of few replicas may reach below zero; the networks set the ranges.
-        ax.set_ylim(0.85 * seen[seen > 0].min(), 1.15 * seen.max())
-        ax.set_xlim(110, 100 * (1 - table["sparsity"].max()) * 0.88)
-    plain_ticks(ax.xaxis)
-    plain_ticks(ax.yaxis)
-    if len(seen) and seen.max() < 5 * seen[seen > 0].min():
-        ax.yaxis.set_major_locator(MaxNLocator(6))
 
 
 def dense_line(ax: Axes, figure: Figure1) -> None:
@@ -114,45 +62,10 @@ def dense_line(ax: Axes, figure: Figure1) -> None:
     if dense.empty:
         return
     color, _, name = ARMS["dense"]
-    mean = claims.interval(dense.loc[0].dropna())
+    mean = interval(dense.loc[0].dropna())
     ax.axhline(mean.mean, color=color, lw=1.2, ls="--", label=f"{name} ({mean.mean:.2f} %)")
     if np.isfinite(mean.low):
         ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
-
-
-def curve(
-    ax: Axes,
-    arm: str,
-    errors: pd.DataFrame,
-    density: pd.Series,
-    size: float = 1.0,
-    label: str | None = None,
-) -> None:
-    """An arm's test errors (points, replicas) in per cent over density: single networks, their
-    mean, its 95 % interval."""
-    if errors.empty:
-        return
-    color, marker, name = (ARMS | BEYOND)[arm]
-    x = 100 * density.loc[errors.index].to_numpy(dtype=float)
-    for replica in errors.columns:
-        ax.plot(x, errors[replica], marker, ms=2.5, color=color, alpha=0.35, mew=0)
-    intervals = [claims.interval(row.dropna()) for _, row in errors.iterrows()]
-    mean = [i.mean for i in intervals]
-    ax.plot(x, mean, marker=marker, ms=5 * size, lw=1.6 * size, color=color, label=label or name)
-    band(ax, x, intervals, color, lowest=float(errors.min(axis=None)))
-
-
-def band(
-    ax: Axes,
-    x: Sequence[float] | np.ndarray,
-    intervals: Sequence[claims.Interval],
-    color: str,
-    lowest: float,
-) -> None:
-    """Intervals as an area. An interval of few replicas may reach below zero, where a logarithmic
-    axis ends in a wall: the area ends at half of the `lowest` value seen."""
-    low = np.maximum([i.low for i in intervals], lowest / 2)
-    ax.fill_between(x, low, [i.high for i in intervals], color=color, alpha=0.2, lw=0)
 
 
 def _gradual(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
@@ -175,13 +88,6 @@ def _gradual(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
         )
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, without powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def summary(figure: Figure1) -> pd.DataFrame:
     """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
     for each point that is retrained from, and for the last."""
@@ -200,224 +106,15 @@ def summary(figure: Figure1) -> pd.DataFrame:
         }
         for arm in arms:
             errors = claims.errors(figure, arm)
-            row[ARMS[arm][2]] = _plus_minus(errors.loc[point]) if point in errors.index else ""
+            row[ARMS[arm][2]] = plus_minus(errors.loc[point]) if point in errors.index else ""
         rows.append(row)
     names = ["sparsity", "weights only", "LOBSTER", *(ARMS[arm][2] for arm in arms)]
     return pd.DataFrame(rows, columns=names)
 
 
-def _plus_minus(values: pd.Series) -> str:
-    i = claims.interval(values.dropna())
-    return f"{i.mean:.2f}\u00a0±\u00a0{i.high - i.mean:.2f}" if i.n > 1 else f"{i.mean:.2f}"
-
-
-Panel = Figure1 | Figures2to4 | FigureBeyond
-
-
-def facts(figure: Panel) -> dict[str, str]:
-    """What the badge says: scale, seeds, device, date, commit, and what is missing."""
-    provenance = [a.provenance for a in figure.artefacts]
-    if not provenance:
-        return {"runs": "not there yet"}
-    commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
-    panel = figure.panel
-    samples = None if isinstance(panel, Beyond) else panel.lobsters[0].samples
-    return {
-        "scale": panel.scale,
-        **({"images": f"{samples:,} of the data set"} if samples else {}),
-        "seeds": _seeds(figure),
-        "device": ", ".join(sorted({p["device"] for p in provenance})),
-        "finished": max(p["finished"][:10] for p in provenance),
-        "commit": ", ".join(commits),
-        "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
-        **({"missing runs": str(len(figure.missing))} if figure.missing else {}),
-    }
-
-
-def _seeds(figure: Panel) -> str:
-    panel = figure.panel
-    if isinstance(panel, Beyond):
-        return "; ".join(
-            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
-            f"{len(r.replicas)} replicas"
-            for r in panel.networks
-        )
-    return f"{len(panel.lobsters)} LOBSTER × {len(panel.retrained.replicas)} replicas"
-
-
 def titled(figure: Figure1) -> str:
     """A panel of Fig. 1 with its letter: "(a) LeNet-300, MNIST"."""
     return f"({figure.panel.name[-1]}) {figure.panel.title}"
-
-
-def basis(panel: Experiment) -> str:
-    """What a panel's verdicts rest on: scale, images, gradual runs, replicas."""
-    samples = panel.lobsters[0].samples
-    parts = [
-        panel.scale,
-        f"{samples:,} images" if samples else "",
-        counted(len(panel.lobsters), "gradual run"),
-        counted(len(panel.retrained.replicas), "replica"),
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def badge(figure: Panel, title: str = "") -> str:
-    """The facts as one line of HTML, after a title if there is one."""
-    items = "".join(
-        f"<span><b>{html.escape(k)}</b> {html.escape(v)}</span>" for k, v in facts(figure).items()
-    )
-    head = f"<span><b>{html.escape(title)}</b></span>" if title else ""
-    return f'<p class="psplib-badge">{head}{items}</p>'
-
-
-# Set while the book executes a chapter: the notebook that lies beside its page.
-NOTEBOOK = "PSPLIB_NOTEBOOK"
-
-
-def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
-    """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
-    content, so that they work in a live notebook, in the static page and without a network. In the
-    book's page, also a link to the notebook that draws it."""
-    svg = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(svg, format="svg", metadata={"Date": None})
-    files: Sequence[tuple[str, str, str, bytes]] = (
-        ("SVG", "svg", "image/svg+xml", svg.getvalue()),
-        ("CSV", "csv", "text/csv", table.to_csv(index=False).encode()),
-        ("configuration", "json", "application/json", canonical(config).encode()),
-    )
-    links = [
-        f'<a download="{name}.{ending}" '
-        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{label}</a>'
-        for label, ending, kind, content in files
-    ]
-    if notebook := os.environ.get(NOTEBOOK):
-        links.append(f'<a download href="{html.escape(notebook)}">notebook</a>')
-    return f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
-
-
-def show(name: str, fig: Figure | None, figure: Panel, table: pd.DataFrame | None = None) -> None:
-    """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, the
-    panel's own unless given. Of a figure whose runs are not there, it says so."""
-    from IPython.display import HTML, display
-
-    if fig is None:
-        missing = f"The runs of this figure, {figure.panel.title}, are not there yet."
-        display(HTML(f'<p class="psplib-badge">{html.escape(missing)}</p>'))
-        return
-    display(picture(fig))
-    links = downloads(name, fig, figure.table if table is None else table, figure.panel)
-    display(HTML(badge(figure) + links))
-
-
-def picture(fig: Figure) -> Any:
-    """A figure as a PNG of the page's width."""
-    from IPython.display import Image
-
-    png = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(png, format="png", metadata={"Software": None})
-    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig))
-
-
-NOT_THERE = "The runs that this rests on are not there yet; `psplib reproduce` makes them."
-
-
-def describe(fig: Figure) -> str:
-    """A figure in words, for who does not see it: of each panel its title, its axes, its legend."""
-    fig.draw_without_rendering()  # layouts and offsets write their texts only now
-    panels = [text for ax in fig.axes if (text := _panel(ax))]
-    names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
-    return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
-
-
-def _panel(ax: Axes) -> str:
-    if ax.get_label() == "<colorbar>" or not ax.axison:
-        return ""
-    vertical = ax.get_zlabel() if hasattr(ax, "get_zlabel") else ""
-    axes = [vertical, ax.get_ylabel(), ax.get_xlabel()]
-    legend = ax.get_legend()
-    names = [text.get_text() for text in legend.get_texts()] if legend else []
-    parts = [
-        ax.get_title(),
-        " against ".join(label for label in axes if label),
-        "; ".join(names),
-    ]
-    return ": ".join(part for part in parts if part)
-
-
-def state(figure: Panel) -> str:
-    """Whether all runs behind a figure are there (Markdown)."""
-    missing, panel = len(figure.missing), figure.panel
-    if not missing:
-        return "All runs of this figure are there."
-    are = f"{counted(missing, 'run')} of this figure {'are' if missing > 1 else 'is'} not there yet"
-    if panel.lobsters[0] in figure.missing:
-        are = (
-            "The gradual run of this figure is not there yet, and so nothing that is made from its "
-            "masks"
-        )
-    command = f"psplib reproduce --scale {panel.scale} --only {panel.name}"
-    return f"{are}; `{command}` makes what is missing."
-
-
-def unbroken(text: str) -> str:
-    """The same text, in which no line ends between a number and its per cent sign."""
-    return text.replace(" %", "\u00a0%")
-
-
-def table(frame: pd.DataFrame) -> Any:
-    """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
-    if frame.empty:
-        return None
-    styled = frame.style.hide(axis="index").format(na_rep="")
-    return styled.set_table_attributes('class="psplib"')
-
-
-def verdicts(found: Sequence[claims.Verdict], of: str = "claim of the paper") -> Any:
-    """Verdicts as an HTML table: claim (headed `of`), verdict, effect with its interval, test."""
-    from IPython.display import HTML
-
-    names = (of, "verdict", "effect and 95 % interval", "n", "test")
-    rows = [
-        (
-            html.escape(v.claim),
-            verdict_label(v.verdict),
-            effect(v),
-            str(v.n or "–"),
-            unbroken(html.escape(v.test)),
-        )
-        for v in found
-    ]
-    return HTML(cards(names, rows))
-
-
-def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells with named columns; on a phone, a card for each row."""
-    head = "".join(f"<th>{name}</th>" for name in names)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<table class="psplib cards"><thead><tr>{head}</tr></thead>{body}</table>'
-
-
-def effect(verdict: claims.Verdict) -> str:
-    """An effect with its interval, where it has one, and unit; a dash where there is none."""
-    numbers = (verdict.effect, verdict.low, verdict.high)
-    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f"}[verdict.unit]
-    mean, low, high = (format(x, form) for x in numbers)
-    if not np.isfinite(numbers).all():
-        return f"{mean} {verdict.unit}, no interval" if np.isfinite(verdict.effect) else "–"
-    return f"{mean} [{low}, {high}] {verdict.unit}"
-
-
-def verdict_label(verdict: str) -> str:
-    """A verdict in its colour, as HTML."""
-    return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
 def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
@@ -431,7 +128,7 @@ def convergence(history: pd.DataFrame, title: str = "") -> Figure | None:
         for arm, rows in history.groupby("arm", sort=False):
             color, _, name = ARMS[arm]
             grouped = rows.groupby("epoch")["validation_error"]
-            intervals = [claims.interval(100 * values) for _, values in grouped]
+            intervals = [interval(100 * values) for _, values in grouped]
             epochs = list(grouped.groups)
             lowest = min(lowest, 100 * rows["validation_error"].min())
             ax.plot(epochs, [i.mean for i in intervals], color=color, label=name)
@@ -464,7 +161,7 @@ def reading(figure: Figure1) -> str:
     dense = claims.errors(figure, "dense")
     if len(dense):
         sentences.append(
-            f"The dense network, trained without it, errs on {_plus_minus(dense.loc[0])} %."
+            f"The dense network, trained without it, errs on {plus_minus(dense.loc[0])} %."
         )
     density = claims.densities(figure)
     arms = {arm: claims.errors(figure, arm) for arm in ARMS if arm not in ("lobster", "dense")}
@@ -472,25 +169,23 @@ def reading(figure: Figure1) -> str:
     for arm, errors in arms.items():
         first, last = errors.index[0], errors.index[-1]
         sentence = (
-            f"**{ARMS[arm][2].capitalize()}**: {_plus_minus(errors.loc[first])} % at "
-            f"{_sparsity(density[first])} sparsity"
+            f"**{ARMS[arm][2].capitalize()}**: {plus_minus(errors.loc[first])} % at "
+            f"{percent(1 - density[first])} sparsity"
         )
         if last != first:
-            sentence += f", {_plus_minus(errors.loc[last])} % at {_sparsity(density[last])}"
+            sentence += f", {plus_minus(errors.loc[last])} % at {percent(1 - density[last])}"
         sentence += "."
         if len(dense):
             back = [
-                p
-                for p in errors.index
-                if claims.recovers(errors.loc[p], dense.loc[0])[0] == claims.HOLDS
+                p for p in errors.index if claims.recovers(errors.loc[p], dense.loc[0])[0] == HOLDS
             ]
-            at = ", ".join(_sparsity(density[p]) for p in back) or "no point"
+            at = ", ".join(percent(1 - density[p]) for p in back) or "no point"
             sentence += (
                 f" At most 5 % worse than the dense network, with its whole interval, at {at}."
             )
         sentences.append(sentence)
     gaps = [
-        f"{what} by {_plus_minus(gap)} points"
+        f"{what} by {plus_minus(gap)} points"
         for what, worse, better in (
             ("new initial values raise the error", "reinitialised", "rewound"),
             (
@@ -509,12 +204,3 @@ def reading(figure: Figure1) -> str:
             "(a minus sign would mean that they lower it)."
         )
     return unbroken("\n\n".join(sentences))
-
-
-def _sparsity(density: float) -> str:
-    return f"{100 * (1 - density):.1f} %"
-
-
-def counted(n: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{n} {what}{'s' if n != 1 else ''}"

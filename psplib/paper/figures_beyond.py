@@ -11,22 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psplib.paper.claims import interval
 from psplib.paper.claims_beyond import GRID, along, between, errors, gaps, gradual, span
-from psplib.paper.figures import (
-    ARMS,
-    BEYOND,
-    DENSITY,
-    NOT_THERE,
-    STYLE,
-    curve,
-    scale_axes,
-    unbroken,
-)
+from psplib.paper.display import NOT_THERE, plus_minus, unbroken
+from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, scale_axes
 from psplib.paper.tables import FigureBeyond
 
 RETRAINED = ("magnitude", "iterative", "rewound")
-NAMES = {arm: name for arm, (_, _, name) in (ARMS | BEYOND).items()} | {
+NAMES = {arm: name for arm, (_, _, name) in (ARMS | RIVALS).items()} | {
     "rewound": "LOBSTER's mask, rewound"
 }
 
@@ -64,10 +55,11 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
         density = 1 - next(iter(runs.values()))["sparsity"]
         for arm in RETRAINED:
             retrained = errors(figure, network, arm)
-            curve(ax, arm, retrained[retrained.index > 0], density, label=NAMES[arm])
+            look = (ARMS | RIVALS)[arm]._replace(name=NAMES[arm])
+            curve(ax, look, retrained[retrained.index > 0], density)
     # The two are often one line: the broken one lies above.
     for arm, style in (("lobster", "-"), ("decay", (0, (2, 1.5)))):
-        color, marker, name = (ARMS | BEYOND)[arm]
+        color, marker, name = (ARMS | RIVALS)[arm]
         for i, run in enumerate(gradual(figure, network, arm).values()):
             ax.plot(
                 100 * (1 - run["sparsity"]),
@@ -97,7 +89,7 @@ def decay(figure: FigureBeyond) -> pd.DataFrame:
                     found = along(figure, rivals.title, arm, column, GRID)
                     values = factor * found[density]
                     what = column.replace("_", " ")
-                    row[f"{what}, {name}"] = _plus_minus(values.dropna(), digits)
+                    row[f"{what}, {name}"] = plus_minus(values.dropna(), digits)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -121,7 +113,7 @@ def masks(figure: FigureBeyond) -> pd.DataFrame:
                 row[NAMES[arm]] = f"{100 * error:.2f}" if np.isfinite(error) else ""
             for arm in reversed(RETRAINED):
                 if point in arms[arm].index:
-                    row[NAMES[arm]] = _plus_minus(arms[arm].loc[point].dropna())
+                    row[NAMES[arm]] = plus_minus(arms[arm].loc[point].dropna())
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -205,7 +197,7 @@ def _said(figure: FigureBeyond, network: str) -> list[str]:
         seeds = f"{len(gap)} seeds" if len(gap) > 1 else "one seed: no interval"
         said.append(
             f"Without the sensitivity term the test error changes by "
-            f"{_plus_minus(gap.mean(axis=1))} points, mean from {span(gap.columns)} sparsity "
+            f"{plus_minus(gap.mean(axis=1))} points, mean from {span(gap.columns)} sparsity "
             f"({seeds})."
         )
     table = figure.gradients[figure.gradients["network"] == network]
@@ -221,7 +213,7 @@ def _said(figure: FigureBeyond, network: str) -> list[str]:
     if points and runs:
         for point in dict.fromkeys((points[0], points[-1])):
             values = "; ".join(
-                f"{NAMES[arm]} {_plus_minus(arms[arm].loc[point].dropna())} %"
+                f"{NAMES[arm]} {plus_minus(arms[arm].loc[point].dropna())} %"
                 for arm in reversed(RETRAINED)
             )
             own = runs[0].loc[point]
@@ -230,11 +222,3 @@ def _said(figure: FigureBeyond, network: str) -> list[str]:
                 f"{100 * own['test_error']:.2f} %."
             )
     return said
-
-
-def _plus_minus(values: pd.Series, digits: int = 2) -> str:
-    i = interval(values)
-    if not i.n:
-        return ""
-    half = f"\u00a0±\u00a0{i.high - i.mean:.{digits}f}" if i.n > 1 else ""
-    return f"{i.mean:.{digits}f}{half}"

@@ -15,8 +15,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from psplib.paper import claims, claims_minima
-from psplib.paper.figures import ARMS, NOT_THERE, STYLE, plain_ticks, unbroken
+from psplib.paper import claims_minima
+from psplib.paper.display import NOT_THERE, plus_minus, unbroken
+from psplib.paper.statistics import UNDECIDED, interval
+from psplib.paper.style import ARMS, STYLE, plain_ticks
 from psplib.paper.tables import Figures2to4
 
 LABELS = {
@@ -262,7 +264,7 @@ def strip(ax: Axes, x: float, values: pd.Series, arm: str) -> None:
         return
     jitter = np.linspace(-0.05, 0.05, len(values)) if len(values) > 1 else [0.0]
     ax.plot(x + np.asarray(jitter), values, marker, ms=3.5, color=color, alpha=0.6, mew=0)
-    mean = claims.interval(values)
+    mean = interval(values)
     if np.isfinite(mean.low):
         ax.vlines(x + 0.09, mean.low, mean.high, color=color, lw=2.2)
 
@@ -337,14 +339,6 @@ def summary(figures: Figures2to4, figure: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plus_minus(values: pd.Series, digits: int) -> str:
-    """A mean, and half of its 95 % interval where there is one."""
-    i = claims.interval(values)
-    if i.n < 2:
-        return f"{i.mean:.{digits}f}"
-    return f"{i.mean:.{digits}f}\u00a0±\u00a0{i.high - i.mean:.{digits}f}"
-
-
 def lines(figures: Figures2to4) -> pd.DataFrame:
     """The eigenvalues along the line, all subspaces and definitions in one table."""
     frames = []
@@ -407,9 +401,7 @@ def by_layer(figures: Figures2to4) -> pd.DataFrame:
         row: dict[str, Any] = {"run": seed, "layer": layer}
         for line in group[group["quantity"] != "z2"].itertuples():
             text = f"{line.difference:+.4f}"
-            row[SHORT[line.quantity]] = (
-                text if line.verdict == claims.UNDECIDED else f"<b>{text}</b>"
-            )
+            row[SHORT[line.quantity]] = text if line.verdict == UNDECIDED else f"<b>{text}</b>"
         rows.append(row)
     return pd.DataFrame(rows)
 

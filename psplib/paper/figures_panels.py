@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from psplib.paper import claims, claims_figure_1, figures
-from psplib.paper.figures import ARMS, DENSITY, STYLE
+from psplib.paper import display as shown
+from psplib.paper.style import ARMS, DENSITY, STYLE
 from psplib.paper.tables import Figure1
 
 
@@ -51,8 +52,8 @@ def _scale(figure: Figure1) -> str:
     panel = figure.panel
     samples = panel.lobsters[0].samples
     images = f"{samples:,} images, " if samples else ""
-    missing = f", {figures.counted(len(figure.missing), 'run')} missing" if figure.missing else ""
-    replicas = figures.counted(len(panel.retrained.replicas), "replica")
+    missing = f", {shown.counted(len(figure.missing), 'run')} missing" if figure.missing else ""
+    replicas = shown.counted(len(panel.retrained.replicas), "replica")
     return f"{panel.scale}: {images}{replicas}{missing}"
 
 
@@ -75,13 +76,13 @@ def answer(panels: Sequence[Figure1]) -> Any:
     found: dict[str, dict[str, str]] = {}
     for letter, figure in zip(letters, panels, strict=True):
         for v in claims_figure_1.panel(figure):
-            found.setdefault(v.claim, {})[letter] = figures.verdict_label(v.verdict)
+            found.setdefault(v.claim, {})[letter] = shown.verdict_label(v.verdict)
     rows = {
         claim: "".join(f"<td>{labels.get(letter, '–')}</td>" for letter in letters)
         for claim, labels in found.items()
     }
     for v in claims_figure_1.across(panels):
-        label = figures.verdict_label(v.verdict)
+        label = shown.verdict_label(v.verdict)
         rows[v.claim] = f'<td colspan="{len(letters)}">{label}, of all together</td>'
     head = "".join(f"<th>({letter})</th>" for letter in letters)
     body = "".join(f"<tr><td>{html.escape(c)}</td>{cells}</tr>" for c, cells in rows.items())
@@ -96,7 +97,7 @@ def show(panels: Sequence[Figure1]) -> None:
     from IPython.display import HTML, display
 
     fig = figure_1(panels)
-    display(figures.picture(fig))
+    display(shown.picture(fig))
     configs = [figure.panel for figure in panels]
-    badges = "".join(figures.badge(f, figures.titled(f)) for f in panels)
-    display(HTML(badges + figures.downloads("figure_1", fig, table(panels), configs)))
+    badges = "".join(shown.badge(f, figures.titled(f)) for f in panels)
+    display(HTML(badges + shown.downloads("figure_1", fig, table(panels), configs)))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from psplib.paper import claims, claims_figure_1, claims_minima, figures
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper import claims_figure_1, claims_minima, display
+from psplib.paper.statistics import HOLDS, NOT_RUN, UNDECIDED, VERDICTS, Verdict, everywhere
 from psplib.paper.tables import Figure1, Figures2to4
 
 
@@ -47,7 +47,7 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
         Entry(
             replace(v, claim=f"{v.claim} ({figure.panel.title})"),
             "figure_1",
-            figures.basis(figure.panel),
+            display.basis(figure.panel),
         )
         for figure in panels
         for v in claims_figure_1.panel(figure)
@@ -55,7 +55,7 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
     letters = [f"({f.panel.name[-1]}) {f.panel.scale}" for f in panels]
     found += [Entry(v, "figure_1", ", ".join(letters)) for v in claims_figure_1.across(panels)]
     second = claims_minima.figure_2(minima)
-    basis = figures.basis(minima.panel)
+    basis = display.basis(minima.panel)
     for chapter, verdicts in (
         ("figure_2", [*second, _sharp_and_good(second)]),
         ("figure_3", claims_minima.figure_3(minima)),
@@ -68,7 +68,7 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
 def _sharp_and_good(verdicts: Sequence[Verdict]) -> Verdict:
     better, narrow = verdicts[1], verdicts[3]
     both = [better.verdict, narrow.verdict]
-    together = NOT_RUN if NOT_RUN in both else claims.everywhere(both)
+    together = NOT_RUN if NOT_RUN in both else everywhere(both)
     return Verdict(
         "Not all narrow minima generalise worse than wide ones.",
         "5.2",
@@ -84,9 +84,6 @@ def count(found: Sequence[Entry]) -> str:
     return f"Of {len(found)} claims {', '.join(parts)}."
 
 
-VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-
-
 def table(found: Sequence[Entry]) -> Any:
     """The ledger as an HTML table, a link to the chapter in each row."""
     from IPython.display import HTML
@@ -100,12 +97,12 @@ def table(found: Sequence[Entry]) -> Any:
         cells = (
             html.escape(v.section),
             claim,
-            figures.verdict_label(v.verdict),
-            html.escape(figures.effect(v)),
+            display.verdict_label(v.verdict),
+            html.escape(display.effect_in_words(v)),
             str(v.n or "–"),
             html.escape(entry.basis) if v.verdict != NOT_RUN else "–",
             html.escape(v.test),
         )
         rows.append(cells)
     names = ("section", "claim", "verdict", "effect and 95 % interval", "n", "basis", "test")
-    return HTML(figures.cards(names, rows))
+    return HTML(display.cards(names, rows))

@@ -24,8 +24,10 @@ from psplib.experiments import minima, scales
 from psplib.experiments import plan as experiments
 from psplib.nn.masks import Mask
 from psplib.paper import claims, claims_minima
-from psplib.paper.figures import ARMS, STYLE, curve, dense_line, plain_ticks
+from psplib.paper.figures import dense_line
 from psplib.paper.figures_minima import LABELS, SHORT, heat, quantity_title, strip
+from psplib.paper.statistics import interval
+from psplib.paper.style import ARMS, STYLE, curve, plain_ticks
 from psplib.paper.tables import Figure1, Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
@@ -439,7 +441,7 @@ def _draw(ax: Axes, figure: Figure1, names: Sequence[str]) -> None:
             color, marker, title = ARMS[arm]
             ax.plot(100 * density, errors, marker=marker, ms=4, color=color, label=title)
         else:
-            curve(ax, arm, errors, density)
+            curve(ax, ARMS[arm], errors, density)
     seen = np.concatenate([d[np.isfinite(d)] for d in drawn])
     ax.set(xscale="log", ylabel="test error [%]")
     ax.set_ylim(0.93 * seen.min(), 1.07 * seen.max())
@@ -470,7 +472,7 @@ def _alone(figure: Figure1, arm: str) -> Slide:
 def _pair(figure: Figure1, one: str, other: str) -> Slide:
     first, second = ARMS[one][2], ARMS[other][2]
     differences = _differences(figure, one, other)
-    intervals = {p: claims.interval(row.dropna()) for p, row in differences.iterrows()}
+    intervals = {p: interval(row.dropna()) for p, row in differences.iterrows()}
     x = [100 * claims.densities(figure)[p] for p in intervals]
     color = ARMS[other][0]
     with mpl.rc_context(STYLE):

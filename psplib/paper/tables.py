@@ -10,6 +10,7 @@ import pandas as pd
 from psplib.experiments.minima import Census, Curvature, Map, Profile
 from psplib.experiments.plan import Config, gradual_run, known, solutions
 from psplib.experiments.scales import SCALES, Beyond, Experiment, Minima, Panel, panel
+from psplib.paper.display import runs_and_replicas
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
@@ -30,6 +31,11 @@ class Figure1:
     table: pd.DataFrame
     missing: tuple[Config, ...]
     artefacts: tuple[Artefact, ...]
+
+    @property
+    def seeds(self) -> str:
+        """How many gradual runs and replicas there are."""
+        return runs_and_replicas(self.panel)
 
 
 COLUMNS = (
@@ -93,6 +99,11 @@ class Figures2to4:
     artefacts: tuple[Artefact, ...]
     profile: dict[str, pd.DataFrame] = field(default_factory=dict)
 
+    @property
+    def seeds(self) -> str:
+        """How many gradual runs and replicas there are."""
+        return runs_and_replicas(self.panel)
+
 
 def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     """The tables of Figs. 2 to 4 from the runs that a store has."""
@@ -144,6 +155,15 @@ class FigureBeyond:
     gradients: pd.DataFrame
     missing: tuple[Config, ...]
     artefacts: tuple[Artefact, ...]
+
+    @property
+    def seeds(self) -> str:
+        """How many gradual runs and replicas each network has."""
+        return "; ".join(
+            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
+            f"{len(r.replicas)} replicas"
+            for r in self.panel.networks
+        )
 
 
 def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:

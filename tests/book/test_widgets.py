@@ -19,7 +19,7 @@ from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
-from psplib.paper import claims, figures_minima, slides, tables
+from psplib.paper import claims, figures_minima, slides, statistics, tables
 from psplib.paper.tables import Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
@@ -170,7 +170,7 @@ def test_two_arms_are_compared_replica_by_replica() -> None:
         [papers_world("reinitialised", 0.01, r) - papers_world("rewound", 0.01, r)
          for r in range(6)]
     )  # fmt: skip
-    i = claims.interval(gaps)
+    i = statistics.interval(gaps)
     assert f"difference {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" in found[rewound, new].alt
     table = slides._differences(figure, "lobster", "rewound")
     last = table.index[-1]

@@ -15,8 +15,8 @@ import torch
 from psplib.core.errors import PsplibError
 from psplib.experiments import costs, scales, sweep, verification
 from psplib.experiments import plan as experiments
-from psplib.paper import claims_beyond, figures, figures_beyond, tables
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper import claims_beyond, display, figures_beyond, tables
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.tables import BEYOND, FigureBeyond
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
@@ -185,7 +185,7 @@ def test_the_tables_and_the_reading_quote_the_errors() -> None:
 def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
     figure = tables.collect_beyond(PANEL, store)
     assert figures_beyond.comparison(figure) is None
-    assert figures_beyond.reading(figure) == figures.NOT_THERE
+    assert figures_beyond.reading(figure) == display.NOT_THERE
     for table in (figures_beyond.decay, figures_beyond.masks, figures_beyond.layers):
         assert len(table(figure)) in (0, 8)
     assert figures_beyond.gradients(figure).empty
@@ -280,6 +280,6 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_
 
 
 def test_the_badge_names_the_seeds_of_each_network(made: Store) -> None:
-    seeds = figures.facts(tables.collect_beyond(scales.beyond("smoke"), made))["seeds"]
+    seeds = display.facts(tables.collect_beyond(scales.beyond("smoke"), made))["seeds"]
     assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
     assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds

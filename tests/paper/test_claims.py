@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from worlds import ARMS, noise, panel, papers_world
 
-from psplib.paper import claims
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
+from psplib.paper import claims, statistics
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
 from psplib.paper.tables import Figure1
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))
 def test_interval_is_scipys_t_interval(values: list[float]) -> None:
-    found = claims.interval(values)
+    found = statistics.interval(values)
     spread = np.std(values, ddof=1)
     if spread < 1e-9:
         assert found.low == pytest.approx(found.high, abs=1e-6)
@@ -29,9 +29,14 @@ def test_interval_is_scipys_t_interval(values: list[float]) -> None:
 
 
 def test_one_value_decides_nothing() -> None:
-    one = claims.interval([0.3])
+    one = statistics.interval([0.3])
     assert (one.mean, one.low, one.high, one.n) == (0.3, -math.inf, math.inf, 1)
-    assert claims.higher(one) == claims.comparable(one, 1) == claims.at_most(one, 1) == UNDECIDED
+    assert (
+        statistics.higher(one)
+        == statistics.comparable(one, 1)
+        == statistics.at_most(one, 1)
+        == UNDECIDED
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,16 +55,16 @@ def test_verdicts_follow_the_interval(
     low: float, high: float, higher: str, at_most: str, comparable: str
 ) -> None:
     difference = Interval((low + high) / 2, low, high, 10)
-    assert claims.higher(difference) == higher
-    assert claims.at_most(difference, 0.5) == at_most
-    assert claims.comparable(difference, 0.5) == comparable
+    assert statistics.higher(difference) == higher
+    assert statistics.at_most(difference, 0.5) == at_most
+    assert statistics.comparable(difference, 0.5) == comparable
 
 
 def test_a_claim_about_many_points_needs_them_all() -> None:
-    assert claims.everywhere([HOLDS, HOLDS]) == HOLDS
-    assert claims.everywhere([HOLDS, UNDECIDED]) == UNDECIDED
-    assert claims.everywhere([UNDECIDED, FAILS]) == FAILS
-    assert claims.everywhere([]) == NOT_RUN
+    assert statistics.everywhere([HOLDS, HOLDS]) == HOLDS
+    assert statistics.everywhere([HOLDS, UNDECIDED]) == UNDECIDED
+    assert statistics.everywhere([UNDECIDED, FAILS]) == FAILS
+    assert statistics.everywhere([]) == NOT_RUN
 
 
 def test_every_claim_holds_in_the_papers_world() -> None:

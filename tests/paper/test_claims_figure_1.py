@@ -11,8 +11,8 @@ from scipy import stats
 from worlds import ARMS, noise, panel, papers_world
 
 from psplib.experiments import scales
-from psplib.paper import claims, claims_figure_1
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper import claims, claims_figure_1, statistics
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
 from psplib.paper.tables import Figure1
 
 POINTS = (1.0, 0.3, 0.15, 0.05, 0.015, 0.004)
@@ -21,7 +21,7 @@ VALUES = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=9)
 
 @given(VALUES, VALUES)
 def test_welch_is_scipys(a: list[float], b: list[float]) -> None:
-    found = claims_figure_1.welch(np.array(a), np.array(b))
+    found = statistics.welch(np.array(a), np.array(b))
     assert found.mean == pytest.approx(np.mean(a) - np.mean(b), abs=1e-9)
     if np.var(a) + np.var(b) > 1e-9:
         expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
@@ -29,7 +29,7 @@ def test_welch_is_scipys(a: list[float], b: list[float]) -> None:
 
 
 def test_welch_of_one_value_decides_nothing() -> None:
-    found = claims_figure_1.welch(np.array([1.0]), np.array([0.0, 0.1]))
+    found = statistics.welch(np.array([1.0]), np.array([0.0, 0.1]))
     assert (found.mean, found.low, found.high, found.n) == (0.95, -math.inf, math.inf, 1)
 
 

@@ -9,8 +9,8 @@ from worlds import PAPER, line, noise_factor, world
 
 from psplib.experiments import scales
 from psplib.paper import choices as deviations
-from psplib.paper import claims, claims_minima, figures, figures_minima, tables
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper import claims_minima, display, figures_minima, statistics, tables
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.tables import Figures2to4
 from psplib.runs.store import Store
 
@@ -72,7 +72,7 @@ def test_ratios_and_differences_are_those_of_the_table() -> None:
     assert (better.effect, better.unit) == (pytest.approx(0.2, rel=1e-2), "points")
     assert lower.low < lower.effect < lower.high
     assert lower.n == 6
-    interval = claims.interval(np.log([0.04 * noise_factor(r) for r in range(6)]))
+    interval = statistics.interval(np.log([0.04 * noise_factor(r) for r in range(6)]))
     assert lower.high == pytest.approx(np.exp(interval.high) / 0.02)
 
 
@@ -154,7 +154,7 @@ def test_readings_and_tables_quote_the_censuses() -> None:
 
 
 def test_units_stand_beside_the_effects() -> None:
-    html = figures.verdicts(
+    html = display.verdict_table(
         [*claims_minima.figure_2(world()), *claims_minima.figure_4(world())]
     ).data
     assert re.search(r"2\.00 \[2\.00, 2\.00\] ×", html)

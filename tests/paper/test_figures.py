@@ -14,7 +14,16 @@ from worlds import ARMS, panel, papers_world
 from psplib.core.config import canonical
 from psplib.experiments import scales
 from psplib.paper import choices as deviations
-from psplib.paper import claims, claims_figure_1, figures, figures_panels, tables
+from psplib.paper import (
+    claims,
+    claims_figure_1,
+    display,
+    figures,
+    figures_panels,
+    statistics,
+    style,
+    tables,
+)
 from psplib.paper.tables import Figure1
 from psplib.runs.store import Store
 
@@ -44,8 +53,12 @@ def test_single_replicas_are_always_drawn(figure) -> None:
 
 def test_a_band_below_zero_ends_below_all_values_and_an_unbounded_one_is_not_drawn() -> None:
     ax = Figure().add_subplot()
-    intervals = [claims.interval([1.0, 9.0]), claims.interval([4.0, 4.0]), claims.interval([2.0])]
-    figures.band(ax, [1, 2, 3], intervals, "red", lowest=1.0)
+    intervals = [
+        statistics.interval([1.0, 9.0]),
+        statistics.interval([4.0, 4.0]),
+        statistics.interval([2.0]),
+    ]
+    style.band(ax, [1, 2, 3], intervals, "red", lowest=1.0)
     (path,) = ax.collections[0].get_paths()
     assert path.vertices[:, 0].max() == 2
     assert path.vertices[:, 1].min() == 0.5
@@ -53,7 +66,7 @@ def test_a_band_below_zero_ends_below_all_values_and_an_unbounded_one_is_not_dra
 
 
 def test_downloads_carry_their_content(figure) -> None:
-    links = figures.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+    links = display.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
     content = {
         ending: base64.b64decode(data)
         for ending, data in re.findall(r'download="panel\.(\w+)" href="data:[^,]*,([^"]*)"', links)
@@ -68,14 +81,14 @@ def test_in_the_book_the_notebook_can_be_downloaded_too(
     figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("panel", figures.figure_1(figure), figure.table, figure.panel)
-    assert "notebook" not in figures.downloads(*arguments)
-    monkeypatch.setenv(figures.NOTEBOOK, "figure_1.ipynb")
-    assert '<a download href="figure_1.ipynb">notebook</a>' in figures.downloads(*arguments)
+    assert "notebook" not in display.downloads(*arguments)
+    monkeypatch.setenv(display.NOTEBOOK, "figure_1.ipynb")
+    assert '<a download href="figure_1.ipynb">notebook</a>' in display.downloads(*arguments)
 
 
 def test_the_svg_is_deterministic(figure) -> None:
     first, second = (
-        figures.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+        display.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
         for _ in range(2)
     )
     assert first == second
@@ -139,7 +152,7 @@ def test_the_four_panels_share_their_colours_and_one_legend(panels: list[Figure1
         )
     )
     assert shown == {
-        name: color for arm, (color, _, name) in figures.ARMS.items() if arm in {"lobster", *ARMS}
+        name: color for arm, (color, _, name) in style.ARMS.items() if arm in {"lobster", *ARMS}
     }
     for ax in fig.axes:
         assert ax.get_legend() is None
@@ -172,12 +185,12 @@ def test_the_answer_has_every_verdict_of_every_panel_once(panels: list[Figure1])
     cells = {html.unescape(claim): re.findall(r"<td[^>]*>(.*?)</td>", c) for claim, c in rows}
     assert len(cells) == len(rows), "a claim has one row"
     for number, figure in enumerate(panels):
-        told = {v.claim: figures.verdict_label(v.verdict) for v in claims_figure_1.panel(figure)}
+        told = {v.claim: display.verdict_label(v.verdict) for v in claims_figure_1.panel(figure)}
         column = {claim: c[number] for claim, c in cells.items() if len(c) == len(panels)}
         assert {claim: label for claim, label in column.items() if label != "–"} == told
     for v in claims_figure_1.across(panels):
         (label,) = cells[v.claim]
-        assert label.startswith(figures.verdict_label(v.verdict))
+        assert label.startswith(display.verdict_label(v.verdict))
 
 
 def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
@@ -190,22 +203,26 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figures_panels.table([empty]).empty
     assert figures.figure_1(empty) is None
     assert figures.convergence(tables.history(empty)) is None
-    assert figures.table(figures.summary(empty)) is None
-    assert figures.badge(empty, "(c)").count("not there yet") == 1
-    assert claims.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
-    assert figures.reading(empty) == figures.NOT_THERE
-    assert figures.state(empty).startswith("The gradual run of this figure is not there yet")
-    assert "--scale paper --only figure_1c" in figures.state(empty)
-    assert {v.verdict for v in claims.figure_1(empty)} == {claims.NOT_RUN}
+    assert display.styled(figures.summary(empty)) is None
+    assert display.badge(empty, "(c)").count("not there yet") == 1
+    assert display.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
+    assert figures.reading(empty) == display.NOT_THERE
+    assert display.missing_runs(empty).startswith("The gradual run of this figure is not there yet")
+    assert "--scale paper --only figure_1c" in display.missing_runs(empty)
+    assert {v.verdict for v in claims.figure_1(empty)} == {statistics.NOT_RUN}
 
 
 def test_an_effect_without_an_interval_says_so() -> None:
-    one = claims.decided("claim", "test", claims.UNDECIDED, claims.interval([0.09]))
-    assert figures.effect(one) == "+0.09 points, no interval"
-    assert figures.effect(claims.Verdict("claim", "5.1", "", claims.NOT_RUN)) == "–"
+    one = statistics.decided(
+        "claim", "5.1", "test", statistics.UNDECIDED, statistics.interval([0.09])
+    )
+    assert display.effect_in_words(one) == "+0.09 points, no interval"
+    assert (
+        display.effect_in_words(statistics.Verdict("claim", "5.1", "", statistics.NOT_RUN)) == "–"
+    )
 
 
 def test_a_value_that_is_missing_is_an_empty_cell() -> None:
-    shown = figures.table(pd.DataFrame([{"arm": "rewound", "error": "1.2"}, {"arm": "dense"}]))
+    shown = display.styled(pd.DataFrame([{"arm": "rewound", "error": "1.2"}, {"arm": "dense"}]))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown.to_html())
     assert cells == ["rewound", "1.2", "dense", ""]

@@ -4,7 +4,7 @@ from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
 from psplib.paper import claims_figure_1, claims_minima, ledger
-from psplib.paper.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.tables import Figure1
 
 PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]

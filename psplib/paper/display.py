@@ -1,0 +1,275 @@
+"""How a chapter shows a figure, a table and verdicts: badge, downloads, alternative text, HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from psplib.core.config import canonical
+from psplib.experiments.plan import Config
+from psplib.experiments.scales import Experiment, Minima, Panel
+from psplib.paper.statistics import NOT_RUN, VERDICTS, Interval, Verdict, interval
+from psplib.paper.style import STYLE
+from psplib.runs.store import Artefact
+
+NOT_THERE = "The runs that this rests on are not there yet; `psplib reproduce` makes them."
+
+
+class Results(Protocol):
+    """The tables of an experiment, and the runs that they come from."""
+
+    @property
+    def panel(self) -> Experiment: ...
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def missing(self) -> tuple[Config, ...]: ...
+    @property
+    def artefacts(self) -> tuple[Artefact, ...]: ...
+    @property
+    def seeds(self) -> str: ...
+
+
+def runs_and_replicas(panel: Panel | Minima) -> str:
+    """How many gradual runs and replicas an experiment has, for its badge."""
+    return f"{len(panel.lobsters)} LOBSTER × {len(panel.retrained.replicas)} replicas"
+
+
+def facts(results: Results) -> dict[str, str]:
+    """What the badge says: scale, seeds, device, date, commit, and what is missing."""
+    provenance = [a.provenance for a in results.artefacts]
+    if not provenance:
+        return {"runs": "not there yet"}
+    commits = sorted({p["commit"][:10] + ("+" if p["modified"] else "") for p in provenance})
+    samples = results.panel.lobsters[0].samples
+    return {
+        "scale": results.panel.scale,
+        **({"images": f"{samples:,} of the data set"} if samples else {}),
+        "seeds": results.seeds,
+        "device": ", ".join(sorted({p["device"] for p in provenance})),
+        "finished": max(p["finished"][:10] for p in provenance),
+        "commit": ", ".join(commits),
+        "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
+        **({"missing runs": str(len(results.missing))} if results.missing else {}),
+    }
+
+
+def badge(results: Results, title: str = "") -> str:
+    """The facts as one line of HTML, after a title if there is one."""
+    items = "".join(
+        f"<span><b>{html.escape(k)}</b> {html.escape(v)}</span>" for k, v in facts(results).items()
+    )
+    head = f"<span><b>{html.escape(title)}</b></span>" if title else ""
+    return f'<p class="psplib-badge">{head}{items}</p>'
+
+
+def basis(panel: Experiment) -> str:
+    """What a panel's verdicts rest on: scale, images, gradual runs, replicas."""
+    samples = panel.lobsters[0].samples
+    parts = [
+        panel.scale,
+        f"{samples:,} images" if samples else "",
+        counted(len(panel.lobsters), "gradual run"),
+        counted(len(panel.retrained.replicas), "replica"),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def missing_runs(results: Results) -> str:
+    """Whether all runs behind a figure are there (Markdown)."""
+    missing, panel = len(results.missing), results.panel
+    if not missing:
+        return "All runs of this figure are there."
+    are = f"{counted(missing, 'run')} of this figure {'are' if missing > 1 else 'is'} not there yet"
+    if panel.lobsters[0] in results.missing:
+        are = (
+            "The gradual run of this figure is not there yet, and so nothing that is made from its "
+            "masks"
+        )
+    command = f"psplib reproduce --scale {panel.scale} --only {panel.name}"
+    return f"{are}; `{command}` makes what is missing."
+
+
+# Set while the book executes a chapter: the notebook that lies beside its page.
+NOTEBOOK = "PSPLIB_NOTEBOOK"
+
+
+def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
+    """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
+    content, so that they work in a live notebook, in the static page and without a network. In the
+    book's page, also a link to the notebook that draws it."""
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(svg, format="svg", metadata={"Date": None})
+    files: Sequence[tuple[str, str, str, bytes]] = (
+        ("SVG", "svg", "image/svg+xml", svg.getvalue()),
+        ("CSV", "csv", "text/csv", table.to_csv(index=False).encode()),
+        ("configuration", "json", "application/json", canonical(config).encode()),
+    )
+    links = [
+        f'<a download="{name}.{ending}" '
+        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{label}</a>'
+        for label, ending, kind, content in files
+    ]
+    if notebook := os.environ.get(NOTEBOOK):
+        links.append(f'<a download href="{html.escape(notebook)}">notebook</a>')
+    return f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
+
+
+def show_figure(
+    name: str, fig: Figure | None, results: Results, table: pd.DataFrame | None = None
+) -> None:
+    """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, that
+    of all networks unless given. Of a figure whose runs are not there, it says so."""
+    from IPython.display import HTML
+    from IPython.display import display as put
+
+    if fig is None:
+        missing = f"The runs of this figure, {results.panel.title}, are not there yet."
+        put(HTML(f'<p class="psplib-badge">{html.escape(missing)}</p>'))
+        return
+    put(picture(fig))
+    put(
+        HTML(
+            badge(results)
+            + downloads(name, fig, results.table if table is None else table, results.panel)
+        )
+    )
+
+
+def picture(fig: Figure) -> Any:
+    """A figure as a PNG of the page's width."""
+    from IPython.display import Image
+
+    png = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(png, format="png", metadata={"Software": None})
+    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig))
+
+
+def describe(fig: Figure) -> str:
+    """A figure in words, for who does not see it: of each panel its title, its axes, its legend."""
+    fig.draw_without_rendering()  # layouts and offsets write their texts only now
+    panels = [text for ax in fig.axes if (text := _axes_in_words(ax))]
+    names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
+    return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
+
+
+def _axes_in_words(ax: Axes) -> str:
+    if ax.get_label() == "<colorbar>" or not ax.axison:
+        return ""
+    vertical = ax.get_zlabel() if hasattr(ax, "get_zlabel") else ""
+    axes = [vertical, ax.get_ylabel(), ax.get_xlabel()]
+    legend = ax.get_legend()
+    names = [text.get_text() for text in legend.get_texts()] if legend else []
+    parts = [
+        ax.get_title(),
+        " against ".join(label for label in axes if label),
+        "; ".join(names),
+    ]
+    return ": ".join(part for part in parts if part)
+
+
+def styled(frame: pd.DataFrame) -> Any:
+    """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
+    if frame.empty:
+        return None
+    shown = frame.style.hide(axis="index").format(na_rep="")
+    return shown.set_table_attributes('class="psplib"')
+
+
+def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells with named columns; on a phone, a card for each row."""
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="psplib cards"><thead><tr>{head}</tr></thead>{body}</table>'
+
+
+def verdict_table(found: Sequence[Verdict], of: str = "claim of the paper") -> Any:
+    """Verdicts as an HTML table: claim (headed `of`), verdict, effect with its interval, test."""
+    from IPython.display import HTML
+
+    names = (of, "verdict", "effect and 95 % interval", "n", "test")
+    rows = [
+        (
+            html.escape(v.claim),
+            verdict_label(v.verdict),
+            effect_in_words(v),
+            str(v.n or "–"),
+            unbroken(html.escape(v.test)),
+        )
+        for v in found
+    ]
+    return HTML(cards(names, rows))
+
+
+def effect_in_words(verdict: Verdict) -> str:
+    """An effect with its interval, where it has one, and unit; a dash where there is none."""
+    numbers = (verdict.effect, verdict.low, verdict.high)
+    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f"}[verdict.unit]
+    mean, low, high = (format(x, form) for x in numbers)
+    if not np.isfinite(numbers).all():
+        return f"{mean} {verdict.unit}, no interval" if np.isfinite(verdict.effect) else "–"
+    return f"{mean} [{low}, {high}] {verdict.unit}"
+
+
+def verdict_label(verdict: str) -> str:
+    """A verdict in its colour, as HTML."""
+    return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
+
+
+def in_short(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts in one sentence for each outcome (Markdown)."""
+    if {v.verdict for v in verdicts} == {NOT_RUN}:
+        return "None of these claims has been tested yet."
+    sentences = []
+    for outcome in VERDICTS:
+        these = [v.claim for v in verdicts if v.verdict == outcome]
+        if these:
+            sentences.append(
+                f"- **{outcome}** ({len(these)} of {len(verdicts)}): {' '.join(these)}"
+            )
+    return "\n".join(sentences)
+
+
+def plus_minus(values: Interval | pd.Series, digits: int = 2) -> str:
+    """A mean and half of its 95 % interval, where it has one; empty without any value."""
+    i = values if isinstance(values, Interval) else interval(values.dropna())
+    if not i.n:
+        return ""
+    half = f"\u00a0±\u00a0{i.high - i.mean:.{digits}f}" if i.n > 1 else ""
+    return f"{i.mean:.{digits}f}{half}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in per cent.
+
+    >>> percent(0.9957, 2)
+    '99.57 %'
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def unbroken(text: str) -> str:
+    """The same text, in which no line ends between a number and its per cent sign."""
+    return text.replace(" %", "\u00a0%")
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{n} {what}{'s' if n != 1 else ''}"
