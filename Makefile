@@ -9,12 +9,14 @@ ASSETS := book/_static/vendor/.complete
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := bash
+# More than four workers wait for the same runs.
+TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup assets book lab test lint format bench reproduce lock clean
+.PHONY: help setup assets book lab check test lint format bench reproduce lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,8 +31,11 @@ book: setup assets ## build _build/html/index.html; SCALE=published (default), s
 lab: setup ## open the chapters in JupyterLab
 	@$(PY) -m jupyterlab book
 
-test: setup assets ## run every test, the chapters at smoke scale included
-	@$(PY) -m pytest
+check: lint ## lint, and the fast tests: while working (a minute and a half)
+	@$(TESTS) -m "not slow"
+
+test: setup assets ## run every test, the book at smoke scale included (5 minutes); ARGS="tests/nn"
+	@$(TESTS) $(ARGS)
 
 lint: setup ## check format, style and types
 	@$(PY) -m ruff format --check .

@@ -1,153 +1,175 @@
-"""Deterministic properties, one thread, and data small enough to be checked by brute force."""
+"""Deterministic properties, one thread, and one store of smoke runs for all tests.
+
+Nothing heavy is imported here: a fixture imports what it needs, so that a file of tests without
+networks starts at once.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import resource
+import sys
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from torch import nn
 
-from psplib.book import build as book
-from psplib.experiments import scales, sweep
-from psplib.nn import data
-from psplib.nn.data import Data, Split
-from psplib.runs import store as runs
-from psplib.runs.store import Store
-from psplib.training.trainer import Checkpoint
+if TYPE_CHECKING:
+    from click.testing import Result
 
-# The tests, and the chapters that nbval runs, share one store of their own.
-_RUNS = tempfile.TemporaryDirectory(prefix="psplib-runs-")
-os.environ["PSPLIB_RUNS"] = _RUNS.name
+    from psplib.nn.data import Data
+    from psplib.runs.store import Store
+    from psplib.training.trainer import Checkpoint
+
+T = TypeVar("T")
+
+# All tests, those of other processes too, share one store; its locks let each run be made once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _RUNS = tempfile.TemporaryDirectory(prefix="psplib-runs-")
+    os.environ["PSPLIB_RUNS"] = _RUNS.name
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch
 
 settings.register_profile(
     "psplib",
     derandomize=True,
     deadline=None,
-    max_examples=50,
+    max_examples=50 if os.environ.get("CI") else 15,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("psplib")
-torch.set_num_threads(1)
 
-T = TypeVar("T")
-
-
-def synthetic(image: tuple[int, int, int], sizes: tuple[int, int, int]) -> Data:
-    """Noise around ten prototypes: learnt in a few epochs, but not to the last sample."""
-    generator = torch.Generator().manual_seed(1)
-    prototypes = torch.randn(10, *image, generator=generator)
-
-    def split(size: int) -> Split:
-        y = torch.randint(10, (size,), generator=generator)
-        return Split(0.2 * prototypes[y] + torch.randn(size, *image, generator=generator), y)
-
-    channels = image[0]
-    return Data(
-        "synthetic", "tiny", "0" * 64, (0.0,) * channels, (1.0,) * channels, *map(split, sizes)
-    )
+SITE = "site"
+# What takes longer than `make check` may: real runs, pages, a browser.
+SLOW = {SITE, "smoke", "smoke_panels", "smoke_minima", "smoke_beyond"}
 
 
-def linear_chain() -> nn.Sequential:
-    """LeNet-300 in small: 12-7-5-3."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(12, 7), relu1=nn.ReLU(),
-            fc2=nn.Linear(7, 5), relu2=nn.ReLU(),
-            fc3=nn.Linear(5, 3),
-        )
-    )  # fmt: skip
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow and do it first; what looks at the site stays in one process, and so do the
+    cells of a notebook."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if SLOW & fixtures:
+            item.add_marker("slow")
+        if SITE in fixtures:
+            item.add_marker(pytest.mark.xdist_group(SITE))
+        elif item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """What a test draws does not depend on the tests before it, nor repeats what they draw with a
     generator of their own: a mask of the same numbers as the weights would kill a network."""
-    torch.manual_seed(271_828)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(271_828)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Data:
     """What a LeNet reads: 300 images for training, 50 for validation, 60 for the test."""
+    from problems import synthetic
+
     return synthetic((1, 28, 28), (300, 50, 60))
 
 
 @pytest.fixture(scope="session")
 def tiny_colour() -> Data:
     """What a ResNet reads: 40 images for training, 20 for validation, 20 for the test."""
+    from problems import synthetic
+
     return synthetic((3, 32, 32), (40, 20, 20))
 
 
 @pytest.fixture(scope="session")
 def digits() -> Data:
+    from psplib.nn import data
+
     return data.load("digits")
+
+
+def runs_of(*names: str) -> Store:
+    """The shared store with every run of these experiments at smoke scale."""
+    import torch
+
+    from psplib.experiments import scales, sweep
+    from psplib.runs import store as runs
+
+    store = runs.local()
+    sweep.run([scales.panel(name, "smoke") for name in names], store, torch.device("cpu"))
+    return store
 
 
 @pytest.fixture(scope="session")
 def smoke() -> Store:
-    """Every run of Fig. 1a at smoke scale, made once, in this process."""
-    store = runs.local()
-    sweep.run([scales.figure_1a("smoke")], store, torch.device("cpu"))
-    return store
+    """Every run of Fig. 1a at smoke scale."""
+    return runs_of("figure_1a")
 
 
 @pytest.fixture(scope="session")
 def smoke_panels() -> Store:
-    """Every run of Figs. 1b to 1d at smoke scale, made once, in this process."""
-    store = runs.local()
-    for name in ("figure_1b", "figure_1c", "figure_1d"):
-        sweep.run([scales.panel(name, "smoke")], store, torch.device("cpu"))
-    return store
+    """Every run of Figs. 1b to 1d at smoke scale."""
+    return runs_of("figure_1b", "figure_1c", "figure_1d")
 
 
 @pytest.fixture(scope="session")
 def smoke_minima() -> Store:
-    """Every run of Figs. 2 to 4 at smoke scale, made once, in this process."""
-    store = runs.local()
-    sweep.run([scales.minima("smoke")], store, torch.device("cpu"))
-    return store
+    """Every run of Figs. 2 to 4 at smoke scale."""
+    return runs_of("minima")
+
+
+@pytest.fixture(scope="session")
+def smoke_beyond() -> Store:
+    """Every run of "beyond the paper" at smoke scale."""
+    return runs_of("beyond")
 
 
 @pytest.fixture(scope="session")
 def site(
-    smoke: Store, smoke_minima: Store, smoke_panels: Store, tmp_path_factory: pytest.TempPathFactory
+    smoke: Store,
+    smoke_minima: Store,
+    smoke_panels: Store,
+    smoke_beyond: Store,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The pages of the book at smoke scale, built once."""
+    from psplib.book import build as book
+
     return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    from psplib.runs.store import Store
+
     return Store(tmp_path / "runs")
 
 
-class Session(Checkpoint):
-    """A session that is interrupted at its first report after a save: an epoch's work is lost."""
+@pytest.fixture(scope="session")
+def psplib() -> Callable[..., Result]:
+    """The command line in this process: `psplib("verify", tar, runs=..., results=...)`; `results`
+    is beside `runs` unless given. What a command itself starts are other processes."""
+    from click.testing import CliRunner
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, self.interrupt, interval=0.0)
-        self.has_saved = False
+    from psplib.__main__ import cli
 
-    def interrupt(self, *_: object) -> None:
-        if self.has_saved:
-            raise KeyboardInterrupt
+    def invoke(*words: object, runs: Path, results: Path | None = None) -> Result:
+        results = results or runs.parent / "results"
+        environment = {"PSPLIB_RUNS": str(runs), "PSPLIB_RESULTS": str(results)}
+        return CliRunner().invoke(cli, [str(w) for w in words], env=environment)
 
-    def save(self, tensors: dict[str, torch.Tensor], state: Any) -> None:
-        super().save(tensors, state)
-        self.has_saved = True
+    return invoke
 
 
 @pytest.fixture
 def in_pieces(tmp_path: Path) -> Callable[[Callable[[Checkpoint], T]], tuple[T, int]]:
     """Makes a run session after session; gives what it gives in the end, and the number of
     interruptions."""
+    from problems import Session
 
     def make(run: Callable[[Checkpoint], T]) -> tuple[T, int]:
         interruptions = 0

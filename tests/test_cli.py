@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, real runs at smoke scale."""
+"""The command line as its users meet it: sentences, exit codes, real runs at smoke scale."""
 
 import json
 import os
@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import Result
 
 from psplib.core.files import sha256
 from psplib.experiments import plan as experiments
@@ -20,29 +22,12 @@ from psplib.runs.store import Store
 ROOT = Path(__file__).parent.parent
 
 
-def psplib(*words: str, runs: Path, results: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "psplib", *words],
-        env=environment(runs, results),
-        cwd=runs.parent,
-        capture_output=True,
-        text=True,
-    )
-
-
-def environment(runs: Path, results: Path | None = None) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PSPLIB_RUNS": str(runs),
-        "PSPLIB_RESULTS": str(results or runs.parent / "results"),
-    }
-
-
+Psplib = Callable[..., Result]
 PUBLISH = ("publish", "--scale", "smoke", "--only", "figure_1a")
 
 
 @pytest.fixture(scope="module")
-def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(psplib: Psplib, smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("published") / "results"
     done = psplib(*PUBLISH, runs=smoke.root, results=results)
     assert "14 runs published, 0 were there already" in done.stdout
@@ -67,23 +52,23 @@ def published(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_bad_argument_gets_one_sentence_and_nothing_is_computed(
-    words: tuple[str, ...], sentence: str, tmp_path: Path
+    psplib: Psplib, words: tuple[str, ...], sentence: str, tmp_path: Path
 ) -> None:
     done = psplib(*words, runs=tmp_path / "runs")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"psplib: {sentence}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_absent_data_are_one_sentence(
-    jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    psplib: Psplib, jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSPLIB_DATA", str(tmp_path / "empty"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done = psplib("reproduce", "--scale", "quick", "--jobs", jobs, runs=tmp_path / "runs")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stderr.count("mnist was not found") == 1
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith("psplib: The data set mnist was not found (looked for ")
@@ -91,15 +76,45 @@ def test_absent_data_are_one_sentence(
     assert not [*Store(tmp_path / "runs").all()]
 
 
-def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_path: Path) -> None:
+def test_a_real_process_says_the_same_and_ends_with_the_same_codes(
+    published: Path, tmp_path: Path
+) -> None:
+    """The other tests call the command line in their own process."""
+
+    def called(*words: str, results: Path) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RESULTS": str(results)}
+        command = [sys.executable, "-m", "psplib", *words]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    done = called("verify", results=published)
+    assert done.returncode == 0
+    assert done.stdout == f"14 of 14 runs are whole ({published}).\n"
+    assert done.stderr == ""
+    results = tmp_path / "results"
+    shutil.copytree(published, results)
+    next((results / "lobster").iterdir()).joinpath("points.csv").unlink()
+    done = called("verify", results=results)
+    assert done.returncode == 1
+    assert "points.csv is missing" in done.stderr
+    done = called("reproduce", "--scale", "huge", results=results)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "psplib: scale must be one of smoke, quick, paper; got 'huge'.\n"
+
+
+def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
+    psplib: Psplib, smoke: Store, tmp_path: Path
+) -> None:
     runs = Store(tmp_path / "runs")
-    reproduce = ("reproduce", "--scale", "smoke", "--only", "figure_1a", "--jobs", "2")
-    words = [sys.executable, "-m", "psplib", *reproduce]
+    reproduce = ("reproduce", "--scale", "smoke", "--only", "figure_1a")
+    words = [sys.executable, "-m", "psplib", *reproduce, "--jobs", "2"]
     # While somebody else has one of the runs, the others cannot be complete before Ctrl-C.
     with runs.lock(scales.figure_1a("smoke").dense):
         process = subprocess.Popen(
             words,
-            env=environment(runs.root),
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(runs.root)},
             start_new_session=True,
             # A background job of a shell, which the tests may be, ignores Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -117,10 +132,10 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(smoke: Store, tmp_
     assert "Traceback" not in errors
     first = [*runs.all()]
     assert 2 <= len(first) < 14
-    assert psplib("verify", "--local", runs=runs.root).returncode == 0
+    assert psplib("verify", "--local", runs=runs.root).exit_code == 0
 
-    done = psplib(*reproduce, runs=runs.root)
-    assert done.returncode == 0, done.stderr
+    done = psplib(*reproduce, "--jobs", "1", runs=runs.root)
+    assert done.exit_code == 0, done.stderr
     assert "is complete" in done.stdout
     ours = {p.relative_to(runs.root): p.read_bytes() for p in files(runs)}
     theirs = {p.relative_to(smoke.root): p.read_bytes() for p in files(smoke)}
@@ -134,37 +149,45 @@ def files(store: Store) -> list[Path]:
     return found
 
 
-def test_a_budget_stops_in_time_and_keeps_what_is_done(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_budget_stops_in_time_and_keeps_what_is_done(psplib: Psplib, tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     words = ("reproduce", "--scale", "smoke", "--budget", "0.04", "--jobs", "1")
     start = time.monotonic()
     done = psplib(*words, runs=store.root)
     assert time.monotonic() - start < 30
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "is not complete: the same command goes on from here" in done.stdout
     panel = scales.figure_1a("smoke")
     assert any(store.work(c).exists() or store.has(c) for c in experiments.known(panel, store))
 
 
-def test_a_budget_stops_side_by_side_workers_in_time_too(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_budget_stops_side_by_side_workers_in_time_too(psplib: Psplib, tmp_path: Path) -> None:
     runs = Store(tmp_path / "runs")
-    words = ("reproduce", "--scale", "smoke", "--budget", "0.2", "--jobs", "2")
-    panels = [scales.panel(name, "smoke") for name in scales.EXPERIMENTS]
+    words = ("reproduce", "--scale", "smoke", "--budget", "0.15", "--jobs", "2")
+    words += ("--only", "figure_1a", "--only", "minima")
+    panels = [scales.panel(name, "smoke") for name in ("figure_1a", "minima")]
+
+    def begun() -> bool:
+        first = [panel.lobsters[0] for panel in panels]
+        return all(runs.work(run).exists() or runs.has(run) for run in first)
+
     # While somebody else has one of the runs, the others cannot be complete before the deadline.
     with runs.lock(scales.figure_1a("smoke").dense):
-        start = time.monotonic()
-        done = psplib(*words, runs=runs.root)
-        assert 12 < time.monotonic() - start < 60
-    assert done.returncode == 0, done.stderr
+        while not begun():  # once, but where the workers wait for a busy machine
+            start = time.monotonic()
+            done = psplib(*words, runs=runs.root)
+            assert 9 < time.monotonic() - start < 60
+    assert done.exit_code == 0, done.stderr
     assert "figure_1a at smoke scale is not complete: the same command goes on" in done.stdout
-    for panel in panels:
-        first = panel.lobsters[0]
-        assert runs.work(first).exists() or runs.has(first), f"{panel.name} was not begun"
     assert not any(runs.running(c) for panel in panels for c in experiments.known(panel, runs))
-    assert psplib("verify", "--local", runs=runs.root).returncode == 0
+    assert psplib("verify", "--local", runs=runs.root).exit_code == 0
 
 
-def test_status_counts_what_is_done_and_what_is_missing(smoke: Store, tmp_path: Path) -> None:
+def test_status_counts_what_is_done_and_what_is_missing(
+    psplib: Psplib, smoke: Store, tmp_path: Path
+) -> None:
     line = next(
         line for line in psplib("status", runs=smoke.root).stdout.splitlines() if "smoke" in line
     )
@@ -175,20 +198,22 @@ def test_status_counts_what_is_done_and_what_is_missing(smoke: Store, tmp_path: 
     assert ">" in line, "the cost of what is not known yet is open"
 
 
-def test_publishing_again_changes_nothing(smoke: Store, published: Path) -> None:
+def test_publishing_again_changes_nothing(psplib: Psplib, smoke: Store, published: Path) -> None:
     done = psplib(*PUBLISH, runs=smoke.root, results=published)
     assert "0 runs published, 14 were there already" in done.stdout
     assert not [*(published / ".work").iterdir()]
 
 
-def test_verify_accepts_what_was_published(published: Path) -> None:
+def test_verify_accepts_what_was_published(psplib: Psplib, published: Path) -> None:
     done = psplib("verify", runs=published.parent / "runs", results=published)
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "14 of 14 runs are whole" in done.stdout
 
 
 @pytest.mark.parametrize("victim", ["config.json", "replicas.csv", "best.safetensors"])
-def test_verify_names_what_was_tampered_with(published: Path, tmp_path: Path, victim: str) -> None:
+def test_verify_names_what_was_tampered_with(
+    psplib: Psplib, published: Path, tmp_path: Path, victim: str
+) -> None:
     results = tmp_path / "results"
     shutil.copytree(published, results)
     folder = sorted((results / "retraining").iterdir())[3]
@@ -196,12 +221,14 @@ def test_verify_names_what_was_tampered_with(published: Path, tmp_path: Path, vi
     content[-3] ^= 1
     (folder / victim).write_bytes(content)
     done = psplib("verify", runs=tmp_path / "runs", results=results)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert folder.name in done.stderr
     assert "13 of 14 runs are whole" in done.stdout
 
 
-def test_analyses_are_verified_and_counted_too(smoke_minima: Store, tmp_path: Path) -> None:
+def test_analyses_are_verified_and_counted_too(
+    psplib: Psplib, smoke_minima: Store, tmp_path: Path
+) -> None:
     results = tmp_path / "results"
     words = ("publish", "--scale", "smoke", "--only", "minima")
     assert "13 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
@@ -226,7 +253,9 @@ def test_analyses_are_verified_and_counted_too(smoke_minima: Store, tmp_path: Pa
         assert f"{folder}: the table of {table} does not belong" in found.stderr
 
 
-def test_verify_finds_a_table_of_another_configuration(published: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_table_of_another_configuration(
+    psplib: Psplib, published: Path, tmp_path: Path
+) -> None:
     """Digests alone would pass: the table and its digest are moved together."""
     results = tmp_path / "results"
     shutil.copytree(published, results)
@@ -235,5 +264,5 @@ def test_verify_finds_a_table_of_another_configuration(published: Path, tmp_path
     for name in ("provenance.json", "replicas.csv", "history.csv", "best.safetensors"):
         shutil.copy(first / name, last / name)
     done = psplib("verify", runs=tmp_path / "runs", results=results)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert f"{last}: the number of survivors does not belong to its configuration." in done.stderr

@@ -9,9 +9,9 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import linear_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import linear_chain
 from torch import Tensor, nn
 from torch.func import functional_call
 

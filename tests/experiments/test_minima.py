@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import synthetic
+from problems import synthetic
 from torch import nn
 
 from psplib.analysis import eigen, entropy, hessian, psp

@@ -89,7 +89,8 @@ def test_at_the_deadline_an_analysis_is_saved_and_nothing_is_lost(
 def _stopped_and_resumed(
     config: experiments.Config, whole: Store, root: Path, last: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(whole.root, root)
+    # Another process may be making more runs there.
+    shutil.copytree(whole.root, root, ignore=shutil.ignore_patterns(".work"))
     store = Store(root)
     shutil.rmtree(store.folder(config))
     clock = Clock(monkeypatch)

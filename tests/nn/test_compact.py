@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import linear_chain
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from problems import linear_chain
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError

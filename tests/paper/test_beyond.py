@@ -1,19 +1,15 @@
 """Beyond the paper: the experiment's runs, verdicts on hand-written tables, figure and chapter."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from psplib.core.errors import PsplibError
-from psplib.experiments import costs, scales, sweep, verification
+from psplib.experiments import costs, scales, verification
 from psplib.experiments import plan as experiments
 from psplib.paper import claims_beyond, display, figures_beyond, tables
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
@@ -21,10 +17,8 @@ from psplib.paper.tables import BEYOND, FigureBeyond
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
-from psplib.runs import store as runs
 from psplib.runs.store import Store
 
-ROOT = Path(__file__).parents[2]
 PANEL = scales.beyond("paper")
 NETWORKS = [rivals.title for rivals in PANEL.networks]
 DENSITIES = (1.0, 0.3, 0.04, 0.01)
@@ -212,16 +206,8 @@ def test_what_other_figures_have_is_not_made_again(scale: str) -> None:
     assert not any(d.sensitivity for r in (small, large) for d in r.decays)
 
 
-@pytest.fixture(scope="module")
-def made() -> Store:
-    """Every run of the experiment at smoke scale, made once, in this process."""
-    store = runs.local()
-    sweep.run([scales.beyond("smoke")], store, torch.device("cpu"))
-    return store
-
-
-def test_the_experiment_is_made_and_collected(made: Store) -> None:
-    figure = tables.collect_beyond(scales.beyond("smoke"), made)
+def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
+    figure = tables.collect_beyond(scales.beyond("smoke"), smoke_beyond)
     assert figure.missing == ()
     assert set(figure.table["arm"]) == {"lobster", "decay", "rewound", "magnitude", "iterative"}
     assert figure.table["network"].nunique() == 2
@@ -233,53 +219,55 @@ def test_the_experiment_is_made_and_collected(made: Store) -> None:
     for rivals in figure.panel.networks:
         for arm, run in (("lobster", rivals.lobsters[0]), ("decay", rivals.decays[0])):
             (found,) = claims_beyond.gradual(figure, rivals.title, arm).values()
-            expected = made.load(run).table("points")["test_error"]
+            expected = smoke_beyond.load(run).table("points")["test_error"]
             assert found["test_error"].tolist() == expected.tolist()
     assert figure.gradients.groupby("network")["factor"].max().between(0.9, 1).all()
     assert figure.table.equals(figure.table.drop_duplicates())
 
 
-def test_only_its_own_runs_belong_to_a_configuration(made: Store, tmp_path: Path) -> None:
-    done = [c for c in experiments.known(scales.beyond("smoke"), made)]
+def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_path: Path) -> None:
+    done = [c for c in experiments.known(scales.beyond("smoke"), smoke_beyond)]
     for config in done:
-        verification.check_belongs(made.load(config), made)
-    one, other = (made.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative)
+        verification.check_belongs(smoke_beyond.load(config), smoke_beyond)
+    one, other = (
+        smoke_beyond.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative
+    )
     stranger = dataclasses.replace(one, config=other.config)
     with pytest.raises(PsplibError, match="the table of replicas does not belong"):
-        verification.check_belongs(stranger, made)
+        verification.check_belongs(stranger, smoke_beyond)
 
 
-def test_every_run_has_an_estimate_of_its_cost(made: Store, tmp_path: Path) -> None:
+def test_every_run_has_an_estimate_of_its_cost(smoke_beyond: Store, tmp_path: Path) -> None:
     nothing = Store(tmp_path)
-    for config in experiments.known(scales.beyond("smoke"), made):
+    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
         assert 0 < costs.seconds(config, nothing) < 300
     real = PANEL.networks[1].magnitudes(list(DENSITIES))[0]
     assert 1800 < costs.seconds(real, nothing) < 7200
 
 
-def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(made: Store, tmp_path: Path) -> None:
+def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
+    psplib: Callable, smoke_beyond: Store, tmp_path: Path
+) -> None:
     mine = Store(tmp_path / "runs")
-    words = [sys.executable, "-m", "psplib", "reproduce", "--only", "beyond", "--scale", "smoke"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(mine.root)}
+    words = ("reproduce", "--only", "beyond", "--scale", "smoke", "--jobs", "1")
     # What takes longest is there already.
-    for config in experiments.known(scales.beyond("smoke"), made):
+    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
         if not isinstance(config, Magnitude) or config.lobster.architecture == "lenet-5":
-            mine.adopt(made.load(config))
+            mine.adopt(smoke_beyond.load(config))
     states = []
-    for budget in ("0.02", "5"):
-        call = [*words, "--jobs", "1", "--budget", budget]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    for budget in (0.02, 5):
+        done = psplib(*words, "--budget", budget, runs=mine.root)
+        assert done.exit_code == 0, done.stderr
         states.append("not complete" in done.stdout)
     assert states == [True, False]
-    for config in experiments.known(scales.beyond("smoke"), made):
-        for theirs in made.folder(config).iterdir():
+    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
+        for theirs in smoke_beyond.folder(config).iterdir():
             if theirs.name != "provenance.json":
                 ours = mine.folder(config) / theirs.name
                 assert ours.read_bytes() == theirs.read_bytes(), ours
 
 
-def test_the_badge_names_the_seeds_of_each_network(made: Store) -> None:
-    seeds = display.facts(tables.collect_beyond(scales.beyond("smoke"), made))["seeds"]
+def test_the_badge_names_the_seeds_of_each_network(smoke_beyond: Store) -> None:
+    seeds = display.facts(tables.collect_beyond(scales.beyond("smoke"), smoke_beyond))["seeds"]
     assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
     assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
