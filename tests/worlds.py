@@ -7,7 +7,8 @@ import pandas as pd
 
 from psplib.experiments import scales
 from psplib.paper import claims_minima
-from psplib.paper.tables import COLUMNS, Figure1, Figures2to4
+from psplib.paper.figure_1 import COLUMNS, Figure1
+from psplib.paper.tables import Figures2to4
 
 ARMS = ("dense", "rewound", "reinitialised")
 LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}

@@ -22,6 +22,8 @@ from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales, sweep
 from psplib.paper import display, tables
+from psplib.paper.beyond import FigureBeyond
+from psplib.paper.figure_1 import Figure1
 from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
@@ -40,13 +42,13 @@ class Chapter:
         """Where the chapter's runs are: among the published results, or on this machine."""
         return runs.published() if self.scale == scales.PUBLISHED else runs.local()
 
-    def figure_1(self, name: str) -> tables.Figure1:
+    def figure_1(self, name: str) -> Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
         panel, store = self._runs(name)
         assert isinstance(panel, scales.Panel)
-        return tables.collect(panel, store)
+        return Figure1.collect(panel, store)
 
-    def panels(self) -> tuple[tables.Figure1, ...]:
+    def panels(self) -> tuple[Figure1, ...]:
         """The four panels of Fig. 1, in their order."""
         return tuple(self.figure_1(name) for name in scales.PANELS)
 
@@ -56,11 +58,11 @@ class Chapter:
         assert isinstance(panel, scales.Minima)
         return tables.collect_minima(panel, store)
 
-    def beyond(self) -> tables.FigureBeyond:
+    def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""
         panel, store = self._runs("beyond")
         assert isinstance(panel, scales.Beyond)
-        return tables.collect_beyond(panel, store)
+        return FigureBeyond.collect(panel, store)
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:

@@ -15,11 +15,11 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from psplib.paper import slides
-from psplib.paper.figures import titled
-from psplib.paper.slides import Slide, Slides
+from psplib.paper import figure_1_slides, slides
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.slide import Slide, Slides
 from psplib.paper.style import ARMS
-from psplib.paper.tables import Figure1, Figures2to4
+from psplib.paper.tables import Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
 
@@ -158,12 +158,12 @@ def _sentence(text: str) -> str:
 
 def survivors(config: Lobster, store: Store) -> Shown:
     """What survives of a gradual run's first layer, by sparsity."""
-    return explore(slides.survivors(config, store), {"sparsity": slider})
+    return explore(figure_1_slides.survivors_slides(config, store), {"sparsity": slider})
 
 
 def prunings(config: Lobster, store: Store) -> Shown:
     """Train, prune, train again: a gradual run to be played."""
-    return explore(slides.prunings(config, store), {"sparsity": player})
+    return explore(figure_1_slides.prunings_slides(config, store), {"sparsity": player})
 
 
 def plane(figures: Figures2to4, *quantities: str) -> Shown:
@@ -186,9 +186,9 @@ def neurons(figures: Figures2to4) -> Shown:
 def arms(*figures: Figure1) -> Shown:
     """Two arms of a panel of Fig. 1 side by side, and their difference; of any of the panels."""
     pictures = {
-        (titled(figure), *pair): slide
+        (figure.title, *pair): slide
         for figure in figures
-        for pair, slide in slides.arms(figure).items()
+        for pair, slide in figure_1_slides.arms_slides(figure).items()
     }
     first = next(iter(pictures), ("",))[0]
     controls = dict.fromkeys(("panel", "one arm", "another"), dropdown)

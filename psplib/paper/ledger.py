@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from psplib.paper import claims_figure_1, claims_minima, display
+from psplib.paper import claims_minima, display
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.statistics import HOLDS, NOT_RUN, UNDECIDED, VERDICTS, Verdict, everywhere
-from psplib.paper.tables import Figure1, Figures2to4
+from psplib.paper.tables import Figures2to4
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
             display.basis(figure.panel),
         )
         for figure in panels
-        for v in claims_figure_1.panel(figure)
+        for v in panel_claims(figure)
     ]
-    letters = [f"({f.panel.name[-1]}) {f.panel.scale}" for f in panels]
-    found += [Entry(v, "figure_1", ", ".join(letters)) for v in claims_figure_1.across(panels)]
+    letters = [f"({f.letter}) {f.panel.scale}" for f in panels]
+    found += [Entry(v, "figure_1", ", ".join(letters)) for v in claims_across(panels)]
     second = claims_minima.figure_2(minima)
     basis = display.basis(minima.panel)
     for chapter, verdicts in (
@@ -84,7 +86,7 @@ def count(found: Sequence[Entry]) -> str:
     return f"Of {len(found)} claims {', '.join(parts)}."
 
 
-def table(found: Sequence[Entry]) -> Any:
+def ledger_table(found: Sequence[Entry]) -> Any:
     """The ledger as an HTML table, a link to the chapter in each row."""
     from IPython.display import HTML
 

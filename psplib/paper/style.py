@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from psplib.paper.statistics import Interval, interval
+from psplib.paper.statistics import interval
 
 
 class Look(NamedTuple):
@@ -75,35 +74,33 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def curve(
-    ax: Axes,
-    look: Look,
-    errors: pd.DataFrame,
-    density: pd.Series,
-    size: float = 1.0,
+    ax: Axes, look: Look, errors: pd.DataFrame, density: pd.Series, size: float = 1.0
 ) -> None:
     """An arm's test errors (points, replicas) in per cent over density: single networks, their
     mean, its 95 % interval."""
     if errors.empty:
         return
     x = 100 * density.loc[errors.index].to_numpy(dtype=float)
-    for replica in errors.columns:
-        ax.plot(x, errors[replica], look.marker, ms=2.5, color=look.color, alpha=0.35, mew=0)
-    intervals = [interval(row.dropna()) for _, row in errors.iterrows()]
-    mean = [i.mean for i in intervals]
-    ax.plot(
-        x, mean, marker=look.marker, ms=5 * size, lw=1.6 * size, color=look.color, label=look.name
-    )
-    band(ax, x, intervals, look.color, lowest=float(errors.min(axis=None)))
+    ax.plot(x, errors, look.marker, ms=2.5, color=look.color, alpha=0.35, mew=0)
+    each = np.repeat(x, errors.shape[1])
+    line = {"marker": look.marker, "ms": 5 * size, "lw": 1.6 * size, "mew": 1, "label": look.name}
+    mean_line(ax, each, errors.to_numpy(dtype=float).ravel(), look.color, mec=look.color, **line)
 
 
-def band(
-    ax: Axes,
-    x: Sequence[float] | np.ndarray,
-    intervals: Sequence[Interval],
-    color: str,
-    lowest: float,
-) -> None:
-    """Intervals as an area. An interval of few replicas may reach below zero, where a logarithmic
-    axis ends in a wall: the area ends at half of the `lowest` value seen."""
-    low = np.maximum([i.low for i in intervals], lowest / 2)
-    ax.fill_between(x, low, [i.high for i in intervals], color=color, alpha=0.2, lw=0)
+def mean_line(ax: Axes, x: Any, y: Any, color: str, **line: Any) -> None:
+    """The mean of `y` at each `x` as a line, its 95 % interval as an area; `y` must be linear yet,
+    for seaborn averages what an axis shows.
+
+    An interval of few replicas may reach below zero, where a logarithmic axis ends in a wall: the
+    area ends at half of the lowest value seen. One value has no interval.
+    """
+    import seaborn as sns
+
+    lowest = np.nanmin(y) / 2
+
+    def bounds(values: pd.Series) -> tuple[float, float]:
+        found = interval(values)
+        return max(found.low, lowest), found.high
+
+    area = {"alpha": 0.2, "lw": 0}
+    sns.lineplot(x=x, y=y, ax=ax, color=color, errorbar=bounds, err_kws=area, legend=False, **line)

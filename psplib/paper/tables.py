@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from psplib.experiments.minima import Census, Curvature, Map, Profile
-from psplib.experiments.plan import Config, gradual_run, known, solutions
-from psplib.experiments.scales import SCALES, Beyond, Experiment, Minima, Panel, panel
+from psplib.experiments.plan import Config, known, solutions
+from psplib.experiments.scales import SCALES, Experiment, Minima, panel
 from psplib.paper.display import runs_and_replicas
-from psplib.pruning.lobster import Lobster
-from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
-from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs.store import Artefact, Store
 
 
-@dataclass(frozen=True)
-class Figure1:
-    """A panel's tidy table: a row per network.
-
-    Columns: `arm`, `lobster_seed`, `replica`, `point`, `kept`, `sparsity`, `weight_sparsity`,
-    `validation_loss`, `validation_error`, `test_loss`, `test_error` (shares, not per cent),
-    `best_epoch`. `missing` holds the runs that are not there; `artefacts` those that are.
-    """
-
-    panel: Panel
-    table: pd.DataFrame
-    missing: tuple[Config, ...]
-    artefacts: tuple[Artefact, ...]
-
-    @property
-    def seeds(self) -> str:
-        """How many gradual runs and replicas there are."""
-        return runs_and_replicas(self.panel)
-
-
-COLUMNS = (
-    "arm",
-    "lobster_seed",
-    "replica",
-    "point",
-    "kept",
-    "sparsity",
-    "weight_sparsity",
-    "validation_loss",
-    "validation_error",
-    "test_loss",
-    "test_error",
-    "best_epoch",
-)
-
-
-def collect(panel: Panel, store: Store) -> Figure1:
-    """The panel's table from the runs that a store has."""
-    frames = []
-    done, missing = _divide(panel, store)
-    for config, artefact in done.items():
-        assert isinstance(config, Lobster | Retraining)
-        if isinstance(config, Lobster):
-            frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
-        else:
-            frame = artefact.table("replicas").assign(
-                arm=config.arm, lobster_seed=config.lobster.seed, point=config.point
-            )
-        frames.append(frame.reindex(columns=list(COLUMNS)))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
-    table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
-    return Figure1(panel, table, missing, tuple(done.values()))
-
-
-def _divide(panel: Experiment, store: Store) -> tuple[dict[Config, Artefact], tuple[Config, ...]]:
+def divide(panel: Experiment, store: Store) -> tuple[dict[Config, Artefact], tuple[Config, ...]]:
     """An experiment's runs that a store has, and those that it has not."""
     configs = known(panel, store)
     done = {config: store.load(config) for config in configs if store.has(config)}
@@ -112,7 +54,7 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     profile: dict[str, pd.DataFrame] = {}
     names: dict[Config, str] = {}
     best = None
-    done, missing = _divide(panel, store)
+    done, missing = divide(panel, store)
     for config, artefact in done.items():
         if isinstance(config, Census):
             seed = config.retraining.lobster.seed
@@ -138,111 +80,10 @@ def collect_minima(panel: Minima, store: Store) -> Figures2to4:
     )
 
 
-@dataclass(frozen=True)
-class FigureBeyond:
-    """What "beyond the paper" is made of.
-
-    `table`: a row per network, with the columns of `Figure1.table`, `network` (its title) and
-    `epoch` (of a gradual run, when the point was reached); the arms are `lobster`, `decay`,
-    `rewound`, `magnitude` and `iterative`, the trained dense network of the last two being point 0.
-    `layers`: see `magnitude.Result`, with `network` and `arm`; `gradients`: see `sensitivity.run`,
-    with `network`. `missing` and `artefacts` as in `Figure1`.
-    """
-
-    panel: Beyond
-    table: pd.DataFrame
-    layers: pd.DataFrame
-    gradients: pd.DataFrame
-    missing: tuple[Config, ...]
-    artefacts: tuple[Artefact, ...]
-
-    @property
-    def seeds(self) -> str:
-        """How many gradual runs and replicas each network has."""
-        return "; ".join(
-            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
-            f"{len(r.replicas)} replicas"
-            for r in self.panel.networks
-        )
-
-
-def collect_beyond(panel: Beyond, store: Store) -> FigureBeyond:
-    """The tables of "beyond the paper" from the runs that a store has."""
-    networks, layers, gradients = [], [], []
-    done, missing = _divide(panel, store)
-    titles = {r.lobsters[0].architecture: r.title for r in panel.networks}
-    for config, artefact in done.items():
-        title = titles[gradual_run(config).architecture]
-        if isinstance(config, Sensitivity):
-            gradients.append(artefact.table("points").assign(network=title))
-            continue
-        if isinstance(config, Lobster):
-            arm = "lobster" if config.sensitivity else "decay"
-            frame = artefact.table("points").assign(lobster_seed=config.seed)
-        else:
-            assert isinstance(config, Retraining | Magnitude)
-            frame = artefact.table("replicas").assign(lobster_seed=config.lobster.seed)
-            arm = "rewound"
-            if isinstance(config, Magnitude):
-                arm = "iterative" if config.iterative else "magnitude"
-                table = artefact.table("layers").assign(network=title, arm=arm)
-                layers.append(table[list(LAYERS)])
-            else:
-                frame = frame.assign(point=config.point)
-        networks.append(frame.assign(network=title, arm=arm).reindex(columns=list(BEYOND)))
-    return FigureBeyond(
-        panel,
-        _together(networks, BEYOND).astype(
-            {n: "Int64" for n in ("replica", "point", "lobster_seed", "epoch")}
-        ),
-        _together(layers, LAYERS),
-        _together(gradients, ("network", "point")),
-        missing,
-        tuple(done.values()),
-    )
-
-
-BEYOND = ("network", *COLUMNS, "epoch")
-
-
-LAYERS = (
-    "network",
-    "arm",
-    "replica",
-    "point",
-    "parameter",
-    "size",
-    "kept",
-    "lobster",
-    "shared",
-)
-
-
-def _together(frames: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
-
-
 def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
     """All frames; G, which every census has, once."""
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=by)
     return table.drop_duplicates(by, ignore_index=True)
-
-
-def history(figure: Figure1, arms: tuple[str, ...] = ("rewound", "reinitialised")) -> pd.DataFrame:
-    """Epoch by epoch, the retraining of some arms at the sparsest point that the figure has.
-
-    Columns: `arm`, `point`, `replica`, `epoch`, `validation_loss`, `validation_error`.
-    """
-    frames = []
-    for arm in arms:
-        if runs := [a for a in figure.artefacts if a.config.get("arm") == arm]:
-            last = max(runs, key=lambda a: a.config["point"])
-            frame = last.table("history")
-            frame.insert(0, "arm", arm)
-            frame.insert(1, "point", last.config["point"])
-            frames.append(frame)
-    columns = ["arm", "point", "replica", "epoch", "validation_loss", "validation_error"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def largest_published(name: str, store: Store) -> Experiment:

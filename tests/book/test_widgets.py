@@ -19,7 +19,8 @@ from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
-from psplib.paper import claims, figures_minima, slides, statistics, tables
+from psplib.paper import figure_1_slides, figures_minima, slides, statistics, tables
+from psplib.paper.figure_1 import Figure1
 from psplib.paper.tables import Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
@@ -105,7 +106,7 @@ def pictures(shown: widgets.Shown) -> list[str]:
 
 
 def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
-    found = slides.survivors(GRADUAL, gradual)
+    found = figure_1_slides.survivors_slides(GRADUAL, gradual)
     assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
     alt = found["97.00 %",].alt
     mask = experiments.point_mask(GRADUAL, 3, gradual)
@@ -117,7 +118,7 @@ def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
 
 def test_pruned_weights_are_grey_and_signs_have_colours() -> None:
     squares = np.array([[[np.nan, 0.5], [-0.5, 0.0]]])
-    grey, blue, red, white = slides._mosaic(squares, 0.5).reshape(4, 3)
+    grey, blue, red, white = figure_1_slides._mosaic(squares, 0.5).reshape(4, 3)
     assert grey == pytest.approx([0.9] * 3)
     assert blue[2] > 2 * blue[0]
     assert red[0] > 2 * red[2]
@@ -125,11 +126,11 @@ def test_pruned_weights_are_grey_and_signs_have_colours() -> None:
 
 
 def test_the_player_says_what_each_pruning_takes(gradual: Store) -> None:
-    found = slides.prunings(GRADUAL, gradual)
+    found = figure_1_slides.prunings_slides(GRADUAL, gradual)
     assert "takes 22,000 of them next" in found["88.75 %",].alt
     assert "epoch 28: 0.3200; the test error there is 2.20 %." in found["88.75 %",].alt
     assert "nothing more is pruned" in found["99.62 %",].alt
-    state = slides.states(GRADUAL, gradual, 10)[1]
+    state = figure_1_slides.states(GRADUAL, gradual, 10)[1]
     below = (state.weights[state.mask.flat].abs() <= state.row["threshold"]).sum()
     assert int(below) == state.taken == 22_000
 
@@ -163,7 +164,7 @@ def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
 
 def test_two_arms_are_compared_replica_by_replica() -> None:
     figure = panel(papers_world, ARMS)
-    found = slides.arms(figure)
+    found = figure_1_slides.arms_slides(figure)
     rewound, new = "one-shot, original values", "one-shot, new random values"
     assert found[rewound, new] is found[new, rewound]
     gaps = 100 * np.array(
@@ -172,9 +173,9 @@ def test_two_arms_are_compared_replica_by_replica() -> None:
     )  # fmt: skip
     i = statistics.interval(gaps)
     assert f"difference {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" in found[rewound, new].alt
-    table = slides._differences(figure, "lobster", "rewound")
+    table = figure_1_slides._differences(figure, "lobster", "rewound")
     last = table.index[-1]
-    gradual = claims.gradual(figure).loc[last, "test_error"]
+    gradual = figure.gradual.loc[last, "test_error"]
     expected = [100 * (papers_world("rewound", 0.01, r) - gradual) for r in range(6)]
     assert table.loc[last].tolist() == pytest.approx(expected)
     assert "difference" not in found[rewound, rewound].alt.partition(";")[0]
@@ -235,7 +236,7 @@ def test_the_arms_begin_with_the_papers_question() -> None:
 def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
     names = ("figure_1a", "figure_1b", "figure_1c")
     panels = [panel(papers_world, ARMS, name) for name in names]
-    empty = tables.collect(scales.figure_1d("paper"), Store(tmp_path))
+    empty = Figure1.collect(scales.figure_1d("paper"), Store(tmp_path))
     shown = widgets.arms(*panels, empty)
     chosen, one, another = shown.widget.children[0].children
     assert chosen.options == (
@@ -258,7 +259,7 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
         widgets.plane(nothing, *figures_minima.LABELS),
         widgets.classes(nothing),
         widgets.neurons(nothing),
-        widgets.arms(tables.collect(scales.figure_1a("paper"), empty)),
+        widgets.arms(Figure1.collect(scales.figure_1a("paper"), empty)),
     ):
         assert pictures(shown) == [f'<p class="psplib-badge">{widgets.MISSING}</p>']
         bundle, _ = shown._repr_mimebundle_()
@@ -267,8 +268,8 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
 
 
 def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
-    found = slides.prunings(GRADUAL, gradual)
-    again = slides.prunings(GRADUAL, gradual)
+    found = figure_1_slides.prunings_slides(GRADUAL, gradual)
+    again = figure_1_slides.prunings_slides(GRADUAL, gradual)
     assert found == again, "the same runs, the same bytes"
     html = pictures(widgets.explore(found, {"sparsity": widgets.slider}))
     assert len(html) == len(found)
@@ -295,7 +296,7 @@ def test_a_widget_embeds_with_its_links_and_a_still(gradual: Store) -> None:
     (link,) = [p["state"] for p in state.values() if p["model_name"] == "LinkModel"]
     assert link["target"][1] == "selected_index"
     bundle, metadata = shown._repr_mimebundle_()
-    first = next(iter(slides.survivors(GRADUAL, gradual).values()))
+    first = next(iter(figure_1_slides.survivors_slides(GRADUAL, gradual).values()))
     assert base64.b64decode(bundle["image/png"]) == first.png
     assert metadata["image/png"]["alt"] == bundle["text/plain"] == first.alt
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] in state

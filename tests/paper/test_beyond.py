@@ -11,9 +11,9 @@ import pytest
 from psplib.core.errors import PsplibError
 from psplib.experiments import costs, scales, verification
 from psplib.experiments import plan as experiments
-from psplib.paper import claims_beyond, display, figures_beyond, tables
+from psplib.paper import beyond, display
+from psplib.paper.beyond import COLUMNS, FigureBeyond
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.paper.tables import BEYOND, FigureBeyond
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
@@ -57,7 +57,7 @@ def world(
                         | shared
                         for r in range(5)
                     ]
-    table = pd.DataFrame(rows).reindex(columns=list(BEYOND))
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     nothing = pd.DataFrame(columns=["network", "point"])
     return FigureBeyond(PANEL, table, nothing, nothing, (), ())
 
@@ -69,7 +69,7 @@ def same(arm: str, density: float, number: int) -> float:
 
 
 def verdicts(figure: FigureBeyond) -> list[str]:
-    found = claims_beyond.beyond(figure)
+    found = beyond.beyond_claims(figure)
     assert [v.verdict for v in found[:7]] == [v.verdict for v in found[7:]]
     return [v.verdict for v in found[:7]]
 
@@ -86,7 +86,7 @@ def test_verdicts_where_the_term_helps_and_saves_epochs() -> None:
 
     figure = world(error, lambda arm, d, s: (12 if arm == "decay" else 10) / d + s)
     assert verdicts(figure)[:3] == [HOLDS, FAILS, HOLDS]
-    gap, _, epochs = claims_beyond.beyond(figure)[:3]
+    gap, _, epochs = beyond.beyond_claims(figure)[:3]
     assert (gap.effect, gap.n, gap.unit) == (pytest.approx(0.4, abs=1e-3), 4, "points")
     # 98 % sparsity lies half way, in log density, between 96 and 99 %.
     assert (epochs.effect, epochs.unit) == (pytest.approx(1.2, abs=0.01), "×")
@@ -111,7 +111,7 @@ def test_only_points_above_95_per_cent_count() -> None:
 
 def test_masks_are_compared_replica_by_replica() -> None:
     """Spread that both arms share must not blur their difference."""
-    found = claims_beyond.beyond(world(lambda a, d, n: same(a, d, n) + 0.01 * n))
+    found = beyond.beyond_claims(world(lambda a, d, n: same(a, d, n) + 0.01 * n))
     assert found[3].verdict == HOLDS
     assert found[3].high - found[3].low < 0.01
 
@@ -136,20 +136,20 @@ def test_one_seed_decides_nothing() -> None:
 
 def test_gradual_runs_are_interpolated_in_log_density_between_their_points() -> None:
     run = pd.DataFrame({"sparsity": [0.0, 0.9, 0.99], "test_error": [0.01, 0.02, 0.06]})
-    found = claims_beyond.between(run, "test_error", [1.0, 0.1, 0.1**1.5, 0.01, 0.005])
+    found = beyond.between(run, "test_error", [1.0, 0.1, 0.1**1.5, 0.01, 0.005])
     np.testing.assert_allclose(found, [0.01, 0.02, 0.04, 0.06, np.nan])
 
 
 def test_a_sparsity_that_one_run_has_not_reached_is_left_out() -> None:
     figure = world(same)
     short = (figure.table["arm"] == "decay") & (figure.table["point"] == 3)
-    found = claims_beyond.beyond(dataclasses.replace(figure, table=figure.table[~short]))
+    found = beyond.beyond_claims(dataclasses.replace(figure, table=figure.table[~short]))
     assert "mean from 80 to 95.7 % sparsity" in found[0].test
     assert "epochs to 95.7 % sparsity" in found[2].test
 
 
 def test_the_figure_draws_every_arm_in_both_panels() -> None:
-    drawn = figures_beyond.comparison(world(same))
+    drawn = beyond.plot_rivals(world(same))
     assert drawn is not None
     for ax, network in zip(drawn.axes, NETWORKS, strict=True):
         assert ax.get_title() == network
@@ -164,25 +164,25 @@ def test_the_figure_draws_every_arm_in_both_panels() -> None:
 
 def test_the_tables_and_the_reading_quote_the_errors() -> None:
     figure = world(same)
-    row = figures_beyond.masks(figure).iloc[-1]
+    row = beyond.retrained_masks(figure).iloc[-1]
     assert row["sparsity"] == "99.00 %"
     assert row["magnitude, one-shot, rewound"] == "3.80\u00a0±\u00a00.00"
     assert row["gradual (LOBSTER)"] == row["gradual, weight decay only"] == "1.80"
-    decay = figures_beyond.decay(figure)
+    decay = beyond.gradual_runs(figure)
     assert len(decay) == 8
     assert decay.iloc[0]["test error, decay only"] == "1.80\u00a0±\u00a00.00"
-    text = figures_beyond.reading(figure).replace("\u00a0", " ")
+    text = beyond.rivals_in_words(figure).replace("\u00a0", " ")
     assert "magnitude, iterative, rewound 2.80 ± 0.00 %" in text
     assert "changes by" in text
 
 
 def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
-    figure = tables.collect_beyond(PANEL, store)
-    assert figures_beyond.comparison(figure) is None
-    assert figures_beyond.reading(figure) == display.NOT_THERE
-    for table in (figures_beyond.decay, figures_beyond.masks, figures_beyond.layers):
+    figure = FigureBeyond.collect(PANEL, store)
+    assert beyond.plot_rivals(figure) is None
+    assert beyond.rivals_in_words(figure) == display.NOT_THERE
+    for table in (beyond.gradual_runs, beyond.retrained_masks, beyond.survivors_by_layer):
         assert len(table(figure)) in (0, 8)
-    assert figures_beyond.gradients(figure).empty
+    assert beyond.gradient_sizes(figure).empty
     assert verdicts(figure) == [NOT_RUN] * 7
 
 
@@ -207,7 +207,7 @@ def test_what_other_figures_have_is_not_made_again(scale: str) -> None:
 
 
 def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
-    figure = tables.collect_beyond(scales.beyond("smoke"), smoke_beyond)
+    figure = FigureBeyond.collect(scales.beyond("smoke"), smoke_beyond)
     assert figure.missing == ()
     assert set(figure.table["arm"]) == {"lobster", "decay", "rewound", "magnitude", "iterative"}
     assert figure.table["network"].nunique() == 2
@@ -218,7 +218,7 @@ def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
             assert found.groupby("point")["kept"].first().to_dict() == kept.to_dict(), network
     for rivals in figure.panel.networks:
         for arm, run in (("lobster", rivals.lobsters[0]), ("decay", rivals.decays[0])):
-            (found,) = claims_beyond.gradual(figure, rivals.title, arm).values()
+            (found,) = figure.gradual(rivals.title, arm).values()
             expected = smoke_beyond.load(run).table("points")["test_error"]
             assert found["test_error"].tolist() == expected.tolist()
     assert figure.gradients.groupby("network")["factor"].max().between(0.9, 1).all()
@@ -268,6 +268,6 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
 
 
 def test_the_badge_names_the_seeds_of_each_network(smoke_beyond: Store) -> None:
-    seeds = display.facts(tables.collect_beyond(scales.beyond("smoke"), smoke_beyond))["seeds"]
+    seeds = display.facts(FigureBeyond.collect(scales.beyond("smoke"), smoke_beyond))["seeds"]
     assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
     assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds

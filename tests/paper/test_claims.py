@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from worlds import ARMS, noise, panel, papers_world
 
-from psplib.paper import claims, statistics
+from psplib.paper import statistics
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.figure_1_claims import common_claims, unequal
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval
-from psplib.paper.tables import Figure1
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=12))
@@ -68,7 +69,7 @@ def test_a_claim_about_many_points_needs_them_all() -> None:
 
 
 def test_every_claim_holds_in_the_papers_world() -> None:
-    found = claims.figure_1(panel(papers_world, ARMS))
+    found = common_claims(panel(papers_world, ARMS))
     assert len(found) == 7
     assert {v.verdict for v in found} == {HOLDS}
     gap = found[-1]
@@ -82,7 +83,7 @@ def test_claims_fail_in_the_opposite_world() -> None:
             return {"rewound": 0.008, "reinitialised": 0.006}.get(arm, 0.03) + noise(replica)
         return {"rewound": 0.03, "reinitialised": 0.01}.get(arm, 0.02) + noise(replica)
 
-    verdicts = [v.verdict for v in claims.figure_1(panel(error, ARMS))]
+    verdicts = [v.verdict for v in common_claims(panel(error, ARMS))]
     recovers = [FAILS, HOLDS]  # the original values never do, the random ones at once
     assert verdicts == [*recovers, FAILS, FAILS, FAILS, FAILS, FAILS]
 
@@ -101,7 +102,7 @@ def test_lobster_is_not_set_against_networks_trained_too_briefly(
     control: float, verdict: str
 ) -> None:
     """Too briefly is: their dense control errs 5 % more than LOBSTER's network before pruning."""
-    found = claims.figure_1(panel(shortened(control), ARMS))
+    found = common_claims(panel(shortened(control), ARMS))
     gradual = [v for v in found if "gradual pruning has a lower error" in v.claim]
     assert [v.verdict for v in gradual] == [verdict]
     assert gradual[0].effect > 0
@@ -112,13 +113,13 @@ def test_lobster_is_not_set_against_networks_trained_too_briefly(
 
 def test_what_was_not_run_is_not_reserved() -> None:
     without = panel(shortened(1.5), ("dense",))
-    assert claims.unequal(without)
-    assert {v.verdict for v in claims.figure_1(without)} == {NOT_RUN}
-    assert claims.unequal(panel(shortened(1.5), ("rewound",))) == "", "there is no control"
+    assert unequal(without)
+    assert {v.verdict for v in common_claims(without)} == {NOT_RUN}
+    assert unequal(panel(shortened(1.5), ("rewound",))) == "", "there is no control"
 
 
 def test_missing_arms_are_not_run() -> None:
-    found = claims.figure_1(panel(papers_world, ("dense",)))
+    found = common_claims(panel(papers_world, ("dense",)))
     assert {v.verdict for v in found} == {NOT_RUN}
     assert all(math.isnan(v.effect) for v in found)
 
@@ -129,7 +130,7 @@ def test_differences_are_taken_replica_by_replica() -> None:
     def error(arm: str, density: float, replica: int) -> float:
         return 0.02 + 0.004 * replica + {"reinitialised": 3e-4}.get(arm, 0) + noise(replica) / 100
 
-    better = claims.figure_1(panel(error, ARMS))[-1]
+    better = common_claims(panel(error, ARMS))[-1]
     assert better.verdict == HOLDS
     assert better.high - better.low < 1e-3
 
@@ -141,10 +142,10 @@ def test_without_a_number_from_the_paper_high_compression_is_the_last_point(name
     def error(arm: str, density: float, replica: int) -> float:
         return papers_world(arm, 0.4 if density > 0.01 else density, replica)
 
-    found = claims.figure_1(panel(error, ARMS, name))
+    found = common_claims(panel(error, ARMS, name))
     assert {v.verdict for v in found} == {HOLDS}
     assert sum("At the highest compression" in v.claim for v in found) == 3
-    assert UNDECIDED in {v.verdict for v in claims.figure_1(panel(error, ARMS))}
+    assert UNDECIDED in {v.verdict for v in common_claims(panel(error, ARMS))}
 
 
 def test_a_point_that_is_not_there_is_not_replaced_by_another() -> None:
@@ -153,7 +154,7 @@ def test_a_point_that_is_not_there_is_not_replaced_by_another() -> None:
     for gone, words in ((1, ("low compression",)), (2, ()), (3, ("highest",))):
         retrained = whole.table["arm"].isin(["rewound", "reinitialised"])
         rest = whole.table[~(retrained & (whole.table["point"] == gone))]
-        for v in claims.figure_1(Figure1(whole.panel, rest, (), ())):
+        for v in common_claims(Figure1(whole.panel, rest, (), ())):
             touched = any(word in v.claim for word in (*words, *averaged))
             assert (v.verdict == NOT_RUN) == touched, v.claim
 
@@ -161,7 +162,7 @@ def test_a_point_that_is_not_there_is_not_replaced_by_another() -> None:
 def test_above_95_percent_means_every_point_there() -> None:
     whole = panel(papers_world, ARMS)
     rest = whole.table[(whole.table["arm"] != "rewound") | (whole.table["point"] != 2)]
-    found = claims.figure_1(Figure1(whole.panel, rest, (), ()))
+    found = common_claims(Figure1(whole.panel, rest, (), ()))
     not_run = [v.claim for v in found if v.verdict == NOT_RUN]
     assert len([c for c in not_run if c.startswith("Above 95 %")]) == 2, (
         "rewound; gradual is better"

@@ -11,9 +11,10 @@ from scipy import stats
 from worlds import ARMS, noise, panel, papers_world
 
 from psplib.experiments import scales
-from psplib.paper import claims, claims_figure_1, statistics
+from psplib.paper import statistics
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.figure_1_claims import claims_across, common_claims, panel_claims
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
-from psplib.paper.tables import Figure1
 
 POINTS = (1.0, 0.3, 0.15, 0.05, 0.015, 0.004)
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=9)
@@ -35,8 +36,8 @@ def test_welch_of_one_value_decides_nothing() -> None:
 
 def own(figure: Figure1) -> list[Verdict]:
     """The claims that the panel alone is asked."""
-    found = claims_figure_1.panel(figure)
-    assert found[:7] == claims.figure_1(figure)
+    found = panel_claims(figure)
+    assert found[:7] == common_claims(figure)
     return found[7:]
 
 
@@ -94,7 +95,7 @@ def gaps(**last: float) -> list[Figure1]:
 
 
 def test_one_panels_gap_against_the_others() -> None:
-    evident, lowest = claims_figure_1.across(gaps(a=1.0, b=0.5, c=2.0, d=6.0))
+    evident, lowest = claims_across(gaps(a=1.0, b=0.5, c=2.0, d=6.0))
     assert (evident.verdict, lowest.verdict) == (HOLDS, HOLDS)
     assert evident.effect == pytest.approx(4.0), "against (c), the largest of the others"
     assert lowest.effect == pytest.approx(0.5), "against (a), the smallest of the others"
@@ -102,11 +103,11 @@ def test_one_panels_gap_against_the_others() -> None:
     assert evident.test.endswith("effect against (c)")
     assert evident.low < evident.effect < evident.high
 
-    evident, lowest = claims_figure_1.across(gaps(a=1.0, b=1.5, c=7.0, d=6.0))
+    evident, lowest = claims_across(gaps(a=1.0, b=1.5, c=7.0, d=6.0))
     assert (evident.verdict, lowest.verdict) == (FAILS, FAILS)
     assert (evident.effect, lowest.effect) == (pytest.approx(-1.0), pytest.approx(-0.5))
 
-    evident, _ = claims_figure_1.across(gaps(a=-3.0, b=-3.0, c=-3.0, d=-1.0))
+    evident, _ = claims_across(gaps(a=-3.0, b=-3.0, c=-3.0, d=-1.0))
     assert evident.verdict == FAILS, "the largest gap, but none"
 
 
@@ -115,7 +116,7 @@ def test_no_gap_is_compared_if_one_panel_was_trained_too_briefly() -> None:
     table = panels[3].table.copy()
     table.loc[table["arm"] == "dense", "test_error"] *= 1.2
     panels[3] = replace(panels[3], table=table)
-    for verdict in claims_figure_1.across(panels):
+    for verdict in claims_across(panels):
         assert verdict.verdict == UNDECIDED
         assert verdict.test.count("not to be decided in ResNet-32, CIFAR-10") == 1
 
@@ -123,6 +124,6 @@ def test_no_gap_is_compared_if_one_panel_was_trained_too_briefly() -> None:
 def test_panels_are_compared_only_if_all_are_there() -> None:
     panels = gaps(a=1.0, b=0.5, c=2.0, d=6.0)
     panels[2] = replace(panels[2], table=panels[2].table[:0])
-    for verdict in claims_figure_1.across(panels):
+    for verdict in claims_across(panels):
         assert verdict.verdict == NOT_RUN
         assert "(c) is not there" in verdict.test

@@ -5,6 +5,7 @@ import html
 import io
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,17 +15,9 @@ from worlds import ARMS, panel, papers_world
 from psplib.core.config import canonical
 from psplib.experiments import scales
 from psplib.paper import choices as deviations
-from psplib.paper import (
-    claims,
-    claims_figure_1,
-    display,
-    figures,
-    figures_panels,
-    statistics,
-    style,
-    tables,
-)
-from psplib.paper.tables import Figure1
+from psplib.paper import display, figure_1, statistics, style
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.figure_1_claims import answer, claims_across, common_claims, panel_claims
 from psplib.runs.store import Store
 
 
@@ -34,7 +27,7 @@ def figure():
 
 
 def test_the_curves_are_the_tables(figure) -> None:
-    ax, near = figures.figure_1(figure).axes
+    ax, near = figure_1.plot_panel(figure).axes
     drawn = {line.get_label(): line.get_xydata() for line in ax.lines}
     mean = 100 * sum(papers_world("rewound", 0.04, r) for r in range(6)) / 6
     assert drawn["one-shot, original values"][1] == pytest.approx([4.0, mean])
@@ -45,7 +38,7 @@ def test_the_curves_are_the_tables(figure) -> None:
 
 
 def test_single_replicas_are_always_drawn(figure) -> None:
-    ax, _ = figures.figure_1(figure).axes
+    ax, _ = figure_1.plot_panel(figure).axes
     single = [line for line in ax.lines if line.get_label().startswith("_child")]
     points = sum(len(line.get_xdata()) for line in single)
     assert points == 2 * 3 * 6, "two arms, three points, six replicas"
@@ -53,20 +46,16 @@ def test_single_replicas_are_always_drawn(figure) -> None:
 
 def test_a_band_below_zero_ends_below_all_values_and_an_unbounded_one_is_not_drawn() -> None:
     ax = Figure().add_subplot()
-    intervals = [
-        statistics.interval([1.0, 9.0]),
-        statistics.interval([4.0, 4.0]),
-        statistics.interval([2.0]),
-    ]
-    style.band(ax, [1, 2, 3], intervals, "red", lowest=1.0)
+    style.mean_line(ax, [1, 1, 2, 2, 3], np.array([1.0, 9.0, 4.0, 4.0, 2.0]), "red")
+    assert ax.lines[0].get_xydata().tolist() == [[1, 5], [2, 4], [3, 2]]
     (path,) = ax.collections[0].get_paths()
     assert path.vertices[:, 0].max() == 2
     assert path.vertices[:, 1].min() == 0.5
-    assert path.vertices[:, 1].max() == pytest.approx(intervals[0].high)
+    assert path.vertices[:, 1].max() == pytest.approx(statistics.interval([1.0, 9.0]).high)
 
 
 def test_downloads_carry_their_content(figure) -> None:
-    links = display.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+    links = display.downloads("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
     content = {
         ending: base64.b64decode(data)
         for ending, data in re.findall(r'download="panel\.(\w+)" href="data:[^,]*,([^"]*)"', links)
@@ -80,7 +69,7 @@ def test_downloads_carry_their_content(figure) -> None:
 def test_in_the_book_the_notebook_can_be_downloaded_too(
     figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("panel", figures.figure_1(figure), figure.table, figure.panel)
+    arguments = ("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
     assert "notebook" not in display.downloads(*arguments)
     monkeypatch.setenv(display.NOTEBOOK, "figure_1.ipynb")
     assert '<a download href="figure_1.ipynb">notebook</a>' in display.downloads(*arguments)
@@ -88,14 +77,14 @@ def test_in_the_book_the_notebook_can_be_downloaded_too(
 
 def test_the_svg_is_deterministic(figure) -> None:
     first, second = (
-        display.downloads("panel", figures.figure_1(figure), figure.table, figure.panel)
+        display.downloads("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
         for _ in range(2)
     )
     assert first == second
 
 
 def test_the_reading_quotes_the_table(figure) -> None:
-    text = figures.reading(figure)
+    text = figure_1.panel_in_words(figure)
     assert "1.80 % at 99.00 % sparsity" in text.replace("\u00a0", " ")
     assert "new initial values raise the error by 0.02 ± 0.00 points" in text.replace("\u00a0", " ")
 
@@ -123,7 +112,7 @@ def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
         for r in range(3)
         for e in (1, 2)
     ]
-    (ax,) = figures.convergence(pd.DataFrame(rows)).axes
+    (ax,) = figure_1.plot_convergence(pd.DataFrame(rows), "").axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn["one-shot, original values"] == [pytest.approx([1, 3]), pytest.approx([2, 4])]
     assert drawn["one-shot, new random values"] == [pytest.approx([1, 6]), pytest.approx([2, 7])]
@@ -135,7 +124,7 @@ def panels() -> list[Figure1]:
 
 
 def test_the_four_panels_share_their_colours_and_one_legend(panels: list[Figure1]) -> None:
-    fig = figures_panels.figure_1(panels)
+    fig = figure_1.plot_panels(panels)
     titles = [ax.get_title(loc="left").strip() for ax in fig.axes]
     assert titles == [
         "(a) LeNet-300, MNIST",
@@ -163,7 +152,7 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
     quick = Figure1(
         scales.figure_1d("quick"), panels[3].table, (scales.figure_1d("quick").dense,), ()
     )
-    fig = figures_panels.figure_1([*panels[:3], quick])
+    fig = figure_1.plot_panels([*panels[:3], quick])
     renderer = FigureCanvasAgg(fig).get_renderer()
     fig.draw_without_rendering()
     above = [text.get_text() for ax in fig.axes for text in ax.texts]
@@ -180,36 +169,36 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
 
 
 def test_the_answer_has_every_verdict_of_every_panel_once(panels: list[Figure1]) -> None:
-    text = figures_panels.answer(panels).data
+    text = answer(panels).data
     rows = re.findall(r"<tr><td>(.*?)</td>(.*?)</tr>", text)
     cells = {html.unescape(claim): re.findall(r"<td[^>]*>(.*?)</td>", c) for claim, c in rows}
     assert len(cells) == len(rows), "a claim has one row"
     for number, figure in enumerate(panels):
-        told = {v.claim: display.verdict_label(v.verdict) for v in claims_figure_1.panel(figure)}
+        told = {v.claim: display.verdict_label(v.verdict) for v in panel_claims(figure)}
         column = {claim: c[number] for claim, c in cells.items() if len(c) == len(panels)}
         assert {claim: label for claim, label in column.items() if label != "–"} == told
-    for v in claims_figure_1.across(panels):
+    for v in claims_across(panels):
         (label,) = cells[v.claim]
         assert label.startswith(display.verdict_label(v.verdict))
 
 
 def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
-    empty = tables.collect(scales.figure_1c("paper"), Store(tmp_path))
-    fig = figures_panels.figure_1([*panels[:2], empty, panels[3]])
+    empty = Figure1.collect(scales.figure_1c("paper"), Store(tmp_path))
+    fig = figure_1.plot_panels([*panels[:2], empty, panels[3]])
     assert [t.get_text() for t in fig.axes[2].texts] == ["not there yet"]
-    assert set(figures_panels.table([*panels[:2], empty])["panel"]) == {"figure_1a", "figure_1b"}
-    nothing = figures_panels.figure_1([empty] * 4)
+    assert set(figure_1.panels_table([*panels[:2], empty])["panel"]) == {"figure_1a", "figure_1b"}
+    nothing = figure_1.plot_panels([empty] * 4)
     assert len(nothing.axes) == 4
-    assert figures_panels.table([empty]).empty
-    assert figures.figure_1(empty) is None
-    assert figures.convergence(tables.history(empty)) is None
-    assert display.styled(figures.summary(empty)) is None
+    assert figure_1.panels_table([empty]).empty
+    assert figure_1.plot_panel(empty) is None
+    assert figure_1.plot_convergence(empty.history, "") is None
+    assert display.styled(figure_1.errors_by_sparsity(empty)) is None
     assert display.badge(empty, "(c)").count("not there yet") == 1
-    assert display.in_short(claims.figure_1(empty)) == "None of these claims has been tested yet."
-    assert figures.reading(empty) == display.NOT_THERE
+    assert display.in_short(common_claims(empty)) == "None of these claims has been tested yet."
+    assert figure_1.panel_in_words(empty) == display.NOT_THERE
     assert display.missing_runs(empty).startswith("The gradual run of this figure is not there yet")
     assert "--scale paper --only figure_1c" in display.missing_runs(empty)
-    assert {v.verdict for v in claims.figure_1(empty)} == {statistics.NOT_RUN}
+    assert {v.verdict for v in common_claims(empty)} == {statistics.NOT_RUN}
 
 
 def test_an_effect_without_an_interval_says_so() -> None:

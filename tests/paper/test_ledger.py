@@ -3,9 +3,10 @@
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
-from psplib.paper import claims_figure_1, claims_minima, ledger
+from psplib.paper import claims_minima, ledger
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.paper.tables import Figure1
 
 PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]
 
@@ -17,8 +18,8 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
     assert sections == sorted(sections)
     listed = {(e.chapter, e.verdict.test, e.verdict.verdict) for e in found}
     for chapter, verdicts in (
-        *(("figure_1", claims_figure_1.panel(figure)) for figure in PANELS),
-        ("figure_1", claims_figure_1.across(PANELS)),
+        *(("figure_1", panel_claims(figure)) for figure in PANELS),
+        ("figure_1", claims_across(PANELS)),
         ("figure_2", claims_minima.figure_2(minima)),
         ("figure_3", claims_minima.figure_3(minima)),
         ("figure_4", claims_minima.figure_4(minima)),
@@ -50,7 +51,7 @@ def test_sharp_minima_that_generalise_need_both() -> None:
 def test_the_count_is_that_of_the_table() -> None:
     turned = {k: v[::-1] for k, v in (("z2", (0.5, 0.7)), ("joint", (2.0, 1.9)))}
     found = ledger.entries(PANELS, world(**turned))
-    html = ledger.table(found).data
+    html = ledger.ledger_table(found).data
     for verdict in (HOLDS, FAILS, NOT_RUN):
         shown = html.count(f'<span class="psplib-verdict {verdict.replace(" ", "-")}">')
         assert f"{shown} *{verdict}*" in ledger.count(found)

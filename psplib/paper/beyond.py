@@ -1,0 +1,495 @@
+"""Beyond the paper: LOBSTER, weight decay only, and magnitude pruning, side by side.
+
+Gradual runs are compared seed by seed, along a fixed range of sparsities; retrained networks
+replica by replica, at the points that they share. Tests and margins were written down before any of
+these runs was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from psplib.experiments.plan import Config, gradual_run
+from psplib.experiments.scales import Beyond
+from psplib.paper import figure_1
+from psplib.paper.display import NOT_THERE, plus_minus, unbroken
+from psplib.paper.figure_1_claims import HIGH_SPARSITY
+from psplib.paper.statistics import (
+    MARGIN,
+    NOT_RUN,
+    Interval,
+    Verdict,
+    comparable,
+    decided,
+    everywhere,
+    higher,
+    interval,
+)
+from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, scale_axes
+from psplib.paper.tables import divide
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
+from psplib.pruning.retraining import Retraining
+from psplib.pruning.sensitivity import Sensitivity
+from psplib.runs.store import Artefact, Store
+
+# Surviving shares along which gradual runs are compared: from point to point their errors jump, and
+# the mean from 80 to 98 % sparsity, in equal steps of log density, is steadier than any of them.
+RANGE = tuple(0.2 * 10 ** (-k / 24) for k in range(25))
+# Those that the table gives: 80, 90, 95 and 98 % sparsity.
+GRID = (0.2, 0.1, 0.05, 0.02)
+SECTION = "beyond"
+COLUMNS = ("network", *figure_1.COLUMNS, "epoch")
+LAYERS = (
+    "network",
+    "arm",
+    "replica",
+    "point",
+    "parameter",
+    "size",
+    "kept",
+    "lobster",
+    "shared",
+)
+
+
+@dataclass(frozen=True)
+class FigureBeyond:
+    """What "beyond the paper" is made of.
+
+    `table`: a row per network, with the columns of Fig. 1, `network` (its title) and
+    `epoch` (of a gradual run, when the point was reached); the arms are `lobster`, `decay`,
+    `rewound`, `magnitude` and `iterative`, the trained dense network of the last two being point 0.
+    `layers`: see `magnitude.Result`, with `network` and `arm`; `gradients`: see `sensitivity.run`,
+    with `network`. `missing` and `artefacts` as in `Figure1`.
+    """
+
+    panel: Beyond
+    table: pd.DataFrame
+    layers: pd.DataFrame
+    gradients: pd.DataFrame
+    missing: tuple[Config, ...]
+    artefacts: tuple[Artefact, ...]
+
+    @classmethod
+    def collect(cls, panel: Beyond, store: Store) -> FigureBeyond:
+        """The tables of "beyond the paper" from the runs that a store has."""
+        networks, layers, gradients = [], [], []
+        done, missing = divide(panel, store)
+        titles = {r.lobsters[0].architecture: r.title for r in panel.networks}
+        for config, artefact in done.items():
+            title = titles[gradual_run(config).architecture]
+            if isinstance(config, Sensitivity):
+                gradients.append(artefact.table("points").assign(network=title))
+                continue
+            if isinstance(config, Lobster):
+                arm = "lobster" if config.sensitivity else "decay"
+                frame = artefact.table("points").assign(lobster_seed=config.seed)
+            else:
+                assert isinstance(config, Retraining | Magnitude)
+                frame = artefact.table("replicas").assign(lobster_seed=config.lobster.seed)
+                arm = "rewound"
+                if isinstance(config, Magnitude):
+                    arm = "iterative" if config.iterative else "magnitude"
+                    table = artefact.table("layers").assign(network=title, arm=arm)
+                    layers.append(table[list(LAYERS)])
+                else:
+                    frame = frame.assign(point=config.point)
+            networks.append(frame.assign(network=title, arm=arm).reindex(columns=list(COLUMNS)))
+        return cls(
+            panel,
+            _together(networks, COLUMNS).astype(
+                {n: "Int64" for n in ("replica", "point", "lobster_seed", "epoch")}
+            ),
+            _together(layers, LAYERS),
+            _together(gradients, ("network", "point")),
+            missing,
+            tuple(done.values()),
+        )
+
+    @property
+    def seeds(self) -> str:
+        """How many gradual runs and replicas each network has."""
+        return "; ".join(
+            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
+            f"{len(r.replicas)} replicas"
+            for r in self.panel.networks
+        )
+
+    def rows(self, network: str, arm: str) -> pd.DataFrame:
+        """A network's rows of an arm."""
+        table = self.table
+        return table[(table["network"] == network) & (table["arm"] == arm)]
+
+    def errors(self, network: str, arm: str) -> pd.DataFrame:
+        """Test errors in per cent: a row per point, a column per replica; empty if not run."""
+        rows = self.rows(network, arm)
+        return rows.pivot(index="point", columns="replica", values="test_error").sort_index() * 100
+
+    def gradual(self, network: str, arm: str = "lobster") -> dict[int, pd.DataFrame]:
+        """The points of each gradual run, by its seed; sparser from row to row."""
+        runs = self.rows(network, arm).groupby("lobster_seed")
+        return {int(seed): run.set_index("point").sort_index() for seed, run in runs}
+
+
+def _together(frames: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+
+
+def between(run: pd.DataFrame, column: str, densities: Sequence[float]) -> np.ndarray:
+    """A column of a gradual run at given densities, linear in their logarithm between its points;
+    NaN where the run has not come."""
+    level = np.log(1 - run["sparsity"].to_numpy(dtype=float))[::-1]
+    values = run[column].to_numpy(dtype=float)[::-1]
+    return np.interp(np.log(densities), level, values, left=np.nan, right=np.nan)
+
+
+def gradual_at(
+    figure: FigureBeyond,
+    network: str,
+    arm: str,
+    column: str,
+    densities: Sequence[float] = RANGE,
+) -> pd.DataFrame:
+    """A column of every gradual run of an arm: a row per seed, a column per density."""
+    runs = figure.gradual(network, arm)
+    return pd.DataFrame(
+        {seed: between(run, column, densities) for seed, run in runs.items()},
+        index=list(densities),
+    ).T
+
+
+def gaps(figure: FigureBeyond, network: str) -> pd.DataFrame:
+    """By how many points of test error weight decay only is worse than LOBSTER: a row per seed that
+    both have, a column per density of `RANGE` that all of these runs have reached."""
+    ours, theirs = (gradual_at(figure, network, arm, "test_error") for arm in ("decay", "lobster"))
+    both = ours.index.intersection(theirs.index)
+    return (100 * (ours - theirs).loc[both]).dropna(axis=1)
+
+
+def beyond_claims(figure: FigureBeyond) -> list[Verdict]:
+    """Every claim, network by network."""
+    found = []
+    for rivals in figure.panel.networks:
+        found += [*_decay(figure, rivals.title), *_masks(figure, rivals.title)]
+    return found
+
+
+def _decay(figure: FigureBeyond, network: str) -> list[Verdict]:
+    claims = (
+        f"The sensitivity term helps: weight decay only errs more at equal sparsity ({network}).",
+        f"With weight decay only the error at equal sparsity is the same ({network}).",
+        f"LOBSTER needs fewer epochs than weight decay only for a sparsity ({network}).",
+    )
+    gap = gaps(figure, network)
+    if not gap.size:
+        return [Verdict(claim, SECTION, "", NOT_RUN) for claim in claims]
+    difference, last = interval(gap.mean(axis=1)), gap.columns[-1]
+    reference = (
+        100 * gradual_at(figure, network, "lobster", "test_error").loc[gap.index, gap.columns]
+    )
+    margin = MARGIN * reference.to_numpy().mean()
+    where = f"decay − LOBSTER, seed by seed, mean from {span(gap.columns)} sparsity"
+    epochs = [gradual_at(figure, network, arm, "epoch")[last] for arm in ("decay", "lobster")]
+    ratio = interval(np.log((epochs[0] / epochs[1]).dropna()))
+    mean, low, high = np.exp([ratio.mean, ratio.low, ratio.high])
+    factor = Interval(mean, low, high, ratio.n)
+    return [
+        decided(claims[0], SECTION, f"{where}, is above zero", higher(difference), difference),
+        decided(
+            claims[1],
+            SECTION,
+            f"{where}, lies within ±{margin:.2f} points (5 % of LOBSTER's mean error)",
+            comparable(difference, margin),
+            difference,
+        ),
+        decided(
+            claims[2],
+            SECTION,
+            f"epochs to {100 * (1 - last):.3g} % sparsity, decay / LOBSTER, seed by seed, "
+            "are above 1",
+            higher(ratio),
+            factor,
+            "×",
+        ),
+    ]
+
+
+def _masks(figure: FigureBeyond, network: str) -> list[Verdict]:
+    arms = {a: figure.errors(network, a) for a in ("rewound", "magnitude", "iterative")}
+    runs = list(figure.gradual(network).values())
+    first = runs[0] if runs else pd.DataFrame({"sparsity": [], "test_error": []})
+    run = 100 * first["test_error"]
+    above = "Above 95 % sparsity, "
+    return [
+        _everywhere(
+            f"{above}LOBSTER's masks retrain to a lower error than those of one-shot magnitude "
+            f"pruning ({network}).",
+            "one-shot magnitude − LOBSTER's mask, both rewound",
+            arms["magnitude"],
+            arms["rewound"],
+            first["sparsity"],
+        ),
+        _everywhere(
+            f"{above}LOBSTER's masks retrain to a lower error than those of iterative magnitude "
+            f"pruning ({network}).",
+            "iterative magnitude − LOBSTER's mask, both rewound",
+            arms["iterative"],
+            arms["rewound"],
+            first["sparsity"],
+        ),
+        _everywhere(
+            f"{above}iterative magnitude pruning errs less than one-shot ({network}).",
+            "one-shot magnitude − iterative",
+            arms["magnitude"],
+            arms["iterative"],
+            first["sparsity"],
+        ),
+        _everywhere(
+            f"{above}LOBSTER errs less than iterative magnitude pruning with rewinding "
+            f"({network}).",
+            "iterative magnitude − LOBSTER's own network (one run)",
+            arms["iterative"],
+            pd.DataFrame({replica: run for replica in arms["iterative"].columns}),
+            first["sparsity"],
+        ),
+    ]
+
+
+def _everywhere(
+    claim: str, what: str, worse: pd.DataFrame, better: pd.DataFrame, sparsity: pd.Series
+) -> Verdict:
+    """The verdict on "worse − better is above zero at every point"; the effect at the last."""
+    points = [p for p in worse.index.intersection(better.index) if sparsity[p] > HIGH_SPARSITY]
+    differences = [interval((worse.loc[p] - better.loc[p]).dropna()) for p in points]
+    if not any(d.n for d in differences):
+        return Verdict(claim, SECTION, "", NOT_RUN)
+    test = (
+        f"{what}, replica by replica, is above zero at each of {len(points)} points; effect at "
+        f"{100 * sparsity[points[-1]]:.1f} %"
+    )
+    return decided(
+        claim, SECTION, test, everywhere([higher(d) for d in differences]), differences[-1]
+    )
+
+
+def span(densities: Sequence[float]) -> str:
+    """The first and the last of falling densities as sparsities: "80 to 98 %"."""
+    first, last = (100 * (1 - d) for d in (densities[0], densities[-1]))
+    return f"{first:.3g} to {last:.3g} %"
+
+
+RETRAINED = ("magnitude", "iterative", "rewound")
+LOOKS = ARMS | RIVALS
+NAMES = {arm: look.name for arm, look in LOOKS.items()} | {"rewound": "LOBSTER's mask, rewound"}
+
+
+def plot_rivals(figure: FigureBeyond) -> Figure | None:
+    """Test error against density, a panel per network: gradual runs as lines, one for each seed;
+    retrained masks with mean, 95 % interval and single replicas (faint). None without runs."""
+    if figure.table.empty:
+        return None
+    networks = [rivals.title for rivals in figure.panel.networks]
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            1, len(networks), figsize=(9.4, 5.4), layout="constrained", squeeze=False
+        )
+        handles: dict[str, Any] = {}
+        for ax, network in zip(axes[0], networks, strict=True):
+            _panel(ax, figure, network)
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        axes[0][0].set_ylabel("test error [%]")
+        fig.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncol=3, fontsize=9
+        )
+        plt.close(fig)
+    return fig
+
+
+def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
+    table = figure.table[figure.table["network"] == network]
+    dense = figure.errors(network, "magnitude")
+    if 0 in dense.index:
+        color, _, name = ARMS["dense"]
+        ax.axhline(dense.loc[0].mean(), color=color, lw=1.2, ls="--", label=name)
+    runs = figure.gradual(network)
+    if runs:
+        density = 1 - next(iter(runs.values()))["sparsity"]
+        for arm in RETRAINED:
+            retrained = figure.errors(network, arm)
+            look = LOOKS[arm]._replace(name=NAMES[arm])
+            curve(ax, look, retrained[retrained.index > 0], density)
+    # The two are often one line: the broken one lies above.
+    for arm, style in (("lobster", "-"), ("decay", (0, (2, 1.5)))):
+        color, marker, name = LOOKS[arm]
+        for i, run in enumerate(figure.gradual(network, arm).values()):
+            ax.plot(
+                100 * (1 - run["sparsity"]),
+                100 * run["test_error"],
+                ls=style,
+                marker=marker,
+                ms=(4 if i == 0 else 2.5) * (1 if len(run) < 50 else 0.6),
+                lw=2 if i == 0 else 1,
+                alpha=1 if i == 0 else 0.55,
+                color=color,
+                label=name if i == 0 else None,
+                zorder=3,
+            )
+    ax.set(title=network, xlabel=DENSITY)
+    scale_axes(ax, table)
+
+
+def gradual_runs(figure: FigureBeyond) -> pd.DataFrame:
+    """Gradual runs at the sparsities of `GRID`: test error [%] and epochs, mean over seeds with
+    half of the 95 % interval."""
+    rows = []
+    for rivals in figure.panel.networks:
+        for density in GRID:
+            row = {"network": _short(rivals.title), "sparsity": f"{100 * (1 - density):.0f} %"}
+            for column, factor, digits in (("test_error", 100, 2), ("epoch", 1, 0)):
+                for arm, name in (("lobster", "LOBSTER"), ("decay", "decay only")):
+                    found = gradual_at(figure, rivals.title, arm, column, GRID)
+                    values = factor * found[density]
+                    what = column.replace("_", " ")
+                    row[f"{what}, {name}"] = plus_minus(values.dropna(), digits)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def retrained_masks(figure: FigureBeyond) -> pd.DataFrame:
+    """Test error [%] at each point that is retrained from: the gradual runs of the first seed and
+    the retrained masks, mean with half of the 95 % interval."""
+    rows = []
+    for rivals in figure.panel.networks:
+        network, seed = rivals.title, rivals.lobsters[0].seed
+        arms = {arm: figure.errors(network, arm) for arm in RETRAINED}
+        runs = {arm: figure.gradual(network, arm).get(seed) for arm in ("lobster", "decay")}
+        lobster = runs["lobster"]
+        if lobster is None:
+            continue
+        for point in sorted({p for table in arms.values() for p in table.index if p > 0}):
+            sparsity = lobster.loc[point, "sparsity"]
+            row = {"network": _short(network), "sparsity": f"{100 * sparsity:.2f} %"}
+            for arm, run in runs.items():
+                error = np.nan if run is None else between(run, "test_error", [1 - sparsity])[0]
+                row[NAMES[arm]] = f"{100 * error:.2f}" if np.isfinite(error) else ""
+            for arm in reversed(RETRAINED):
+                if point in arms[arm].index:
+                    row[NAMES[arm]] = plus_minus(arms[arm].loc[point].dropna())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def survivors_by_layer(figure: FigureBeyond) -> pd.DataFrame:
+    """At the last point, how many weights of each layer survive (mean over replicas), and the share
+    of LOBSTER's survivors that magnitude pruning keeps, too."""
+    rows = []
+    for rivals in figure.panel.networks:
+        table = figure.layers[figure.layers["network"] == rivals.title]
+        table = table[table["point"] == table["point"].max()]
+        for parameter, found in table.groupby("parameter", sort=False):
+            if not str(parameter).endswith("weight"):
+                continue
+            first = found.iloc[0]
+            row = {
+                "network": _short(rivals.title),
+                "weights": str(parameter).removesuffix(".weight"),
+                "of": f"{first['size']}",
+                "LOBSTER": f"{first['lobster']}",
+            }
+            for arm, these in found.groupby("arm", sort=False):
+                row[NAMES[str(arm)]] = f"{these['kept'].mean():.0f}"
+                shared = these["shared"].mean() / max(1, first["lobster"])
+                row[f"shared, {ARM_SHORT[str(arm)]}"] = f"{100 * shared:.0f} %"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+ARM_SHORT = {"magnitude": "one-shot", "iterative": "iterative"}
+
+
+def gradient_sizes(figure: FigureBeyond) -> pd.DataFrame:
+    """The first gradual run's gradients at a few of its points, see `sensitivity.run`."""
+    columns = {
+        "small": "|∂L/∂w| ≤ 0.01",
+        "factor": "factor, mean",
+        "factor_low": "99 % of weights above",
+        "factor_go": "of those pruned next",
+        "factor_stay": "of those that stay",
+    }
+    rows = []
+    for rivals in figure.panel.networks:
+        table = figure.gradients[figure.gradients["network"] == rivals.title]
+        for _, point in _few(table).iterrows():
+            row = {"network": _short(rivals.title), "sparsity": f"{100 * point['sparsity']:.2f} %"}
+            for column, name in columns.items():
+                value = point[column]
+                row[name] = f"{100 * value:.2f} %" if np.isfinite(value) else ""
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _short(title: str) -> str:
+    """The network of "network, data set", on one line: the tables here are all of one data set."""
+    return title.partition(",")[0].replace("-", "\u2011")
+
+
+def _few(table: pd.DataFrame) -> pd.DataFrame:
+    """At most four rows: the first, the last, and two between."""
+    return table.iloc[
+        np.unique(np.linspace(0, len(table) - 1, 4).round().astype(int))[: len(table)]
+    ]
+
+
+def rivals_in_words(figure: FigureBeyond) -> str:
+    """What the figure shows, in sentences (Markdown) whose numbers come from its tables."""
+    sentences = []
+    for rivals in figure.panel.networks:
+        network = rivals.title
+        said = _said(figure, network)
+        if said:
+            sentences.append(f"**{network}.** " + " ".join(said))
+    return unbroken("\n\n".join(sentences or [NOT_THERE]))
+
+
+def _said(figure: FigureBeyond, network: str) -> list[str]:
+    said = []
+    gap = gaps(figure, network)
+    if gap.size:
+        seeds = f"{len(gap)} seeds" if len(gap) > 1 else "one seed: no interval"
+        said.append(
+            f"Without the sensitivity term the test error changes by "
+            f"{plus_minus(gap.mean(axis=1))} points, mean from {span(gap.columns)} sparsity "
+            f"({seeds})."
+        )
+    table = figure.gradients[figure.gradients["network"] == network]
+    if len(table):
+        said.append(
+            f"At every point of LOBSTER's first run that has been looked at, "
+            f"{100 * table['small'].min():.1f} % or more of the gradients are at most 0.01, and "
+            f"the term leaves at least {100 * table['factor'].min():.2f} % of the decay on average."
+        )
+    arms = {arm: figure.errors(network, arm) for arm in RETRAINED}
+    points = [p for p in arms["rewound"].index if all(p in a.index for a in arms.values())]
+    runs = list(figure.gradual(network).values())
+    if points and runs:
+        for point in dict.fromkeys((points[0], points[-1])):
+            values = "; ".join(
+                f"{NAMES[arm]} {plus_minus(arms[arm].loc[point].dropna())} %"
+                for arm in reversed(RETRAINED)
+            )
+            own = runs[0].loc[point]
+            said.append(
+                f"At {100 * own['sparsity']:.2f} % sparsity: {values}; LOBSTER's own network "
+                f"{100 * own['test_error']:.2f} %."
+            )
+    return said

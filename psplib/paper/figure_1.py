@@ -1,0 +1,364 @@
+"""Fig. 1, test error against sparsity: its table, its pictures, and what they show in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from psplib.experiments.plan import Config
+from psplib.experiments.scales import PANELS, Panel
+from psplib.paper import display
+from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
+from psplib.paper.statistics import HOLDS, MARGIN, Interval, at_most, interval
+from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
+from psplib.paper.tables import divide
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs.store import Artefact, Store
+
+LETTERS = dict(zip(PANELS, "abcd", strict=True))
+COLUMNS = (
+    "arm",
+    "lobster_seed",
+    "replica",
+    "point",
+    "kept",
+    "sparsity",
+    "weight_sparsity",
+    "validation_loss",
+    "validation_error",
+    "test_loss",
+    "test_error",
+    "best_epoch",
+)
+
+
+@dataclass(frozen=True)
+class Figure1:
+    """A panel of Fig. 1 and its tidy `table`: a row per network.
+
+    Columns: `COLUMNS`; errors are shares, not per cent. `missing` holds the runs that are not
+    there; `artefacts` those that are.
+    """
+
+    panel: Panel
+    table: pd.DataFrame
+    missing: tuple[Config, ...]
+    artefacts: tuple[Artefact, ...]
+
+    @classmethod
+    def collect(cls, panel: Panel, store: Store) -> Figure1:
+        """The panel's table from the runs that a store has."""
+        frames = []
+        done, missing = divide(panel, store)
+        for config, artefact in done.items():
+            assert isinstance(config, Lobster | Retraining)
+            if isinstance(config, Lobster):
+                frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
+            else:
+                frame = artefact.table("replicas").assign(
+                    arm=config.arm, lobster_seed=config.lobster.seed, point=config.point
+                )
+            frames.append(frame.reindex(columns=list(COLUMNS)))
+        nothing = pd.DataFrame(columns=list(COLUMNS))
+        table = pd.concat(frames, ignore_index=True) if frames else nothing
+        table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
+        return cls(panel, table, missing, tuple(done.values()))
+
+    @property
+    def seeds(self) -> str:
+        """How many gradual runs and replicas there are."""
+        return display.runs_and_replicas(self.panel)
+
+    @property
+    def letter(self) -> str:
+        """The panel's letter in the paper."""
+        return LETTERS[self.panel.name]
+
+    @property
+    def title(self) -> str:
+        """The panel's title with its letter: "(a) LeNet-300, MNIST"."""
+        return f"({self.letter}) {self.panel.title}"
+
+    def errors(self, arm: str) -> pd.DataFrame:
+        """Test errors of a retrained arm in per cent: a row per point, a column per replica; empty
+        if not run."""
+        rows = self.table[self.table["arm"] == arm]
+        table = rows.pivot(index="point", columns="replica", values="test_error") * 100
+        return table.sort_index()
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """The points of all gradual runs."""
+        return self.table[self.table["arm"] == "lobster"]
+
+    @property
+    def gradual(self) -> pd.DataFrame:
+        """The points of the gradual run whose masks are retrained from, indexed by their number."""
+        rows = self.runs[self.runs["lobster_seed"] == self.panel.lobsters[0].seed]
+        return rows.set_index("point").sort_index()
+
+    @property
+    def densities(self) -> pd.Series:
+        """Share of surviving parameters at each point of that gradual run."""
+        return 1 - self.gradual["sparsity"]
+
+    @property
+    def planned(self) -> list[int]:
+        """The points of that run that are to be retrained from, the sparsest last; none if it is
+        not there."""
+        densities = list(self.densities)
+        return sorted({r.point for r in self.panel.retrainings(densities)}) if densities else []
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Epoch by epoch, the retraining of the rewound and the re-initialised networks at the
+        sparsest point that is there.
+
+        Columns: `arm`, `point`, `replica`, `epoch`, `validation_loss`, `validation_error`.
+        """
+        frames = []
+        for arm in ("rewound", "reinitialised"):
+            if runs := [a for a in self.artefacts if a.config.get("arm") == arm]:
+                last = max(runs, key=lambda a: a.config["point"])
+                frame = last.table("history")
+                frame.insert(0, "arm", arm)
+                frame.insert(1, "point", last.config["point"])
+                frames.append(frame)
+        columns = ["arm", "point", "replica", "epoch", "validation_loss", "validation_error"]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:
+    """The verdict on "retraining is at most 5 % worse than the dense network", replica by replica;
+    the difference and the margin in points."""
+    difference, margin = interval((retrained - dense).dropna()), MARGIN * dense.mean()
+    return at_most(difference, margin), difference, margin
+
+
+def plot_panel(figure: Figure1) -> Figure | None:
+    """Test error against density: arms with mean, 95 % interval and single replicas (faint).
+
+    Above, everything; below, the range of the networks that keep LOBSTER's masks. None where the
+    gradual run is not there.
+    """
+    if figure.gradual.empty:
+        return None
+    with mpl.rc_context(STYLE):
+        fig, (whole, near) = plt.subplots(
+            2, 1, figsize=(7.2, 7.4), sharex=True, layout="constrained", height_ratios=(3, 2)
+        )
+        for ax in (whole, near):
+            draw(ax, figure)
+            ax.set_ylabel("test error [%]")
+        seen = 100 * figure.table["test_error"]
+        structured = seen[~figure.table["arm"].str.startswith("restructured")]
+        margin = 0.05 * (structured.max() - structured.min())
+        near.set(yscale="linear", xlabel=DENSITY)
+        near.set_ylim(structured.min() - margin, structured.max() + margin)
+        near.yaxis.set_major_locator(MaxNLocator())
+        near.yaxis.set_major_formatter(ScalarFormatter())
+        whole.set(title=figure.panel.title)
+        whole.legend(fontsize=9, loc="upper left")
+        plt.close(fig)
+    return fig
+
+
+def draw(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
+    """A panel of Fig. 1, both axes logarithmic, sparser to the right; lines and markers of a
+    relative `size`."""
+    dense_line(ax, figure)
+    for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
+        curve(ax, ARMS[arm], figure.errors(arm), figure.densities, size)
+    look, runs = ARMS["lobster"], list(figure.runs.groupby("lobster_seed"))
+    name = look.name + (f", {len(runs)} runs" if len(runs) > 1 else "")
+    for i, (_, run) in enumerate(runs):
+        ax.plot(
+            100 * (1 - run["sparsity"]),
+            100 * run["test_error"],
+            marker=look.marker,
+            ms=(2.5 if i else 4) * size,
+            lw=(1 if i else 2) * size,
+            alpha=0.55 if i else 1,
+            color=look.color,
+            label=None if i else name,
+            zorder=3,
+        )
+    scale_axes(ax, figure.table)
+
+
+def dense_line(ax: Axes, figure: Figure1) -> None:
+    """The mean test error of the dense networks, with its 95 % interval."""
+    dense = figure.errors("dense")
+    if dense.empty:
+        return
+    color, _, name = ARMS["dense"]
+    mean = interval(dense.loc[0].dropna())
+    ax.axhline(mean.mean, color=color, lw=1.2, ls="--", label=f"{name} ({mean.mean:.2f} %)")
+    if np.isfinite(mean.low):
+        ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
+
+
+def plot_panels(panels: Sequence[Figure1]) -> Figure:
+    """Four panels of test error against density, with one legend; a panel that is not there says
+    so. Above each stand its scale and its number of replicas."""
+    with mpl.rc_context(STYLE | {"font.size": 10}):
+        fig, axes = plt.subplots(2, 2, figsize=(6.4, 7.4), layout="constrained")
+        for ax, panel in zip(axes.flat, panels, strict=True):
+            ax.set_title(f"{panel.title}\n", loc="left", fontsize=11)
+            if panel.gradual.empty:
+                ax.text(0.5, 0.5, "not there yet", transform=ax.transAxes, ha="center")
+                ax.set(xticks=[], yticks=[])
+                continue
+            ax.text(0, 1.025, _scale(panel), transform=ax.transAxes, fontsize=9, color="0.35")
+            draw(ax, panel, size=0.6)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("test error [%]")
+        for ax in axes[1]:
+            ax.set_xlabel(DENSITY, fontsize=9)
+        drawn = {arm for panel in panels for arm in panel.table["arm"]}
+        handles = [
+            Line2D([], [], ls="-" if marker else "--", marker=marker, color=color, label=name)
+            for arm, (color, marker, name) in ARMS.items()
+            if arm in drawn
+        ]
+        fig.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9.5)
+        plt.close(fig)
+    return fig
+
+
+def _scale(figure: Figure1) -> str:
+    panel = figure.panel
+    samples = panel.lobsters[0].samples
+    images = f"{samples:,} images, " if samples else ""
+    missing = f", {counted(len(figure.missing), 'run')} missing" if figure.missing else ""
+    return f"{panel.scale}: {images}{counted(len(panel.retrained.replicas), 'replica')}{missing}"
+
+
+def panels_table(panels: Sequence[Figure1]) -> pd.DataFrame:
+    """The rows of all panels, with the panel's name first."""
+    frames = []
+    for figure in panels:
+        frame = figure.table.copy()
+        frame.insert(0, "panel", figure.panel.name)
+        frames.append(frame)
+    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def show_panels(panels: Sequence[Figure1]) -> None:
+    """Display the four panels, the badge of each, and the downloads of the whole."""
+    from IPython.display import HTML
+    from IPython.display import display as put
+
+    fig = plot_panels(panels)
+    put(display.picture(fig))
+    configs = [figure.panel for figure in panels]
+    badges = "".join(display.badge(f, f.title) for f in panels)
+    put(HTML(badges + display.downloads("figure_1", fig, panels_table(panels), configs)))
+
+
+def plot_convergence(history: pd.DataFrame, title: str) -> Figure | None:
+    """Validation error by epoch of retraining, from `Figure1.history`: mean and 95 % interval of
+    each arm. None without any."""
+    if history.empty:
+        return None
+    with mpl.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
+        error = 100 * history["validation_error"]
+        for arm in history["arm"].unique():
+            rows, look = history["arm"] == arm, ARMS[arm]
+            mean_line(ax, history["epoch"][rows], error[rows], look.color, label=look.name)
+        ax.set(xlabel="epoch of retraining", ylabel="validation error [%]", yscale="log")
+        ax.set(title=title)
+        ax.set_ylim(bottom=0.85 * max(error.min(), 0.1))
+        plain_ticks(ax.yaxis)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(fontsize=9)
+        plt.close(fig)
+    return fig
+
+
+def errors_by_sparsity(figure: Figure1) -> pd.DataFrame:
+    """Sparsity, LOBSTER's error, each arm's mean and 95 % interval: a row for the dense network,
+    for each point that is retrained from, and for the last."""
+    gradual = figure.gradual
+    if gradual.empty:
+        return pd.DataFrame()
+    arms = {look.name: figure.errors(arm) for arm, look in ARMS.items() if arm != "lobster"}
+    retrained = {point for errors in arms.values() for point in errors.index}
+    rows = []
+    for point in sorted({gradual.index[0], gradual.index[-1]} | retrained & {*gradual.index}):
+        own = gradual.loc[point]
+        row = {
+            "sparsity": percent(own["sparsity"], 2),
+            "weights only": percent(own["weight_sparsity"], 2),
+            "LOBSTER": f"{100 * own['test_error']:.2f}",
+        }
+        for name, errors in arms.items():
+            row[name] = plus_minus(errors.loc[point]) if point in errors.index else ""
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def panel_in_words(figure: Figure1) -> str:
+    """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
+    if figure.runs.empty:
+        return NOT_THERE
+    ends = figure.runs.sort_values("point").groupby("lobster_seed").last()
+    ended = ", ".join(
+        f"{percent(row.test_error, 2)} at {percent(row.sparsity, 2)}" for row in ends.itertuples()
+    )
+    sentences = [
+        f"LOBSTER ends with a test error of {ended} sparsity "
+        f"({counted(len(ends), 'run')}; weights alone counted, the first is "
+        f"{percent(ends['weight_sparsity'].iloc[0], 2)} sparse)."
+    ]
+    dense, density = figure.errors("dense"), figure.densities
+    if len(dense):
+        sentences.append(
+            f"The dense network, trained without it, errs on {plus_minus(dense.loc[0])} %."
+        )
+    arms = {arm: figure.errors(arm) for arm in ARMS if arm not in ("lobster", "dense")}
+    arms = {arm: errors for arm, errors in arms.items() if len(errors)}
+    for arm, errors in arms.items():
+        first, last = errors.index[0], errors.index[-1]
+        sentence = (
+            f"**{ARMS[arm].name.capitalize()}**: {plus_minus(errors.loc[first])} % at "
+            f"{percent(1 - density[first])} sparsity"
+        )
+        if last != first:
+            sentence += f", {plus_minus(errors.loc[last])} % at {percent(1 - density[last])}"
+        sentence += "."
+        if len(dense):
+            back = [p for p in errors.index if recovers(errors.loc[p], dense.loc[0])[0] == HOLDS]
+            at = ", ".join(percent(1 - density[p]) for p in back) or "no point"
+            sentence += (
+                f" At most 5 % worse than the dense network, with its whole interval, at {at}."
+            )
+        sentences.append(sentence)
+    structure = "a new structure of the same layer sizes raises it further"
+    gaps = [
+        f"{what} by {plus_minus(gap)} points"
+        for what, worse, better in (
+            ("new initial values raise the error", "reinitialised", "rewound"),
+            (structure, "restructured-layer", "reinitialised"),
+        )
+        if worse in arms
+        and better in arms
+        and len(gap := (arms[worse] - arms[better]).dropna(how="all").mean().dropna())
+    ]
+    if gaps:
+        sentences.append(
+            f"Averaged over the points, replica by replica: {'; '.join(gaps)} "
+            "(a minus sign would mean that they lower it)."
+        )
+    return unbroken("\n\n".join(sentences))

@@ -1,0 +1,42 @@
+"""A slide: one of the pictures between which a widget's controls choose, and its words."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+DPI = 100
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A picture as PNG, and what it shows in words and numbers."""
+
+    alt: str
+    png: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, from the PNG's header."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
+
+
+Slides = dict[tuple[str, ...], Slide]
+
+
+def draw_slide(fig: Figure, alt: str, colours: int = 64) -> Slide:
+    """A palette of `colours` makes a picture a quarter as large: a page has about a hundred."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(drawn) as picture:
+        # Median cut, the default, would turn the few pixels of a rare colour into another one.
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        palette = picture.convert("RGB").quantize(colours, method, dither=dither)
+    palette.save(small, format="PNG", optimize=True)
+    return Slide(alt.replace("\u00a0", " "), small.getvalue())
