@@ -25,11 +25,11 @@ READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text of normal size
 
 @contextmanager
 def visit(
-    browser: Browser, address: str, root: Path, width: int = WIDE, theme: str = "light"
+    browser: Browser, address: str, root: Path, width: int = WIDE
 ) -> Iterator[tuple[Page, list[str]]]:
     """A loaded page, and what went wrong on the way: a list that grows while the page is open."""
     faults: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
 
     def requested(url: str) -> None:

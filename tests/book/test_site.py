@@ -54,16 +54,15 @@ def test_the_pages_hold_what_was_looked_at(site: Path, browser: Browser) -> None
 
 
 @needs_chromium
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [browsing.WIDE, browsing.NARROW])
-def test_every_page_fits_and_can_be_read(
-    site: Path, browser: Browser, width: int, theme: str
-) -> None:
+def test_every_page_fits_and_can_be_read(site: Path, browser: Browser, width: int) -> None:
     faults = {}
     for path in pages(site):
-        with browsing.visit(browser, path.as_uri(), site, width, theme) as (page, _):
-            assert page.evaluate("document.documentElement.dataset.theme") == theme
-            faults[path.name] = browsing.overflow(page) + browsing.contrast(page)
+        with browsing.visit(browser, path.as_uri(), site, width) as (page, _):
+            for theme in ("light", "dark"):
+                page.emulate_media(color_scheme=theme)
+                assert page.evaluate("document.documentElement.dataset.theme") == theme
+                faults[path.name, theme] = browsing.overflow(page) + browsing.contrast(page)
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
 
 
