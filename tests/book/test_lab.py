@@ -240,6 +240,7 @@ def test_a_run_is_stopped_between_two_epochs() -> None:
     assert 0 < panel.progress.value < 100_000
 
 
+@pytest.mark.slow
 def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> None:
     """What a browser does: the messages of a kernel whose thread is at work."""
     manager, client = start_new_kernel(
