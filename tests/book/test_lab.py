@@ -296,6 +296,7 @@ def test_slides_begin_and_end_with_the_runs_and_show_their_first_prunings(
     assert lab_panel.slides([recording.upto(2)], 9) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_one_slider_moves_all_runs_and_one_that_has_ended_stays_at_its_end(
     recording: Recording,
 ) -> None:

@@ -257,6 +257,7 @@ TOGETHER = [
 ] + [replace(CONFIG, arm="dense", point=0, replicas=(0,), steps=(0.5,))]
 
 
+@pytest.mark.slow
 def test_arms_and_points_side_by_side_are_those_one_by_one(
     tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_arms_and_points_side_by_side_are_those_one_by_one(
     assert [len(result.survivors) for result in found] == [2, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
     in_pieces: Callable, tiny: Data, mask: Mask
 ) -> None:

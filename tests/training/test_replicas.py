@@ -83,9 +83,16 @@ def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
     ("name", "rule"),
     [
         *(("lenet-300", rule) for rule in UPDATES),
-        *(("lenet-5", rule) for rule in ("sgd", "lobster")),
-        *(("resnet-8", rule) for rule in ("sgd", "lobster with momentum")),
-        pytest.param("resnet-32", "momentum and weight decay", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, rule, marks=pytest.mark.slow)
+            for name, rule in (
+                ("lenet-5", "sgd"),
+                ("lenet-5", "lobster"),
+                ("resnet-8", "sgd"),
+                ("resnet-8", "lobster with momentum"),
+                ("resnet-32", "momentum and weight decay"),
+            )
+        ),
     ],
 )
 def test_a_hundred_steps_side_by_side_equal_those_alone(
@@ -104,6 +111,7 @@ def test_a_hundred_steps_side_by_side_equal_those_alone(
     assert not torch.equal(weights[0], weights[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
