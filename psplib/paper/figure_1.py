@@ -82,9 +82,10 @@ class Figure1:
         return f"({self.letter}) {self.panel.title}"
 
     def errors(self, arm: str) -> pd.DataFrame:
-        """Test errors of a retrained arm in per cent: a row per point, a column per replica; empty
-        if not run."""
-        rows = self.table[self.table["arm"] == arm]
+        """Test errors of an arm retrained from the first gradual run's masks, in per cent: a row
+        per point, a column per replica; empty if not run."""
+        first = self.table["lobster_seed"] == self.panel.lobsters[0].seed
+        rows = self.table[(self.table["arm"] == arm) & first]
         table = rows.pivot(index="point", columns="replica", values="test_error") * 100
         return table.sort_index()
 

@@ -1,7 +1,8 @@
 """From samples to verdicts: means with 95 % intervals, and what they say of a claim.
 
 "A is higher than B" holds when the interval of the difference lies above zero; "A and B are
-comparable" when it lies inside a margin written down beforehand, 5 % of the mean.
+comparable" when it lies inside a margin written down beforehand, 5 % of the mean. The p-value of a
+verdict is the smallest level at which it would still be reached.
 """
 
 from __future__ import annotations
@@ -14,18 +15,34 @@ import pandas as pd
 from scipy import stats
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-MARGIN = 0.05
+# Of several points or runs some say yes and some no; two arms had unequal chances.
+MIXED, NOT_COMPARABLE = "mixed", "not comparable"
+VERDICTS = (HOLDS, FAILS, MIXED, UNDECIDED, NOT_COMPARABLE, NOT_RUN)
+MARGIN, LEVEL = 0.05, 0.05
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % t-interval over `n` values."""
+    """A mean with its 95 % t-interval over `n` values, its standard error, degrees of freedom."""
 
     mean: float
     low: float
     high: float
     n: int
+    error: float = np.nan
+    freedom: float = np.nan
+
+    def p(self, bound: float = 0.0) -> float:
+        """Two-sided p-value of "the mean is `bound`"; 1 without an interval.
+
+        >>> round(interval([1.0, 2.0, 3.0]).p(), 4)
+        0.0742
+        """
+        if not np.isfinite(self.low):
+            return 1.0
+        if not self.error:
+            return float(self.mean == bound)
+        return float(2 * stats.t.sf(abs(self.mean - bound) / self.error, self.freedom))
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
@@ -41,7 +58,7 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
         return Interval(float(x.mean()) if n else np.nan, -np.inf, np.inf, n)
     mean, error = float(x.mean()), float(stats.sem(x))
     low, high = stats.t.interval(0.95, n - 1, mean, error) if error else (mean, mean)
-    return Interval(mean, float(low), float(high), n)
+    return Interval(mean, float(low), float(high), n, error, n - 1)
 
 
 def welch(a: np.ndarray, b: np.ndarray) -> Interval:
@@ -56,9 +73,11 @@ def welch(a: np.ndarray, b: np.ndarray) -> Interval:
     if n < 2:
         return Interval(mean, -np.inf, np.inf, n)
     if not (np.ptp(a) or np.ptp(b)):
-        return Interval(mean, mean, mean, n)
-    found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    return Interval(mean, float(found.low), float(found.high), n)
+        return Interval(mean, mean, mean, n, 0.0, n - 1)
+    found = stats.ttest_ind(a, b, equal_var=False)
+    bounds = found.confidence_interval(0.95)
+    error = float(np.hypot(stats.sem(a), stats.sem(b)))
+    return Interval(mean, float(bounds.low), float(bounds.high), n, error, float(found.df))
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,8 @@ class Verdict:
     """A claim of the paper and what the results say of it.
 
     `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, or a factor
-    (×); `n` counts replicas.
+    (×). `n` counts what the interval is over; `basis` names the runs that enter; `p` is the p-value
+    of the verdict, NaN where there is no interval.
     """
 
     claim: str
@@ -78,6 +98,8 @@ class Verdict:
     high: float = np.nan
     n: int = 0
     unit: str = "points"
+    basis: str = ""
+    p: float = np.nan
 
 
 def decided(
@@ -89,11 +111,19 @@ def decided(
     )
 
 
+def reported(
+    claim: str, section: str, test: str, found: Tested, basis: str, unit: str = "points"
+) -> Verdict:
+    """A `Verdict` from a test, with the runs that enter it."""
+    verdict = decided(claim, section, test, found.verdict, found.effect, unit)
+    return replace(verdict, basis=basis, p=found.p)
+
+
 def reserved(verdict: Verdict, why: str) -> Verdict:
-    """A verdict that has been reached, taken back for a reason, if there is one."""
+    """A verdict that has been reached, taken back because two arms had unequal chances, if so."""
     if not why or verdict.verdict == NOT_RUN:
         return verdict
-    return replace(verdict, verdict=UNDECIDED, test=f"{verdict.test}; {why}")
+    return replace(verdict, verdict=NOT_COMPARABLE, test=f"{verdict.test}; {why}", p=np.nan)
 
 
 def higher(difference: Interval) -> str:
@@ -118,9 +148,77 @@ def comparable(difference: Interval, margin: float) -> str:
 
 
 def everywhere(verdicts: Sequence[str]) -> str:
-    """The verdict on a claim about several points: it holds where it holds at each."""
+    """The verdict on a claim about several points or runs: it holds where it holds at each; it is
+    mixed where some say yes and some no."""
     if not verdicts:
         return NOT_RUN
     if FAILS in verdicts:
-        return FAILS
+        return MIXED if HOLDS in verdicts else FAILS
     return HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test came to: its verdict, the p-value of that, the effect that decided, and where."""
+
+    verdict: str
+    p: float
+    effect: Interval
+    where: str = ""
+
+
+def is_above(effect: Interval, where: str = "", bound: float = 0.0) -> Tested:
+    """Of "the effect is above `bound`"."""
+    shifted = replace(effect, low=effect.low - bound, high=effect.high - bound)
+    return Tested(higher(shifted), effect.p(bound), effect, where)
+
+
+def is_at_most(effect: Interval, margin: float, where: str = "") -> Tested:
+    """Of "the effect is at most `margin`"."""
+    return Tested(at_most(effect, margin), effect.p(margin), effect, where)
+
+
+def is_comparable(effect: Interval, margin: float, where: str = "") -> Tested:
+    """Of "the effect lies within +-`margin`": two one-sided tests."""
+    both = effect.p(-margin), effect.p(margin)
+    p = max(both) if abs(effect.mean) <= margin else min(both)
+    return Tested(comparable(effect, margin), p, effect, where)
+
+
+def all_of(tests: Sequence[Tested]) -> Tested:
+    """Of a claim that is made of every test: it holds where each does. The effect is that which
+    decides: the weakest of those that hold, the clearest of those that do not, the least certain
+    of those that are undecided."""
+    verdict = everywhere([t.verdict for t in tests])
+    if verdict in (HOLDS, UNDECIDED):
+        return replace(max(tests, key=lambda t: t.p), verdict=verdict)
+    first = min((t for t in tests if t.verdict == FAILS), key=lambda t: t.p)
+    p = first.p
+    if verdict == MIXED:
+        p = max(p, min(t.p for t in tests if t.verdict == HOLDS))
+    return replace(first, verdict=verdict, p=min(1.0, p * len(tests)))
+
+
+def any_of(tests: Sequence[Tested]) -> Tested:
+    """Of "there is one that holds": the clearest of them, its p-value times their number
+    (Bonferroni); it fails where all do."""
+    if {t.verdict for t in tests} == {FAILS}:
+        return max(tests, key=lambda t: t.p)
+    best = min((t for t in tests if t.verdict == HOLDS), key=lambda t: t.p, default=None)
+    if best is None:
+        return max((t for t in tests if t.verdict == UNDECIDED), key=lambda t: t.p)
+    p = min(1.0, best.p * len(tests))
+    return replace(best, verdict=HOLDS if p <= LEVEL else UNDECIDED, p=p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values of a family of tests.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p, kind="stable")
+    stepped = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return [float(x) for x in adjusted]

@@ -17,7 +17,7 @@ from psplib.experiments import scales
 from psplib.paper import choices as deviations
 from psplib.paper import display, figure_1, statistics, style
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import answer, claims_across, common_claims, panel_claims
+from psplib.paper.figure_1_claims import answer, claims_across, panel_claims
 from psplib.runs.store import Store
 
 
@@ -194,11 +194,11 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figure_1.plot_convergence(empty.history, "") is None
     assert display.styled(figure_1.errors_by_sparsity(empty)) is None
     assert display.badge(empty, "(c)").count("not there yet") == 1
-    assert display.in_short(common_claims(empty)) == "None of these claims has been tested yet."
+    assert display.in_short(panel_claims(empty)) == "None of these claims has been tested yet."
     assert figure_1.panel_in_words(empty) == display.NOT_THERE
     assert display.missing_runs(empty).startswith("The gradual run of this figure is not there yet")
     assert "--scale paper --only figure_1c" in display.missing_runs(empty)
-    assert {v.verdict for v in common_claims(empty)} == {statistics.NOT_RUN}
+    assert {v.verdict for v in panel_claims(empty)} == {statistics.NOT_RUN}
 
 
 def test_an_effect_without_an_interval_says_so() -> None:
