@@ -1,6 +1,6 @@
 """Forward and backward of LeNet-5 at 99.5 % sparsity, batch 100: dense against compact.
 
-Both go the way of `training.Learner`: images channels last, pooling before ReLU. `python -m
+Both go the way of `CompactTrainer`: images channels last, pooling before ReLU. `python -m
 benchmarks.compact` prints milliseconds and their ratio; the contenders take turns.
 """
 
@@ -16,24 +16,23 @@ from benchmarks import problem
 from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
-from psplib.training import gradient as chain
-from psplib.training.trainer import Learner, flat
+from psplib.training.engines import CompactTrainer
+from psplib.training.gradient import gradient
 
 BATCH, STEPS, ROUNDS = 100, 4, 7
 
 
-def differentiate(mask: Mask) -> tuple[Learner, Callable[[], None]]:
-    """A learner, and one forward and backward pass of it."""
+def differentiate(mask: Mask) -> tuple[CompactTrainer, Callable[[], None]]:
+    """A trainer, and one forward and backward pass of it."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 1, 28, 28, generator=generator)
     split = Split(images, torch.arange(BATCH) % 10)
     model = models.build("lenet-5", 0)
     noise = Data("noise", "benchmark", "0" * 64, (0.0,), (1.0,), split, split, split)
-    learner = Learner(model, mask, noise, BATCH)
-    learner.weights = flat(model)
-    batch = learner.splits["train"]
-    gradient = chain.gradient(learner.model, mask.flat[learner.compact.index])
-    return learner, lambda: gradient(batch.x, batch.y)
+    trainer = CompactTrainer(model, [mask], noise, BATCH)
+    batch = trainer.splits["train"]
+    backward = gradient(trainer.model)
+    return trainer, lambda: backward(batch.x, batch.y)
 
 
 def milliseconds(contenders: list[Callable[[], None]]) -> list[float]:
@@ -52,8 +51,8 @@ def milliseconds(contenders: list[Callable[[], None]]) -> list[float]:
 def main() -> None:
     network = problem.sparse()
     _, dense = differentiate(Mask.dense(models.build("lenet-5", 0)))
-    learner, small = differentiate(network.mask)
-    units = "-".join(map(str, learner.compact.units))
+    trainer, small = differentiate(network.mask)
+    units = "-".join(map(str, trainer.compact.units))
     print(f"LeNet-5, forward and backward, batch {BATCH}; torch {torch.__version__}")
     print(f"{network.title}, live units {units}")
     print(f"{'threads':>8}{'dense, ms':>12}{'compact, ms':>14}{'ratio':>8}")

@@ -19,8 +19,10 @@ from torchvision import datasets, transforms
 
 from psplib.nn import data, models
 from psplib.nn.masks import Mask
-from psplib.pruning.lobster import Lobster, Shrink
-from psplib.training.trainer import Learner, flat, order
+from psplib.pruning.lobster import Lobster
+from psplib.training.engines import CompactTrainer
+from psplib.training.fit import order
+from psplib.training.update import LobsterStep
 
 CONFIG = Lobster(architecture="lenet-300", data="mnist", seed=0)
 
@@ -29,13 +31,12 @@ def psplib_epoch() -> Callable[[int], float]:
     """An epoch of psplib; returns the validation loss."""
     loaded = data.load("mnist")
     model = models.build(CONFIG.architecture, CONFIG.seed)
-    learner = Learner(model, Mask.dense(model), loaded, CONFIG.batch_size)
-    learner.weights = flat(model)
-    update = Shrink(CONFIG.learning_rate, CONFIG.shrinkage)
+    trainer = CompactTrainer(model, [Mask.dense(model)], loaded, CONFIG.batch_size)
+    update = LobsterStep(CONFIG.learning_rate, CONFIG.shrinkage)
 
     def epoch(number: int) -> float:
-        learner.epoch(order(len(loaded.train), CONFIG.seed, number), update)
-        return learner.score("validation").loss
+        trainer.epoch([order(len(loaded.train), CONFIG.seed, number)], [update])
+        return trainer.scores("validation")[0].loss
 
     return epoch
 

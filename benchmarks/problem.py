@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
+from psplib.experiments import plan
 from psplib.nn import data, models
 from psplib.nn.masks import Mask, magnitude
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store, local, published
-from psplib.training.trainer import Learner, Sgd, flat, order
+from psplib.training.engines import CompactTrainer
+from psplib.training.fit import order
+from psplib.training.trainer import flat
+from psplib.training.update import Sgd
 
 SPARSITY = 0.995
 # Live units of the stand-in: gradual pruning, too, leaves few.
@@ -69,18 +73,18 @@ def _gradual(store: Store) -> Network | None:
         found = points.loc[points["sparsity"] >= SPARSITY, "point"]
         if len(found):
             point = int(found.iloc[0])
-            mask = config.mask(point, store)
-            weights = config.weights(point, store)
+            mask = plan.point_mask(config, point, store)
+            weights = plan.point_weights(config, point, store)
             return Network(f"LOBSTER, seed {config.seed}, point {point}", mask, weights)
     return None
 
 
 def _trained(where: str, mask: Mask, weights: Tensor) -> Network:
     loaded = data.load("mnist")
-    learner = Learner(models.build("lenet-5", 0), mask, loaded, 100)
-    learner.weights = weights
-    learner.epoch(order(len(loaded.train), 0, 1), Sgd(0.1))
-    return Network(where, mask, learner.weights)
+    trainer = CompactTrainer(models.build("lenet-5", 0), [mask], loaded, 100)
+    trainer.set_weights(0, weights)
+    trainer.epoch([order(len(loaded.train), 0, 1)], [Sgd(0.1)])
+    return Network(where, mask, trainer.weights[0])
 
 
 def _few_units(network: Network) -> Mask:

@@ -3,7 +3,7 @@ and against the loop that one would write (DataLoader, torchvision transforms, a
 step). An epoch of MNIST, validation included.
 
 psplib trains each network in its own compact form, one process a core, as `reproduce` does; "in one
-program" is the engine of a GPU (`psplib.training.replicas`), on this CPU. `python -m
+program" is the engine of a GPU (`StackedTrainer`), on this CPU. `python -m
 benchmarks.replicas device` measures that engine on a GPU instead, and projects the time of the
 whole paper.
 """
@@ -23,15 +23,17 @@ from torch import nn
 from torch.utils.data import DataLoader, random_split
 
 from psplib.core import errors as checks
+from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import data, models
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.runs import store as runs
+from psplib.training.engines import CompactTrainer, StackedTrainer
+from psplib.training.fit import crops, order
 from psplib.training.precision import PRECISIONS
-from psplib.training.replicas import Replicas, choose_algorithms
-from psplib.training.trainer import Learner, Sgd, crops, flat, order
+from psplib.training.update import Sgd
 
 from .lobster_epoch import Mnist
 
@@ -48,7 +50,7 @@ def ticket(name: str) -> Mask:
     store = runs.published()
     points = store.load(GRADUAL[name]).table("points")
     point = int(points.loc[points["sparsity"] >= SPARSITY[name], "point"].iloc[0])
-    return GRADUAL[name].mask(point, store)
+    return experiments.point_mask(GRADUAL[name], point, store)
 
 
 Epoch = Callable[[int], None]
@@ -57,12 +59,11 @@ Epoch = Callable[[int], None]
 def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
     """An epoch of one network in compact form."""
     model, loaded = models.build(name, 0), data.load("mnist")
-    one = Learner(model, mask, loaded, BATCH, precision)
-    one.weights = flat(model)
+    one = CompactTrainer(model, [mask], loaded, BATCH, precision)
 
     def epoch(number: int) -> None:
-        one.epoch(order(len(loaded.train), number, 1), Sgd(0.1))
-        one.score("validation")
+        one.epoch([order(len(loaded.train), number, 1)], [Sgd(0.1)])
+        one.scores("validation")
 
     return epoch
 
@@ -70,8 +71,7 @@ def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
 def in_one_program(name: str) -> Epoch:
     """An epoch of all networks in one program."""
     model, loaded = models.build(name, 0), data.load("mnist")
-    team = Replicas(model, [ticket(name)] * REPLICAS, loaded, BATCH)
-    team.weights = torch.stack([flat(model)] * REPLICAS)
+    team = StackedTrainer(model, [ticket(name)] * REPLICAS, loaded, BATCH)
 
     def epoch(number: int) -> None:
         orders = [order(len(loaded.train), r, number) for r in range(REPLICAS)]
@@ -184,11 +184,10 @@ def precision(name: str, epochs: int = 5, replicas: int = 3) -> None:
     for precision in ("float32", "bfloat16"):
         errors = []
         for replica in range(replicas):
-            one = Learner(model, mask, loaded, BATCH, precision)
-            one.weights = flat(model)
+            one = CompactTrainer(model, [mask], loaded, BATCH, precision)
             for epoch in range(epochs):
-                one.epoch(order(len(loaded.train), replica, epoch), Sgd(0.1))
-            errors.append(100 * one.score("test").error)
+                one.epoch([order(len(loaded.train), replica, epoch)], [Sgd(0.1)])
+            errors.append(100 * one.scores("test")[0].error)
         listed = "  ".join(f"{error:.2f}" for error in errors)
         print(f"{precision:10} {listed}   mean {statistics.mean(errors):.3f}")
 
@@ -211,9 +210,7 @@ def on_device(name: str = "cuda", sizes: tuple[int, ...] = (1, 10, 50)) -> None:
         update = Sgd(0.1, 0.9 if batch == 128 else 0.0, 1e-4 if batch == 128 else 0.0)
         plain_seconds = _plain_on(device, model, source, batch)
         for size in sizes:
-            team = Replicas(model, [Mask.dense(model)] * size, loaded, batch)
-            team.weights = torch.stack([flat(model)] * size)
-            algorithms = choose_algorithms(team)
+            team = StackedTrainer(model, [Mask.dense(model)] * size, loaded, batch)
             orders = [order(len(loaded.train), r, 0) for r in range(size)]
             cuts = [c for r in range(size) if (c := crops(loaded, r, 0)) is not None]
             epoch = partial(team.epoch, orders, [update] * size, cuts or None)
@@ -222,8 +219,7 @@ def on_device(name: str = "cuda", sizes: tuple[int, ...] = (1, 10, 50)) -> None:
             ratio = plain_seconds * len(loaded.train) * size / seconds
             print(
                 f"{architecture} x {size}: {seconds:.3f} s an epoch, {seconds / size:.4f} s a "
-                f"replica's, {rate / peak:.1%} of the peak, {ratio:.0f}x the plain loop; "
-                f"{', '.join(sorted(set(algorithms)))}"
+                f"replica's, {rate / peak:.1%} of the peak, {ratio:.0f}x the plain loop"
             )
         epochs = replica_epochs(architecture, source)
         print(f"{architecture}, {source}: {epochs:,} replica-epochs in the paper, ", end="")
@@ -235,7 +231,7 @@ def replica_epochs(architecture: str, source: str) -> int:
     about 1,000 for each of its seeds."""
     total = 0
     for name in scales.EXPERIMENTS:
-        panel = scales.experiment(name, "paper")
+        panel = scales.panel(name, "paper")
         if isinstance(panel, scales.Panel):
             lobster = panel.lobsters[0]
             if (lobster.architecture, lobster.data) == (architecture, source):

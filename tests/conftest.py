@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from psplib.nn.data import Data
     from psplib.runs.store import Store
-    from psplib.training.trainer import Checkpoint
+    from psplib.training.fit import Checkpoint
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ def runs_of(*names: str) -> Store:
     from psplib.runs import store as runs
 
     store = runs.local()
-    sweep.run([scales.experiment(name, "smoke") for name in names], store, torch.device("cpu"))
+    sweep.run([scales.panel(name, "smoke") for name in names], store, torch.device("cpu"))
     return store
 
 

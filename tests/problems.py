@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from psplib.nn.data import Data, Split
-from psplib.training.trainer import Checkpoint
+from psplib.training.fit import Checkpoint
 
 
 def synthetic(image: tuple[int, int, int], sizes: tuple[int, int, int]) -> Data:

@@ -17,8 +17,11 @@ from psplib.core.errors import PsplibError
 from psplib.core.seeds import derive
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
-from psplib.pruning.lobster import Gradual, Shrink
+from psplib.pruning.lobster import Gradual
+from psplib.training.engines import CompactTrainer
+from psplib.training.fit import train_epoch
 from psplib.training.trainer import Score
+from psplib.training.update import LobsterStep
 
 TOYS = ("moons", "rings", "spirals")
 SIZES = (400, 400, 1000)
@@ -148,18 +151,20 @@ def network(seed: int) -> nn.Sequential:
 
 def run(setting: Setting) -> Iterator[Snapshot]:
     """LOBSTER on a toy, epoch by epoch; the first snapshot is the network before its training."""
+    model = network(setting.seed)
+    points, dense = toy(setting.toy, setting.seed), Mask.dense(model)
     gradual = Gradual(
-        network(setting.seed),
-        toy(setting.toy, setting.seed),
-        Shrink(setting.learning_rate, setting.shrinkage),
-        batch_size=setting.batch_size,
+        CompactTrainer(model, [dense], points, setting.batch_size),
+        0,
+        setting.seed,
+        LobsterStep(setting.learning_rate, setting.shrinkage),
+        setting.epochs,
         tolerance=setting.tolerance,
         patience=setting.patience,
-        seed=setting.seed,
     )
     yield _look(gradual, 0, 0.0)
-    while gradual.epoch < setting.epochs:
-        gradual.train()
+    while not gradual.is_done:
+        train_epoch([gradual])
         kept, threshold = gradual.mask.kept, 0.0
         if gradual.is_at_plateau:
             gradual.settle()
@@ -168,11 +173,10 @@ def run(setting: Setting) -> Iterator[Snapshot]:
 
 
 def _look(gradual: Gradual, pruned: int, threshold: float) -> Snapshot:
-    learner = gradual.learner
-    weights, model = learner.weights, gradual.model
+    weights, mask, model = gradual.weights, gradual.mask, gradual.trainer.full
     nn.utils.vector_to_parameters(weights, model.parameters())
     probe = FirstOrder()
-    observe(model, gradual.data.test, probe, mask=learner.mask, batch=SIZES[-1])
+    observe(model, gradual.trainer.data.test, probe, mask=mask, batch=SIZES[-1])
     side = torch.linspace(-REACH, REACH, CELLS)
     grid = torch.cartesian_prod(side, side).flip(1)
     with torch.inference_mode():
@@ -180,8 +184,8 @@ def _look(gradual: Gradual, pruned: int, threshold: float) -> Snapshot:
     return Snapshot(
         gradual.epoch,
         weights,
-        learner.mask,
-        {name: learner.score(name) for name in ("train", "validation", "test")},
+        mask,
+        {name: gradual.score(name) for name in ("train", "validation", "test")},
         pruned,
         threshold,
         {name: bits.sum(0) for name, bits in probe.neurons().items()},

@@ -7,7 +7,6 @@ that whatever treats channels alike (ReLU, pooling, normalisation) needs no chan
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,9 @@ class Linear(nn.Module):
 class Conv2d(nn.Module):
     """R convolutions; (batch, R x channels, ...) -> (batch, R x filters, ...).
 
-    `algorithm` is one of `ALGORITHMS`; all compute the same.
+    One convolution of R groups, whatever the shape: patches as columns would take K x K times the
+    memory of the activations (4.5 GB a layer for 60 ResNets), and one convolution after another R
+    times the kernels.
     """
 
     def __init__(self, layer: nn.Conv2d, replicas: int) -> None:
@@ -44,57 +45,11 @@ class Conv2d(nn.Module):
         self.weight = _zeros(layer.weight, replicas)
         self.bias = None if layer.bias is None else _zeros(layer.bias, replicas)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
-        self.algorithm = "grouped"
 
     def forward(self, x: Tensor) -> Tensor:
-        return ALGORITHMS[self.algorithm](self, x)
-
-
-def _grouped(m: Conv2d, x: Tensor) -> Tensor:
-    """One convolution of R groups."""
-    bias = None if m.bias is None else m.bias.flatten()
-    where = (m.stride, m.padding, m.dilation)
-    return F.conv2d(x, m.weight.flatten(0, 1), bias, *where, groups=len(m.weight))
-
-
-def _unfolded(m: Conv2d, x: Tensor) -> Tensor:
-    """Patches as columns, then one product of matrices a replica."""
-    kernel = m.weight.shape[-2:]
-    patches = F.unfold(x, kernel, m.dilation, m.padding, m.stride)
-    patches = patches.view(len(x), len(m.weight), -1, patches.shape[-1])
-    z = m.weight.flatten(2) @ patches
-    if m.bias is not None:
-        z = z + m.bias[..., None]
-    reach = m.dilation[0] * (kernel[0] - 1) + 1
-    height = (x.shape[-2] + 2 * int(m.padding[0]) - reach) // m.stride[0] + 1
-    return z.view(len(x), -1, height, z.shape[-1] // height)
-
-
-def _one_by_one(m: Conv2d, x: Tensor) -> Tensor:
-    """A convolution for each replica; on a GPU in streams side by side."""
-    biases: Sequence[Tensor | None] = [None] * len(m.weight) if m.bias is None else list(m.bias)
-    parts = list(zip(x.chunk(len(m.weight), 1), m.weight, biases, strict=True))
-    where = (m.stride, m.padding, m.dilation)
-    if x.device.type != "cuda":
-        return torch.cat([F.conv2d(part, w, b, *where) for part, w, b in parts], 1)
-    now = torch.cuda.current_stream()
-    streams = [torch.cuda.Stream() for _ in range(min(4, len(parts)))]
-    done = []
-    for stream in streams:
-        stream.wait_stream(now)
-    for i, (part, w, b) in enumerate(parts):
-        with torch.cuda.stream(streams[i % len(streams)]):
-            done.append(F.conv2d(part, w, b, *where))
-    for stream in streams:
-        now.wait_stream(stream)
-    return torch.cat(done, 1)
-
-
-ALGORITHMS: dict[str, Callable[[Conv2d, Tensor], Tensor]] = {
-    "grouped": _grouped,
-    "unfolded": _unfolded,
-    "one by one": _one_by_one,
-}
+        bias = None if self.bias is None else self.bias.flatten()
+        where = (self.stride, self.padding, self.dilation)
+        return F.conv2d(x, self.weight.flatten(0, 1), bias, *where, groups=len(self.weight))
 
 
 class BatchNorm2d(nn.Module):

@@ -91,13 +91,13 @@ def nest(masks: Tensor) -> Tensor:
     return masks.sum(0, dtype=torch.int16)
 
 
-def pack(flat: Tensor) -> Tensor:
+def pack_bits(flat: Tensor) -> Tensor:
     """Bits (..., P) bool as bytes (..., ceil(P / 8)) uint8, the first bit the highest."""
     return torch.from_numpy(np.packbits(flat.cpu().numpy(), axis=-1))
 
 
-def unpack(packed: Tensor, size: int) -> Tensor:
-    """The bits (..., size) bool that `pack` made bytes of."""
+def unpack_bits(packed: Tensor, size: int) -> Tensor:
+    """The bits (..., size) bool that `pack_bits` made bytes of."""
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=size)).bool()
 
 

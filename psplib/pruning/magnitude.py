@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
@@ -23,11 +20,10 @@ from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, magnitude
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import Trial
-from psplib.training.trainer import Checkpoint, Learner, Sgd, flat
-
-# An epoch under its masks, which free few units, of the dense one's time.
-_SPARSE_EPOCH = 0.7
+from psplib.training.engines import trainers
+from psplib.training.fit import Checkpoint, Trial, by_epochs, finish, fit
+from psplib.training.trainer import flat
+from psplib.training.update import Sgd
 
 
 @dataclass(frozen=True)
@@ -54,132 +50,66 @@ class Magnitude:
         if list(self.points) != sorted(set(self.points)) or not all(p > 0 for p in self.points):
             raise PsplibError(f"points must be rising numbers from 1 on; got {self.points}.")
 
-    @property
-    def parents(self) -> tuple[Lobster]:
-        """The gradual run whose sparsities it has."""
-        return (self.lobster,)
-
-    @property
-    def title(self) -> str:
-        """What it is, in a table's words."""
-        return (
-            f"magnitude, {'iterative' if self.iterative else 'one-shot'}, from seed "
-            f"{self.lobster.seed}, {len(self.points)} points, × {len(self.replicas)}"
-        )
-
-    @property
-    def cost(self) -> float:
-        """Seconds of one core, about."""
-        epochs = len(self.replicas) * self.epochs * (1 + _SPARSE_EPOCH * len(self.points))
-        return epochs * self.lobster.epoch_cost(is_dense=True)
-
-    program = None  # its networks are made one after another
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
-
-    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """The tables of `Result`."""
-        masks = [self.lobster.mask(point, parents) for point in self.points]
-        found = run(self, data, masks, checkpoint)
-        return {"replicas": found.replicas, "layers": found.layers, "history": found.history}
-
-    def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that the rounds and their numbers of survivors are those that were asked for."""
-        replicas = artefact.table("replicas")
-        rounds = [[r, p] for r in self.replicas for p in (0, *self.points)]
-        found = replicas[["replica", "point"]].to_numpy().tolist()
-        artefact.insist(found == rounds, "the table of replicas")
-        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
-        artefact.insist(is_within, "the best epoch")
-        layers = artefact.table("layers").groupby(["replica", "point"])[["kept", "lobster"]].sum()
-        kept = replicas[replicas["point"] > 0].set_index(["replica", "point"])["kept"]
-        for column in ("kept", "lobster"):
-            is_same = layers[column].to_dict() == kept.to_dict()
-            artefact.insist(is_same, "the table of layers")
-        if self.lobster in parents:
-            points = parents[self.lobster].table("points").set_index("point")["kept"]
-            is_same = bool((replicas["point"].map(points) == replicas["kept"]).all())
-            artefact.insist(is_same, "the number of survivors")
-
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`networks`: a row per replica and point; `layers`: see `Result`; both with `arm`, which
-        is `iterative` or `magnitude`, and `lobster_seed`."""
-        arm = "iterative" if self.iterative else "magnitude"
-        labels = {"arm": arm, "lobster_seed": self.lobster.seed}
-        names = {"networks": "replicas", "layers": "layers"}
-        return {name: artefact.table(table).assign(**labels) for name, table in names.items()}
-
 
 @dataclass(frozen=True)
-class Result:
-    """`replicas`: a row per replica and point, scored at its best epoch as in `tickets.Result`, the
-    trained dense network being point 0; `layers`: a row per replica, point and parameter: how many
-    of its elements survive here (`kept`), in the gradual run (`lobster`), in both (`shared`);
-    `history`: a row per epoch."""
+class MagnitudeResult:
+    """`replicas`: a row per replica and point, scored at its best epoch as in a
+    `RetrainingResult`, the trained dense network being point 0; `layers`: a row per replica, point
+    and parameter: how many of its elements survive here (`kept`), in the gradual run (`lobster`),
+    in both (`shared`); `history`: a row per epoch."""
 
     replicas: pd.DataFrame
     layers: pd.DataFrame
     history: pd.DataFrame
 
 
-def run(
+def prune_by_magnitude(
     config: Magnitude, data: Data, masks: Sequence[Mask], checkpoint: Checkpoint | None = None
-) -> Result:
+) -> MagnitudeResult:
     """Prune and retrain every replica; `masks` are those of the gradual run at the points."""
     checkpoint = checkpoint or Checkpoint()
     model = models.build(config.lobster.architecture, config.lobster.seed)
-    start, dense = flat(model), Mask.dense(model)
+    dense = Mask.dense(model)
     matched = dict(zip(config.points, masks, strict=True))
     rounds = [(r, p) for r in config.replicas for p in (0, *config.points)]
     rows: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
-    mask, source = dense, start
-    resumed: tuple[dict[str, Tensor], Any] | None = checkpoint.load()
-    if resumed:
-        tensors, state = resumed
+    mask, source = dense, flat(model)
+    saved = checkpoint.load()
+    if saved:
+        tensors, state = saved
         rows, layers, history = state["rows"], state["layers"], state["history"]
         mask, source = dense.with_flat(tensors["mask"]), tensors["source"]
 
     for replica, point in rounds[len(rows) :]:
-        if not resumed:
+        if not saved:
             mask = magnitude(source, mask, matched[point].kept) if point else dense
-        learner = Learner(model, mask, data, config.batch_size)
-        learner.weights = start.to(data.train.x.device)
-        trial = Trial(learner, data, derive("replica", replica))
-        if resumed:
-            tensors, state = resumed
-            trial.load(tensors, state["epoch"], state["best"])
-            resumed = None
-        while trial.epoch < config.epochs:
-            row = trial.train(Sgd(config.learning_rate))
-            history.append({"replica": replica, "point": point} | row)
-            checkpoint.report(
-                len(rows) * config.epochs + trial.epoch,
-                len(rounds) * config.epochs,
-                f"magnitude, {'iterative' if config.iterative else 'one-shot'}, replica {replica}, "
-                f"point {point}",
-            )
-            if checkpoint.due and trial.epoch < config.epochs:
-                checkpoint.save(
-                    {"mask": mask.flat, "source": source, **trial.tensors()},
-                    {
-                        "rows": rows,
-                        "layers": layers,
-                        "history": history,
-                        "epoch": trial.epoch,
-                        "best": [trial.error, trial.loss, trial.best_epoch],
-                    },
-                )
+        ((trainer, number),) = trainers(model, [mask], data, config.batch_size)
+        trial = Trial(
+            trainer,
+            number,
+            derive("replica", replica),
+            lambda epoch: Sgd(config.learning_rate),
+            config.epochs,
+            {"replica": replica, "point": point},
+        )
+        way = "iterative" if config.iterative else "one-shot"
+        note = f"magnitude, {way}, replica {replica}, point {point}"
+        progress = by_epochs([trial], len(rows), len(rounds), note)
+        others = (
+            {"mask": mask.flat, "source": source},
+            {"rows": rows, "layers": layers, "history": history},
+        )
+        fit([trial], checkpoint, progress, saved, others)
+        saved = None
         if config.iterative or not point:
-            source = learner.weights.cpu()
-        units = "-".join(map(str, learner.compact.units)) or "all"
-        rows.append({"replica": replica, "point": point} | trial.finish() | {"units": units})
+            source = trial.weights
+        rows += [row | {"units": trial.units} for row in finish([trial])]
+        history += trial.history
         if point:
             layers += _layers(replica, point, mask, matched[point])
-    return Result(pd.DataFrame(rows), pd.DataFrame(layers), pd.DataFrame(history))
+    return MagnitudeResult(pd.DataFrame(rows), pd.DataFrame(layers), pd.DataFrame(history))
 
 
 def _layers(replica: int, point: int, mask: Mask, lobster: Mask) -> list[dict[str, Any]]:

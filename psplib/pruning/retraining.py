@@ -10,25 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.nn.masks import Mask, pack, random_structure, unpack
-from psplib.pruning.lobster import KEPT_ABOVE, Lobster
-from psplib.pruning.program import TOGETHER, Program
+from psplib.nn.masks import Mask, random_structure
+from psplib.pruning.lobster import Lobster
+from psplib.training.engines import stacks, trainers
+from psplib.training.fit import Checkpoint, Saved, Trial, by_epochs, finish, fit, under
 from psplib.training.precision import PRECISIONS
-from psplib.training.replicas import Replica, Replicas
-from psplib.training.trainer import Checkpoint, Learner, Score, Sgd, flat, samples, under
+from psplib.training.trainer import flat
+from psplib.training.update import Sgd
 
 ARMS = (
     "dense",
@@ -37,6 +36,8 @@ ARMS = (
     "restructured-layer",
     "restructured-global",
 )
+# The weights of every replica are kept where they are few and lie under one mask.
+KEPT_ABOVE = 0.95
 
 
 @dataclass(frozen=True)
@@ -87,82 +88,9 @@ class Retraining:
         fallen = sum(epoch > share * self.epochs for share in self.steps)
         return Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
 
-    @property
-    def parents(self) -> tuple[Lobster, ...]:
-        """The gradual run whose mask it has; the dense arm has none."""
-        return (self.lobster,) if self.point else ()
-
-    @property
-    def title(self) -> str:
-        """What it is, in a table's words."""
-        source = f"{self.arm} from seed {self.lobster.seed}, point {self.point}"
-        return f"{source}, × {len(self.replicas)}"
-
-    @property
-    def cost(self) -> float:
-        """Seconds of one core, about."""
-        return len(self.replicas) * self.epochs * self.lobster.epoch_cost(self.point < 4)
-
-    @property
-    def program(self) -> Program:
-        """Arms and points of one panel can be made together: they have one number of epochs."""
-        shared = (self.batch_size, self.epochs, self.precision)
-        recipe = ("retraining", *self.lobster.inputs, *shared)
-        most = TOGETHER[self.lobster.architecture]
-        return Program(recipe, len(self.replicas), most, _make_together)
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
-
-    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """The replicas' table and history, the best one's mask and weights, and all `survivors`."""
-        if data.train.x.device.type == "cpu" and self.precision == "float32":
-            mask = self.lobster.mask(self.point, parents)
-            return _parts(run(self, data, mask, checkpoint))
-        return _make_together([self], data, parents, checkpoint)[0]
-
-    def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that the replicas and their numbers of survivors are those that were asked for."""
-        replicas = artefact.table("replicas")
-        found = replicas["replica"].tolist()
-        artefact.insist(found == list(self.replicas), "the table of replicas")
-        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
-        artefact.insist(is_within, "the best epoch")
-        best = artefact.tensors("best")
-        survivors = len(best["weights"])
-        is_same = bool((replicas["kept"] == survivors).all())
-        artefact.insist(is_same, "the number of survivors")
-        bits = unpack(best["packed"], 8 * len(best["packed"]))
-        artefact.insist(int(bits.sum()) == survivors, "the best replica's mask")
-        if self.lobster in parents and self.point:
-            kept = parents[self.lobster].table("points").set_index("point")["kept"]
-            artefact.insist(kept.get(self.point) == survivors, "the number of survivors")
-
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`networks`: a row per replica, with `arm`, `lobster_seed` and `point`."""
-        labels = {"arm": self.arm, "lobster_seed": self.lobster.seed, "point": self.point}
-        return {"networks": artefact.table("replicas").assign(**labels)}
-
-
-def _make_together(
-    configs: Sequence[Retraining], data: Data, parents: Parents, checkpoint: Checkpoint
-) -> list[Parts]:
-    masks = [config.lobster.mask(config.point, parents) for config in configs]
-    return [_parts(result) for result in run_together(configs, data, masks, checkpoint)]
-
-
-def _parts(result: Result) -> Parts:
-    return {
-        "replicas": result.replicas,
-        "history": result.history,
-        "best": {"packed": pack(result.mask), "weights": result.weights[result.mask]},
-        **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
-    }
-
 
 @dataclass(frozen=True)
-class Result:
+class RetrainingResult:
     """`replicas`: a row per replica, scored at its best epoch (lowest validation error, of equal
     ones lowest validation loss); `history`: a row per epoch; `weights` (P,) and `mask` of the
     replica that is best on validation; `survivors` (R, kept): the surviving weights of every
@@ -188,82 +116,8 @@ def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]
     return flat(models.build(architecture, seed)), mask
 
 
-class Trial:
-    """A network trained epoch by epoch, alone or as one of several, its best state kept: lowest
-    validation error, of equal ones lowest validation loss. `seed` draws the order of the samples.
-    """
-
-    def __init__(self, learner: Learner | Replica, data: Data, seed: int) -> None:
-        self.learner, self.data, self.seed = learner, data, seed
-        self.state = learner.state()
-        self.error, self.loss, self.best_epoch = inf, inf, 0
-        self.epoch = 0
-
-    def samples(self) -> tuple[Tensor, Tensor | None]:
-        """The order of the next epoch (N,), and its crops (N, 3) if the data are augmented."""
-        self.epoch += 1
-        return samples(self.data, self.seed, self.epoch)
-
-    def observe(self, score: Score) -> dict[str, Any]:
-        """Take notice of an epoch's score on the validation set; a row of it."""
-        if (score.error, score.loss) < (self.error, self.loss):
-            self.state = self.learner.state()
-            self.error, self.loss, self.best_epoch = score.error, score.loss, self.epoch
-        return {
-            "epoch": self.epoch,
-            "validation_loss": score.loss,
-            "validation_error": score.error,
-        }
-
-    def train(self, update: Sgd) -> dict[str, Any]:
-        """One epoch of a network that is alone; its number and its scores on the validation set."""
-        assert isinstance(self.learner, Learner)
-        rows, cuts = self.samples()
-        self.learner.epoch(rows, update, cuts)
-        return self.observe(self.learner.score("validation"))
-
-    def finish(self) -> dict[str, Any]:
-        """Return to the best epoch; what there is to say of it, and the test of the last epoch."""
-        last = self.learner.score("test")
-        self.settle()
-        return self.describe(last, self.learner.score("test"))
-
-    def settle(self) -> None:
-        """Return to the best epoch."""
-        self.learner.load(self.state)
-
-    def describe(self, last: Score, best: Score) -> dict[str, Any]:
-        """What there is to say of the best epoch, by the tests of the last one and of itself."""
-        mask = self.learner.mask
-        return {
-            "best_epoch": self.best_epoch,
-            "kept": mask.kept,
-            "sparsity": mask.sparsity,
-            "weight_sparsity": mask.weight_sparsity,
-            "validation_loss": self.loss,
-            "validation_error": self.error,
-            "test_loss": best.loss,
-            "test_error": best.error,
-            "last_test_loss": last.loss,
-            "last_test_error": last.error,
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What `load` needs besides the epoch, and the error, loss and number of the best one."""
-        return {
-            **{f"now.{n}": t for n, t in self.learner.state().items()},
-            **{f"best.{n}": t for n, t in self.state.items()},
-        }
-
-    def load(self, tensors: dict[str, Tensor], epoch: int, best: list[Any]) -> None:
-        """Return to where `tensors` were taken."""
-        self.learner.load(under("now.", tensors))
-        self.state = under("best.", tensors)
-        self.epoch, (self.error, self.loss, self.best_epoch) = epoch, best
-
-
 class _Record:
-    """What is kept of a configuration's replicas."""
+    """What is kept of a configuration's replicas that are trained."""
 
     def __init__(self, config: Retraining, mask: Mask) -> None:
         self.config, self.mask = config, mask
@@ -273,16 +127,14 @@ class _Record:
         self.survivors: list[Tensor] = []
 
     def add(self, row: dict[str, Any], trial: Trial) -> None:
-        """A replica that is trained, at its best epoch."""
-        if all(
-            (trial.error, trial.loss) < (r["validation_error"], r["validation_loss"])
-            for r in self.rows
-        ):
-            mask = trial.learner.mask
-            self.champion = {"weights": trial.learner.weights.cpu(), "mask": mask.flat}
+        """A replica at its best epoch."""
+        best = trial.best_score.error, trial.best_score.loss
+        if all(best < (r["validation_error"], r["validation_loss"]) for r in self.rows):
+            self.champion = {"weights": trial.weights, "mask": trial.mask.flat}
         if self.config.arm in ("rewound", "reinitialised") and self.mask.sparsity >= KEPT_ABOVE:
-            self.survivors.append(trial.learner.weights.cpu()[self.mask.flat])
+            self.survivors.append(trial.weights[self.mask.flat])
         self.rows.append(row)
+        self.history += trial.history
 
     @property
     def stack(self) -> Tensor:
@@ -290,9 +142,18 @@ class _Record:
         kept = self.mask.kept
         return torch.stack(self.survivors) if self.survivors else torch.zeros(0, kept)
 
+    def saved(self) -> Saved:
+        champion = {f"champion.{n}": t for n, t in self.champion.items()}
+        return champion | {"survivors": self.stack}, {"rows": self.rows, "history": self.history}
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.rows, self.history = state["rows"], state["history"]
+        self.champion = under("champion.", tensors)
+        self.survivors = list(tensors["survivors"])
+
     @property
-    def result(self) -> Result:
-        return Result(
+    def result(self) -> RetrainingResult:
+        return RetrainingResult(
             pd.DataFrame(self.rows),
             pd.DataFrame(self.history),
             self.champion["weights"],
@@ -301,108 +162,63 @@ class _Record:
         )
 
 
-def run(config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None) -> Result:
-    """Retrain every replica of the configuration from the mask of its point, one after another."""
-    checkpoint = checkpoint or Checkpoint()
-    model = models.build(config.lobster.architecture, config.lobster.seed)
-    record = _Record(config, mask)
-    resumed: tuple[dict[str, Tensor], Any] | None = checkpoint.load()
-    if resumed:
-        tensors, state = resumed
-        record.rows, record.history = state["rows"], state["history"]
-        record.champion = under("champion.", tensors)
-        record.survivors = list(tensors["survivors"])
-
-    for position, replica in enumerate(config.replicas):
-        if position < len(record.rows):
-            continue
-        weights, own_mask = initial(config, mask, replica)
-        learner = Learner(model, own_mask, data, config.batch_size, config.precision)
-        learner.weights = weights.to(data.train.x.device)
-        trial = Trial(learner, data, derive("replica", replica))
-        if resumed and resumed[1]["replica"] == replica:
-            tensors, state = resumed
-            trial.load(tensors, state["epoch"], state["best"])
-        while trial.epoch < config.epochs:
-            row = trial.train(config.update(trial.epoch + 1))
-            record.history.append({"replica": replica} | row)
-            done = position * config.epochs + trial.epoch
-            checkpoint.report(
-                done,
-                len(config.replicas) * config.epochs,
-                f"{config.arm}, point {config.point}, replica {position + 1} "
-                f"of {len(config.replicas)}",
-            )
-            if checkpoint.due and trial.epoch < config.epochs:
-                checkpoint.save(
-                    {
-                        **trial.tensors(),
-                        **{f"champion.{n}": t for n, t in record.champion.items()},
-                        "survivors": record.stack,
-                    },
-                    {
-                        "rows": record.rows,
-                        "history": record.history,
-                        "replica": replica,
-                        "epoch": trial.epoch,
-                        "best": [trial.error, trial.loss, trial.best_epoch],
-                    },
-                )
-        record.add({"replica": replica} | trial.finish(), trial)
-    return record.result
-
-
-def run_together(
+def retrain(
     configs: Sequence[Retraining],
     data: Data,
     masks: Sequence[Mask],
     checkpoint: Checkpoint | None = None,
-) -> list[Result]:
-    """Retrain the replicas of all configurations side by side in one program: of one architecture,
-    batch size and number of epochs. `masks` are those of their points."""
+) -> list[RetrainingResult]:
+    """Retrain the replicas of all configurations, of one architecture, batch size and number of
+    epochs: on a GPU side by side, on a CPU one after another. `masks` are those of their points."""
     checkpoint = checkpoint or Checkpoint()
     for name in ("batch_size", "epochs", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Retrainings side by side need one {name}; got {values}.")
     records = [_Record(config, mask) for config, mask in zip(configs, masks, strict=True)]
-    members = [(record, replica) for record in records for replica in record.config.replicas]
-    starts = [initial(record.config, record.mask, replica) for record, replica in members]
-    first = configs[0]
-    model = models.build(first.lobster.architecture, first.lobster.seed)
-    own = [mask for _, mask in starts]
-    team = Replicas(model, own, data, first.batch_size, first.precision)
-    team.weights = torch.stack([weights for weights, _ in starts])
-    trials = [
-        Trial(team[i], data, derive("replica", replica)) for i, (_, replica) in enumerate(members)
-    ]
-    history: list[list[dict[str, Any]]] = [[] for _ in members]
-    if saved := checkpoint.load():
-        tensors, state = saved
-        history, team.algorithms = state["history"], state["algorithms"]
-        for i, trial in enumerate(trials):
-            trial.load(under(f"{i}/", tensors), state["epoch"], state["best"][i])
-    for epoch in range(trials[0].epoch + 1, first.epochs + 1):
-        rows, cuts = zip(*(trial.samples() for trial in trials), strict=True)
-        updates = [record.config.update(epoch) for record, _ in members]
-        team.epoch(rows, updates, None if cuts[0] is None else cuts)
-        for i, score in enumerate(team.scores("validation")):
-            history[i].append({"replica": members[i][1]} | trials[i].observe(score))
-        checkpoint.report(epoch, first.epochs, f"{len(members)} networks, epoch {epoch}")
-        if checkpoint.due and epoch < first.epochs:
-            checkpoint.save(
-                {f"{i}/{n}": t for i, one in enumerate(trials) for n, t in one.tensors().items()},
-                {
-                    "algorithms": team.algorithms,
-                    "history": history,
-                    "epoch": epoch,
-                    "best": [[one.error, one.loss, one.best_epoch] for one in trials],
-                },
-            )
-    last = team.scores("test")
-    for trial in trials:
-        trial.settle()
-    for i, score in enumerate(team.scores("test")):
-        record, replica = members[i]
-        record.history += history[i]
-        record.add({"replica": replica} | trials[i].describe(last[i], score), trials[i])
+    replicas = [(record, number) for record in records for number in record.config.replicas]
+    groups = [replicas] if stacks(data.train.x.device) else [[one] for one in replicas]
+    saved = checkpoint.load()
+    if saved:
+        _resume(records, *saved)
+    done = sum(len(record.rows) for record in records)
+    for position, group in enumerate(groups[done:], done):
+        trials = _start(group, data)
+
+        config = group[0][0].config
+        note = f"{config.arm}, point {config.point}, replica {position + 1} of {len(groups)}"
+        if len(group) > 1:
+            note = f"{len(group)} networks"
+        progress = by_epochs(trials, position, len(groups), note)
+        fit(trials, checkpoint, progress, saved, _saved(records))
+        saved = None
+        for (record, _), trial, row in zip(group, trials, finish(trials), strict=True):
+            record.add(row, trial)
     return [record.result for record in records]
+
+
+def _saved(records: Sequence[_Record]) -> Saved:
+    parts = [record.saved() for record in records]
+    tensors = {f"record {k}/{n}": t for k, (own, _) in enumerate(parts) for n, t in own.items()}
+    return tensors, {"records": [state for _, state in parts]}
+
+
+def _resume(records: Sequence[_Record], tensors: dict[str, Tensor], state: Any) -> None:
+    for k, (record, own) in enumerate(zip(records, state["records"], strict=True)):
+        record.load(under(f"record {k}/", tensors), own)
+
+
+def _start(group: Sequence[tuple[_Record, int]], data: Data) -> list[Trial]:
+    """Trials of replicas, each a record and a number."""
+    starts = [initial(record.config, record.mask, replica) for record, replica in group]
+    first = group[0][0].config
+    model = models.build(first.lobster.architecture, first.lobster.seed)
+    masks = [mask for _, mask in starts]
+    places = trainers(model, masks, data, first.batch_size, first.precision)
+    trials = []
+    for (record, replica), (weights, _), place in zip(group, starts, places, strict=True):
+        trainer, number = place
+        trainer.set_weights(number, weights)
+        config, labels = record.config, {"replica": replica}
+        seed = derive("replica", replica)
+        trials.append(Trial(trainer, number, seed, config.update, config.epochs, labels))
+    return trials

@@ -17,7 +17,7 @@ PRECISIONS = {
 }
 
 
-def check(name: str, device: torch.device) -> None:
+def check_precision(name: str, device: torch.device) -> None:
     """Raise `PsplibError` unless the device can multiply in that precision."""
     one_of("precision", name, PRECISIONS)
     if name == "tf32" and device.type != "cuda":

@@ -11,7 +11,8 @@ from psplib.core.errors import PsplibError
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.models import build
-from psplib.training.trainer import Checkpoint, flat
+from psplib.training.fit import Checkpoint
+from psplib.training.trainer import flat
 
 ALPHAS, BETAS = [-0.5, 0.0, 0.4, 1.0], [0.0, 0.3]
 COUNTS = ["error", "first_order", "agreement"]
@@ -267,7 +268,7 @@ def test_bad_input_is_named(tiny: Data, tiny_colour: Data) -> None:
         ((model, plane, none, [0], [0]), "no samples"),
         ((model, plane, tiny.validation, [], [0]), "alphas must be at least one"),
         ((model, plane, tiny.validation, [0], [float("nan")]), "betas must be .*nan"),
-        ((model, plane, tiny.validation, [0], [1e38]), r"At alpha 0, beta 1e\+38: .*relu2"),
+        ((model, plane, tiny.validation, [0], [1e38]), r"At alpha 0, beta 1e\+38: .*relu1"),
     ]
     for arguments, message in bad_maps:
         with pytest.raises(PsplibError, match=message):

@@ -15,13 +15,14 @@ from PIL import Image
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.book import widgets
+from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
 from psplib.paper import figure_1_slides, figures_minima, slides, statistics, tables
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.tables import Figures2to4
-from psplib.pruning.lobster import Lobster, points_with_weights
+from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
 
 GRADUAL = Lobster("lenet-300", "digits", 0)
@@ -52,7 +53,7 @@ def gradual(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Store:
         }
     )
     history = pd.DataFrame({"epoch": range(1, 51), "validation_loss": np.linspace(2, 0.3, 50)})
-    kept = {f"point{p}": weights[flat[p]] for p in points_with_weights(KEPT)}
+    kept = {f"point{p}": weights[flat[p]] for p in experiments.points_with_weights(KEPT)}
     parts: Any = {
         "points": points,
         "history": history,
@@ -108,7 +109,7 @@ def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
     found = figure_1_slides.survivors_slides(GRADUAL, gradual)
     assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
     alt = found["97.00 %",].alt
-    mask = GRADUAL.mask(3, gradual)
+    mask = experiments.point_mask(GRADUAL, 3, gradual)
     first = next(m for _, m in mask.items())
     assert f"{int(first.sum()):,} of 235,200 weights of its first layer, fc1, survive" in alt
     assert f"in {int(first.any(1).sum())} of 300 units" in alt
@@ -148,7 +149,6 @@ def test_maps_quote_their_tables(minima: Figures2to4) -> None:
     assert "0.02 at G, 1.02 at 1-S; from 0.02, at α = 0.00, β = 0.00, to 3.27." in alt
 
 
-@pytest.mark.slow
 def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     found = slides.classes(minima)
     assert len(found) == 4 * (3 + 1)
@@ -233,7 +233,6 @@ def test_the_arms_begin_with_the_papers_question() -> None:
     assert len(pictures(shown)) == n * (n + 1) // 2, "a pair's picture is there once"
 
 
-@pytest.mark.slow
 def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
     names = ("figure_1a", "figure_1b", "figure_1c")
     panels = [panel(papers_world, ARMS, name) for name in names]
@@ -268,7 +267,6 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
         assert "image/png" not in bundle
 
 
-@pytest.mark.slow
 def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
     found = figure_1_slides.prunings_slides(GRADUAL, gradual)
     again = figure_1_slides.prunings_slides(GRADUAL, gradual)

@@ -19,8 +19,7 @@ from psplib.__main__ import cli
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import cluster, scales
-from psplib.experiments.plan import planned
-from psplib.runs.run import Batch
+from psplib.experiments import plan as experiments
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ def watched(task):
     # In a worker: save at every epoch, and write down what is begun and what is done.
     import psplib.experiments.cluster
     from psplib.runs import store
-    from psplib.training.trainer import Checkpoint
+    from psplib.training.fit import Checkpoint
     store.Checkpoint = functools.partial(Checkpoint, interval=0.0)
 
     def note(word):
@@ -110,7 +109,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
     # Ray itself may say before that a worker died.
     assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
 
-    configs = planned(PANEL, store)
+    configs = experiments.known(PANEL, store)
     assert len(configs) == 14
     assert sorted(store.all()) == sorted(map(store.folder, configs))
     written = notes(log)
@@ -130,7 +129,6 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
 
 
-@pytest.mark.slow
 def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
     store: Store, tmp_path: Path
 ) -> None:
@@ -176,7 +174,7 @@ class Rehearsal:
     def cancel(self, task: int) -> None:
         self.waiting[task] = replace(self.waiting[task], deadline=0.0)
 
-    def answer(self, task: int, batch: Batch) -> cluster.Answer:
+    def answer(self, task: int, batch: experiments.Batch) -> cluster.Answer:
         asked = self.waiting.pop(task)
         assert asked.keys == tuple(map(key, batch))
         return self.work(asked)
@@ -196,7 +194,7 @@ def rehearse(
 def test_the_most_valuable_is_asked_first_new_work_as_it_appears_and_what_was_left_again(
     smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = {key(c): c for c in planned(PANEL, smoke)}
+    configs = {key(c): c for c in experiments.known(PANEL, smoke)}
     left = [key(PANEL.retrained), key(PANEL.retrained)]
 
     def work(task: cluster.Task) -> cluster.Answer:

@@ -2,7 +2,6 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from problems import linear_chain
+from single import Single
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
@@ -21,7 +21,9 @@ from psplib.nn.masks import Mask
 from psplib.nn.models import build
 from psplib.training import gradient as chain
 from psplib.training import trainer as training
-from psplib.training.trainer import Learner, Sgd, evaluate, flat, order
+from psplib.training.fit import order
+from psplib.training.trainer import evaluate, flat
+from psplib.training.update import Sgd
 
 
 def conv_chain() -> nn.Sequential:
@@ -111,12 +113,6 @@ def check_equal_function_and_gradient(model: nn.Module, mask: Mask, image: tuple
     F.cross_entropy(logits, y).backward()
     expected = torch.cat([p.grad.flatten() for p in full.parameters()]) * mask.flat
     scale = float(expected.abs().max())
-    mapped = form.expand(gradient) * mask.flat
-    torch.testing.assert_close(mapped, expected, rtol=1e-5, atol=1e-5 * scale)
-
-    # Once more with what survives known: convolutions may become sparse matrices.
-    gradient.fill_(7.0)
-    chain.gradient(form.model, mask.flat[form.index])(form.read(x), y)
     mapped = form.expand(gradient) * mask.flat
     torch.testing.assert_close(mapped, expected, rtol=1e-5, atol=1e-5 * scale)
 
@@ -240,68 +236,13 @@ def test_the_full_network_is_not_changed(name: str) -> None:
 def test_a_network_without_a_weight_answers_the_first_class(name: str, tiny: Data) -> None:
     model = build(name, 0)
     dense = Mask.dense(model)
-    learner = Learner(model, dense.with_flat(torch.zeros_like(dense.flat)), tiny, 100)
+    learner = Single(model, dense.with_flat(torch.zeros_like(dense.flat)), tiny, 100)
     learner.weights = flat(model)
-    learner.epoch(torch.arange(300), Sgd(0.1))
+    learner.train(torch.arange(300), Sgd(0.1))
     assert int(learner.weights.count_nonzero()) == 0
     score = learner.score("test")
     assert score.loss == pytest.approx(np.log(10), rel=1e-6)
     assert score.error == float((tiny.test.y != 0).double().mean())
-
-
-# Convolutions as sparse matrices
-
-
-def unequal_strides() -> nn.Sequential:
-    """Whatever a convolution may be, and maps of odd sizes: 6x13, 5x13 and, pooled, 2x6."""
-    return nn.Sequential(
-        nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), bias=False), nn.ReLU(),
-        nn.Conv2d(3, 4, (2, 3), dilation=(1, 2), padding=(0, 2)), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(4 * 2 * 6, 3, bias=False),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("build_chain", [conv_chain, unequal_strides])
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("density", [0.4, 0.7, 1.0])
-def test_convolutions_as_sparse_matrices_have_the_gradient_of_autograd(
-    build_chain: Callable[[], nn.Sequential],
-    density: float,
-    ties: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(chain, "SPARSE_BELOW", 2.0)
-    model = build_chain().double()
-    mask = random_mask(model, [density] * len(list(model.parameters())), 0)
-    weights, gradient = training.flatten_(model)
-    generator = torch.Generator().manual_seed(0)
-    image = (1, 12, 12) if build_chain is conv_chain else (2, 11, 14)
-    x = torch.randn(7, *image, generator=generator, dtype=torch.float64)
-    if ties:  # potentials are whole numbers, and many of a pool's pixels are equal
-        x, weights[:] = x.round().clamp(-1, 1), weights.sign()
-    weights.mul_(mask.flat)
-    y = torch.randint(3, (7,), generator=generator)
-    found = []
-    differentiate = chain.gradient(model, mask.flat)
-    assert isinstance(differentiate, chain._Convolutions)
-    for step in (differentiate, chain.gradient(model)):
-        gradient.fill_(7.0)
-        step(x, y)
-        found.append(gradient * mask.flat)
-    assert differentiate.is_sparse
-    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
-    assert float(found[1].abs().max()) > 0
-
-
-def test_dense_convolutions_and_pools_of_other_sizes_are_left_to_autograd() -> None:
-    model = conv_chain()
-    survives = torch.ones(len(flat(model)), dtype=torch.bool)
-    assert not isinstance(chain.gradient(model, survives), chain._Convolutions)
-    few = torch.arange(len(survives)) % 10 == 0
-    assert isinstance(chain.gradient(model, few), chain._Convolutions)
-    for pool in (nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, 1), nn.AvgPool2d(2)):
-        model[2] = pool
-        assert not isinstance(chain.gradient(model, few), chain._Convolutions)
 
 
 # ResNets
@@ -531,15 +472,15 @@ def test_a_state_goes_from_learner_to_learner_as_the_mask_shrinks(tiny_colour: D
     masks.append(more.with_flat(more.flat & masks[0].flat))
     state, sizes = None, []
     for epoch, mask in enumerate(masks):
-        learner = Learner(model, mask, tiny_colour, 20)
+        learner = Single(model, mask, tiny_colour, 20)
         sizes.append(len(learner.compact.index))
         if state is None:
             learner.weights = flat(model)
         else:
-            learner.load(state)
+            learner.load(0, state)
         mask.apply_(full)
         rows = order(len(tiny_colour.train), 0, epoch)
-        learner.epoch(rows, Sgd(0.02))
+        learner.train(rows, Sgd(0.02))
         full.train()
         for batch in rows.split(20):
             gradient(full, tiny_colour.train.x[batch], tiny_colour.train.y[batch])
@@ -547,7 +488,7 @@ def test_a_state_goes_from_learner_to_learner_as_the_mask_shrinks(tiny_colour: D
                 for p in full.parameters():
                     p -= 0.02 * p.grad
             mask.apply_(full)
-        state = {n: t.clone() for n, t in learner.state().items()}
+        state = {n: t.clone() for n, t in learner.state(0).items()}
         torch.testing.assert_close(state["weights"], flat(full), rtol=1e-3, atol=1e-4)
         expected = evaluate(full, tiny_colour.test)
         assert learner.score("test").loss == pytest.approx(expected.loss, rel=1e-3)
@@ -559,10 +500,10 @@ def test_a_state_goes_from_learner_to_learner_as_the_mask_shrinks(tiny_colour: D
         )
         found = evaluate(restored, tiny_colour.test)
         assert found.loss == pytest.approx(learner.score("test").loss, rel=1e-5)
-        learner.epoch(order(40, 0, 9), Sgd(0.1))
-        learner.load(state)
+        learner.train(order(40, 0, 9), Sgd(0.1))
+        learner.load(0, state)
         assert learner.score("test").loss == pytest.approx(found.loss, rel=1e-5)
-        assert all(torch.equal(t, state[n]) for n, t in learner.state().items())
+        assert all(torch.equal(t, state[n]) for n, t in learner.state(0).items())
     assert sizes[1] < sizes[0] < len(flat(model))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psplib.core.errors import PsplibError
-from psplib.nn.masks import Mask, magnitude, nest, pack, random_structure, unpack
+from psplib.nn.masks import Mask, magnitude, nest, pack_bits, random_structure, unpack_bits
 from psplib.nn.models import build
 
 
@@ -174,7 +174,7 @@ def test_nested_masks_come_back_from_how_many_each_parameter_survives(
     masks = (torch.rand(count, size, generator=generator) < 0.7).int().cumprod(0).bool()
     survived = nest(masks)
     assert torch.equal(torch.stack([survived > k for k in range(count)]), masks)
-    assert torch.equal(unpack(pack(masks), size), masks)
+    assert torch.equal(unpack_bits(pack_bits(masks), size), masks)
 
 
 def test_masks_that_win_a_parameter_are_not_nested() -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from single import Single
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
@@ -19,14 +20,27 @@ from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.models import build
 from psplib.pruning import lobster
-from psplib.pruning.lobster import Lobster, Plateau, Result, Shrink, largest_threshold
-from psplib.training.trainer import Learner, Score, evaluate, flat, order
+from psplib.pruning.lobster import (
+    GradualResult,
+    Lobster,
+    Plateau,
+    largest_threshold,
+    prune_gradually,
+)
+from psplib.training import engines
+from psplib.training.fit import Checkpoint, order
+from psplib.training.trainer import Score, Trainer, evaluate, flat
+from psplib.training.update import LobsterStep
 
 CONFIG = Lobster(
     "lenet-300", "digits", 0,
     learning_rate=0.3, batch_size=20, shrinkage=0.015, tolerance=0.2, patience=2,
     target_sparsity=0.9, max_epochs=80,
 )  # fmt: skip
+
+
+def run(config: Lobster, data: Data, checkpoint: Checkpoint | None = None) -> GradualResult:
+    return prune_gradually([config], data, checkpoint)[0]
 
 
 def published(w: np.ndarray, g: np.ndarray, rate: float, shrinkage: float) -> np.ndarray:
@@ -51,7 +65,7 @@ def test_a_step_is_the_published_rule(
 ) -> None:
     w, g = np.array(pairs, dtype=np.float64).T
     weights = torch.tensor(w, dtype=torch.float32)
-    Shrink(rate, shrinkage).step(weights, torch.tensor(g, dtype=torch.float32))
+    LobsterStep(rate, shrinkage).step(weights, torch.tensor(g, dtype=torch.float32))
     np.testing.assert_allclose(weights, published(w, g, rate, shrinkage), rtol=1e-5, atol=1e-6)
 
 
@@ -61,14 +75,16 @@ def test_without_sensitivity_a_step_is_plain_decoupled_weight_decay(
 ) -> None:
     w, g = np.array(pairs, dtype=np.float64).T
     weights = torch.tensor(w, dtype=torch.float32)
-    Shrink(rate, shrinkage, sensitivity=False).step(weights, torch.tensor(g, dtype=torch.float32))
+    LobsterStep(rate, shrinkage, sensitivity=False).step(
+        weights, torch.tensor(g, dtype=torch.float32)
+    )
     expected = (w - rate * g) - shrinkage * (w - rate * g)
     np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("sensitivity", [True, False])
 def test_idle_weights_shrink_as_they_would_step_by_step(sensitivity: bool) -> None:
-    update = Shrink(0.1, 1e-3, sensitivity)
+    update = LobsterStep(0.1, 1e-3, sensitivity)
     start = torch.randn(50, generator=torch.Generator().manual_seed(0))
     at_once, stepwise = start.clone(), start.double()
     update.idle(at_once, 540)
@@ -88,13 +104,13 @@ def test_an_epoch_of_a_learner_is_the_published_rule_on_the_full_network(
     kept = torch.rand(len(dense.flat), generator=torch.Generator().manual_seed(0)) < density
     mask = dense.with_flat(kept)
     nn.utils.vector_to_parameters(flat(oracle) * kept / density**0.5, oracle.parameters())
-    learner = Learner(build("lenet-300", 0), mask, tiny, 50)
+    learner = Single(build("lenet-300", 0), mask, tiny, 50)
     learner.weights = initial = flat(oracle).float()
-    assert bool(learner._idle.any()) == (density == 0.02)
+    assert bool(len(learner._idle)) == (density == 0.02)
 
     for epoch in range(3):
         rows = order(len(tiny.train), 0, epoch)
-        learner.epoch(rows, Shrink(0.1, 5e-3))
+        learner.train(rows, LobsterStep(0.1, 5e-3))
         for some in rows.split(50):
             oracle.zero_grad()
             F.cross_entropy(oracle(tiny.train.x[some].double()), tiny.train.y[some]).backward()
@@ -138,7 +154,7 @@ sizes_with_ties = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 @given(sizes_with_ties, st.integers(1, 9), st.data())
 def test_a_threshold_is_within_the_bound_and_the_next_is_not_whatever_the_loss(
-    sizes: list[int], abreast: int, draw: st.DataObject
+    sizes: list[int], at_once: int, draw: st.DataObject
 ) -> None:
     levels = sorted(set(sizes))
     table = {float(s): draw.draw(st.integers(0, 4)) for s in levels}
@@ -149,11 +165,11 @@ def test_a_threshold_is_within_the_bound_and_the_next_is_not_whatever_the_loss(
         return [table[t] for t in thresholds]
 
     values = torch.tensor(sizes, dtype=torch.float32)
-    found = largest_threshold(values, losses, 2.0, abreast)
+    found = largest_threshold(values, losses, 2.0, at_once)
     every = [t for thresholds in asked for t in thresholds]
     assert len(every) == len(set(every))
-    assert all(1 <= len(thresholds) <= abreast for thresholds in asked)
-    steps = int(log2(abreast + 1))
+    assert all(1 <= len(thresholds) <= at_once for thresholds in asked)
+    steps = int(log2(at_once + 1))
     assert len(asked) <= ceil(ceil(log2(len(sizes))) / steps)
     # Asking ahead changes nothing but the number of rounds.
     assert found == largest_threshold(values, losses, 2.0)
@@ -215,24 +231,22 @@ def test_bisection_finds_what_trying_every_threshold_finds(seed: int, bound: flo
 
 
 @pytest.fixture(scope="module")
-def result(tiny: Data) -> Result:
-    return lobster.run(CONFIG, tiny)
+def result(tiny: Data) -> GradualResult:
+    return run(CONFIG, tiny)
 
 
 SEEDS = [CONFIG, replace(CONFIG, seed=1, learning_rate=0.2), replace(CONFIG, seed=2, patience=1)]
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_are_those_alone(tiny: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Own plateaus, own thresholds: each run prunes and ends at epochs of its own. In float64: a
     threshold passes another weight where rounding says so."""
     monkeypatch.setattr(lobster.models, "build", lambda *which: build(*which).double())
     parts = {n: getattr(tiny, n) for n in ("train", "validation", "test")}
     data = replace(tiny, **{n: Split(s.x.double(), s.y) for n, s in parts.items()})
-    configs = [replace(config, target_sparsity=0.75) for config in SEEDS]
-    side_by_side = lobster.run_together(configs, data)
-    alone = [lobster.run(config, data) for config in configs]
-    assert all(len(run.points) == 3 for run in alone)
+    alone = [run(config, data) for config in SEEDS]
+    monkeypatch.setattr(engines, "stacks", lambda device: True)
+    side_by_side = prune_gradually(SEEDS, data)
     assert len({len(run.history) for run in alone}) == 3
     for one, other in zip(side_by_side, alone, strict=True):
         pd.testing.assert_frame_equal(one.points, other.points, rtol=1e-7)
@@ -241,14 +255,14 @@ def test_runs_side_by_side_are_those_alone(tiny: Data, monkeypatch: pytest.Monke
         torch.testing.assert_close(one.weights, other.weights, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
-    in_pieces: Callable, tiny: Data
+    in_pieces: Callable, tiny: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engines, "stacks", lambda device: True)
     configs = [replace(c, max_epochs=12) for c in SEEDS[:2]]
-    whole = lobster.run_together(configs, tiny)
+    whole = prune_gradually(configs, tiny)
     resumed, interruptions = in_pieces(
-        lambda checkpoint: lobster.run_together(configs, tiny, checkpoint)
+        lambda checkpoint: prune_gradually(configs, tiny, checkpoint)
     )
     assert interruptions >= 10
     for one, other in zip(resumed, whole, strict=True):
@@ -260,23 +274,23 @@ def test_runs_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_
 
 def test_runs_side_by_side_are_of_one_architecture(tiny: Data) -> None:
     with pytest.raises(PsplibError, match="side by side need one architecture"):
-        lobster.run_together([CONFIG, replace(CONFIG, architecture="lenet-5")], tiny)
+        prune_gradually([CONFIG, replace(CONFIG, architecture="lenet-5")], tiny)
 
 
 def test_a_run_prunes_at_every_plateau_and_nothing_comes_back(tiny: Data) -> None:
     dead = torch.zeros(266_610, dtype=torch.bool)
-    epoch = Learner.epoch
+    epoch = Trainer.epoch
 
-    def watched(self: Learner, *arguments: object) -> None:
+    def watched(self: Trainer, *arguments: object) -> None:
         nonlocal dead
-        assert bool((~self.mask.flat)[dead].all())
-        dead = ~self.mask.flat
+        assert bool((~self.masks[0].flat)[dead].all())
+        dead = ~self.masks[0].flat
         epoch(self, *arguments)
-        assert int(self.weights[dead].count_nonzero()) == 0
+        assert int(self.weights[0][dead].count_nonzero()) == 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "epoch", watched)
-        result = lobster.run(CONFIG, tiny)
+        patch.setattr(Trainer, "epoch", watched)
+        result = run(CONFIG, tiny)
     assert int(dead.sum()) >= 0.9 * len(dead)
     assert len(result.points) > 3
     assert (result.points["sparsity"].diff()[1:] > 0).all()
@@ -284,7 +298,9 @@ def test_a_run_prunes_at_every_plateau_and_nothing_comes_back(tiny: Data) -> Non
     assert result.points["sparsity"].iloc[-1] >= 0.9 > result.points["sparsity"].iloc[-2]
 
 
-def test_each_mask_is_the_last_one_less_the_weights_up_to_the_threshold(result: Result) -> None:
+def test_each_mask_is_the_last_one_less_the_weights_up_to_the_threshold(
+    result: GradualResult,
+) -> None:
     assert bool(result.masks[0].all())
     for k, threshold in enumerate(result.points["threshold"][:-1]):
         expected = result.masks[k] & (result.weights[k].abs() > threshold)
@@ -299,7 +315,7 @@ def scored(weights: Tensor, data: Data) -> dict[str, Score]:
     return {name: evaluate(model, getattr(data, name)) for name in ("validation", "test")}
 
 
-def test_a_point_is_the_plateau_before_its_pruning(result: Result, tiny: Data) -> None:
+def test_a_point_is_the_plateau_before_its_pruning(result: GradualResult, tiny: Data) -> None:
     for k, point in result.points.iterrows():
         scores = scored(result.weights[k], tiny)
         for name, score in scores.items():
@@ -315,7 +331,7 @@ def test_a_point_is_the_plateau_before_its_pruning(result: Result, tiny: Data) -
             assert worse > 1.2 * scores["validation"].loss * (1 - 1e-6)
 
 
-def test_every_wait_ends_with_its_bad_epochs_and_returns_to_its_best(result: Result) -> None:
+def test_every_wait_ends_with_its_bad_epochs_and_returns_to_its_best(result: GradualResult) -> None:
     """The history alone tells where each wait ended and which epoch was its best."""
     history = result.history.set_index("epoch")["validation_loss"]
     assert history.index.tolist() == list(range(1, len(history) + 1))
@@ -338,16 +354,16 @@ def test_every_wait_ends_with_its_bad_epochs_and_returns_to_its_best(result: Res
 
 
 def test_the_weight_decay_ablation_differs_from_the_first_epoch_on(
-    result: Result, tiny: Data
+    result: GradualResult, tiny: Data
 ) -> None:
-    decayed = lobster.run(replace(CONFIG, sensitivity=False), tiny)
+    decayed = run(replace(CONFIG, sensitivity=False), tiny)
     assert decayed.points["sparsity"].iloc[-1] >= 0.9
     assert (decayed.points["sparsity"].diff()[1:] > 0).all()
     assert decayed.history["validation_loss"][0] != result.history["validation_loss"][0]
 
 
 def test_the_run_ends_at_its_last_epoch_with_a_point(tiny: Data) -> None:
-    result = lobster.run(replace(CONFIG, max_epochs=3), tiny)
+    result = run(replace(CONFIG, max_epochs=3), tiny)
     assert result.history["epoch"].tolist() == [1, 2, 3]
     assert result.points["epoch"].tolist() == [3]
     assert result.weights.shape == result.masks.shape == (1, 266_610)
@@ -355,7 +371,7 @@ def test_the_run_ends_at_its_last_epoch_with_a_point(tiny: Data) -> None:
 
 def test_the_seed_draws_initial_values_and_orders(tiny: Data) -> None:
     short = replace(CONFIG, max_epochs=2)
-    one, same, other = (lobster.run(replace(short, seed=s), tiny) for s in (0, 0, 1))
+    one, same, other = (run(replace(short, seed=s), tiny) for s in (0, 0, 1))
     assert torch.equal(one.weights, same.weights)
     assert not torch.equal(one.weights, other.weights)
 
@@ -370,13 +386,12 @@ def test_the_seed_draws_initial_values_and_orders(tiny: Data) -> None:
     ],
     ids=["lenet-300", "weight decay", "lenet-5", "resnet-8"],
 )
-@pytest.mark.slow
 def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     config: Lobster, in_pieces: Callable, tiny: Data, tiny_colour: Data
 ) -> None:
     data = tiny_colour if config.architecture == "resnet-8" else tiny
-    whole = lobster.run(config, data)
-    resumed, interruptions = in_pieces(lambda checkpoint: lobster.run(config, data, checkpoint))
+    whole = run(config, data)
+    resumed, interruptions = in_pieces(lambda checkpoint: run(config, data, checkpoint))
     assert interruptions >= len(whole.history) - 2
     assert len(whole.points) > 1 or not config.sensitivity
     pd.testing.assert_frame_equal(resumed.points, whole.points, check_exact=True)
@@ -403,4 +418,4 @@ def test_senseless_configurations_are_refused(field: str, value: object, sentenc
 
 def test_a_diverging_training_is_one_sentence(tiny: Data) -> None:
     with pytest.raises(PsplibError, match="The training diverged: its weights are not finite"):
-        lobster.run(replace(CONFIG, learning_rate=1e30), tiny)
+        run(replace(CONFIG, learning_rate=1e30), tiny)

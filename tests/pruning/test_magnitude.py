@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,11 @@ from psplib.nn.models import build
 from psplib.pruning import magnitude
 from psplib.pruning import retraining as tickets
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.magnitude import Magnitude, Result
+from psplib.pruning.magnitude import Magnitude, MagnitudeResult
 from psplib.pruning.retraining import Retraining
-from psplib.training.trainer import Learner, flat, order
+from psplib.training.engines import trainers
+from psplib.training.fit import order
+from psplib.training.trainer import flat
 
 # Trained hard enough for the best epoch not always to be the last, whose weights are ranked.
 CONFIG = Magnitude(
@@ -48,8 +51,8 @@ def config(request: pytest.FixtureRequest) -> Magnitude:
 
 
 @pytest.fixture(scope="module")
-def result(config: Magnitude, tiny: Data, masks: list[Mask]) -> Result:
-    return magnitude.run(config, tiny, masks)
+def result(config: Magnitude, tiny: Data, masks: list[Mask]) -> MagnitudeResult:
+    return magnitude.prune_by_magnitude(config, tiny, masks)
 
 
 def trained(mask: np.ndarray, replica: int, tiny: Data) -> np.ndarray:
@@ -72,12 +75,12 @@ def test_the_largest_weights_survive_of_the_network_that_was_trained_last(
     """One-shot, that is always the dense one; the plain loop ranks with numpy."""
     used: list[Tensor] = []
 
-    def noted(model: torch.nn.Module, mask: Mask, *rest: object) -> Learner:
-        used.append(mask.flat)
-        return Learner(model, mask, *rest)  # type: ignore[arg-type]
+    def noted(model: torch.nn.Module, masks: list[Mask], *rest: Any) -> list:
+        used.append(masks[0].flat)
+        return trainers(model, masks, *rest)
 
-    monkeypatch.setattr(magnitude, "Learner", noted)
-    magnitude.run(replace(config, replicas=(1,)), tiny, masks)
+    monkeypatch.setattr(magnitude, "trainers", noted)
+    magnitude.prune_by_magnitude(replace(config, replicas=(1,)), tiny, masks)
     assert used[0].all()
     dense = trained(used[0].numpy(), 1, tiny)
     for before, now, asked in zip(used[:-1], used[1:], masks, strict=True):
@@ -92,8 +95,10 @@ def test_the_largest_weights_survive_of_the_network_that_was_trained_last(
 
 def test_until_the_second_mask_both_ways_are_the_same(tiny: Data, masks: list[Mask]) -> None:
     short = replace(CONFIG, points=(1, 3), epochs=2)
-    one_shot = magnitude.run(short, tiny, masks[:2]).replicas
-    iterative = magnitude.run(replace(short, iterative=True), tiny, masks[:2]).replicas
+    one_shot = magnitude.prune_by_magnitude(short, tiny, masks[:2]).replicas
+    iterative = magnitude.prune_by_magnitude(
+        replace(short, iterative=True), tiny, masks[:2]
+    ).replicas
     first = one_shot["point"] < 3
     pd.testing.assert_frame_equal(one_shot[first], iterative[first], check_exact=True)
     assert (one_shot["validation_loss"] != iterative["validation_loss"])[~first].all()
@@ -104,15 +109,15 @@ def test_a_network_is_what_the_rewound_arm_makes_of_its_mask(
 ) -> None:
     """Same initial values, same orders, same score: with LOBSTER's mask in the place of its own."""
     monkeypatch.setattr(magnitude, "magnitude", lambda source, mask, kept: masks[1])
-    found = magnitude.run(replace(CONFIG, points=(2,)), tiny, masks[1:2]).replicas
+    found = magnitude.prune_by_magnitude(replace(CONFIG, points=(2,)), tiny, masks[1:2]).replicas
     rewound = Retraining(CONFIG.lobster, 2, "rewound", (0, 1), 4, 0.6, 20)
-    expected = tickets.run(rewound, tiny, masks[1]).replicas
+    expected = tickets.retrain([rewound], tiny, [masks[1]])[0].replicas
     found = found[found["point"] == 2].reset_index(drop=True)
     pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
 
 
 def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
-    result: Result, masks: list[Mask]
+    result: MagnitudeResult, masks: list[Mask]
 ) -> None:
     replicas = result.replicas
     rounds = [(r, p) for r in (0, 1) for p in (0, 1, 3, 4)]
@@ -132,12 +137,11 @@ def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
     assert first["shared"].sum() / first["kept"].sum() == pytest.approx(0.3, abs=0.01)
 
 
-@pytest.mark.slow
 def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
-    config: Magnitude, result: Result, in_pieces: Callable, tiny: Data, masks: list[Mask]
+    config: Magnitude, result: MagnitudeResult, in_pieces: Callable, tiny: Data, masks: list[Mask]
 ) -> None:
     resumed, interruptions = in_pieces(
-        lambda checkpoint: magnitude.run(config, tiny, masks, checkpoint)
+        lambda checkpoint: magnitude.prune_by_magnitude(config, tiny, masks, checkpoint)
     )
     assert interruptions >= 24
     for part in ("replicas", "layers", "history"):
@@ -162,4 +166,6 @@ def test_bad_settings_are_refused(changes: dict, sentence: str) -> None:
 
 def test_more_survivors_than_there_are_is_refused(tiny: Data, masks: list[Mask]) -> None:
     with pytest.raises(PsplibError, match="kept must lie between 0 and"):
-        magnitude.run(replace(CONFIG, points=(1, 2), epochs=1), tiny, [masks[1], masks[0]])
+        magnitude.prune_by_magnitude(
+            replace(CONFIG, points=(1, 2), epochs=1), tiny, [masks[1], masks[0]]
+        )

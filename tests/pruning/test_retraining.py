@@ -19,9 +19,11 @@ from psplib.nn.masks import Mask
 from psplib.nn.models import build
 from psplib.pruning import retraining as tickets
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import ARMS, Result, Retraining, initial
-from psplib.training import trainer as training
-from psplib.training.trainer import evaluate, flat, order
+from psplib.pruning.retraining import ARMS, Retraining, RetrainingResult, initial, retrain
+from psplib.training import engines
+from psplib.training import fit as training
+from psplib.training.fit import Checkpoint, order
+from psplib.training.trainer import evaluate, flat
 
 CONFIG = Retraining(
     Lobster("lenet-300", "digits", 7),
@@ -33,6 +35,12 @@ CONFIG = Retraining(
     batch_size=20,
 )
 REDRAWN = ("dense", "reinitialised", "restructured-layer", "restructured-global")
+
+
+def run(
+    config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None
+) -> RetrainingResult:
+    return retrain([config], data, [mask], checkpoint)[0]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def test_rewound_weights_are_the_initial_ones_exactly_under_the_mask(
     tiny: Data, mask: Mask
 ) -> None:
     still = replace(CONFIG, learning_rate=0.0, epochs=1, replicas=(0,))
-    result = tickets.run(still, tiny, mask)
+    result = run(still, tiny, mask)
     assert torch.equal(result.weights[mask.flat], flat(build("lenet-300", 7))[mask.flat])
     assert int(result.weights[~mask.flat].count_nonzero()) == 0
     assert torch.equal(result.mask, mask.flat)
@@ -99,7 +107,7 @@ def test_all_arms_see_the_samples_in_the_same_orders_replica_by_replica(
     seen = {}
     for now in (arm, "reinitialised"):
         asked.clear()
-        tickets.run(replace(CONFIG, arm=now, epochs=2), tiny, mask_of(now, mask))
+        run(replace(CONFIG, arm=now, epochs=2), tiny, mask_of(now, mask))
         seen[now] = list(asked)
     assert seen[arm] == seen["reinitialised"]
     assert len({seed for _, seed, _ in seen[arm]}) == 3
@@ -130,7 +138,7 @@ def test_what_an_arm_trains_keeps_as_many_parameters_as_its_mask(
     arm: str, tiny: Data, mask: Mask
 ) -> None:
     given = mask_of(arm, mask)
-    result = tickets.run(replace(CONFIG, arm=arm, epochs=1), tiny, given)
+    result = run(replace(CONFIG, arm=arm, epochs=1), tiny, given)
     assert result.replicas["kept"].tolist() == [given.kept] * 3
     assert int(result.mask.sum()) == given.kept
     assert int(result.weights[~result.mask].count_nonzero()) == 0
@@ -141,13 +149,13 @@ FAST = replace(CONFIG, arm="reinitialised", learning_rate=1.0, epochs=10)
 
 
 @pytest.fixture(scope="module")
-def fast(tiny: Data, mask: Mask) -> Result:
+def fast(tiny: Data, mask: Mask) -> RetrainingResult:
     """Learnt well before its end: the best epoch is not simply the last, and errors are tied."""
-    return tickets.run(FAST, tiny, mask)
+    return run(FAST, tiny, mask)
 
 
 def test_a_replica_is_scored_at_its_lowest_validation_error_and_of_ties_the_lowest_loss(
-    fast: Result,
+    fast: RetrainingResult,
 ) -> None:
     decided_by_loss = 0
     for _, row in fast.replicas.iterrows():
@@ -163,7 +171,7 @@ def test_a_replica_is_scored_at_its_lowest_validation_error_and_of_ties_the_lowe
 
 
 def test_the_weights_are_those_of_the_best_replica_at_its_best_epoch(
-    fast: Result, tiny: Data
+    fast: RetrainingResult, tiny: Data
 ) -> None:
     champion = fast.replicas.sort_values(["validation_error", "validation_loss"]).iloc[0]
     assert champion["best_epoch"] < 10
@@ -177,12 +185,14 @@ def test_the_weights_are_those_of_the_best_replica_at_its_best_epoch(
 
 def test_the_mask_of_the_best_replica_comes_with_its_weights(tiny: Data, mask: Mask) -> None:
     config = replace(CONFIG, arm="restructured-global", epochs=2)
-    result = tickets.run(config, tiny, mask)
+    result = run(config, tiny, mask)
     best = result.replicas.sort_values(["validation_error", "validation_loss"])["replica"].iloc[0]
     assert torch.equal(result.mask, initial(config, mask, int(best))[1].flat)
 
 
-def test_the_last_epoch_is_scored_beside_the_best(fast: Result, tiny: Data, mask: Mask) -> None:
+def test_the_last_epoch_is_scored_beside_the_best(
+    fast: RetrainingResult, tiny: Data, mask: Mask
+) -> None:
     """The oracle is the plain loop: same initial values, orders and mask."""
     model = build("lenet-300", derive("replica", 0))
     mask.apply_(model)
@@ -206,8 +216,8 @@ def test_a_replica_trained_after_others_equals_the_same_replica_alone(
     lobster = Lobster(architecture, "digits", 7)
     config = replace(CONFIG, lobster=lobster, arm="dense", replicas=(0, 1), epochs=1)
     mask = Mask.dense(build(architecture, 0))
-    together = tickets.run(config, data, mask).replicas.iloc[1:].reset_index(drop=True)
-    alone = tickets.run(replace(config, replicas=(1,)), data, mask).replicas
+    together = run(config, data, mask).replicas.iloc[1:].reset_index(drop=True)
+    alone = run(replace(config, replicas=(1,)), data, mask).replicas
     pd.testing.assert_frame_equal(together, alone, check_exact=True)
 
 
@@ -217,10 +227,8 @@ def test_an_arm_interrupted_after_every_checkpoint_ends_with_the_same_bits(
 ) -> None:
     config = replace(CONFIG, arm=arm)
     given = mask_of(arm, mask)
-    whole = tickets.run(config, tiny, copy.deepcopy(given))
-    resumed, interruptions = in_pieces(
-        lambda checkpoint: tickets.run(config, tiny, given, checkpoint)
-    )
+    whole = run(config, tiny, copy.deepcopy(given))
+    resumed, interruptions = in_pieces(lambda checkpoint: run(config, tiny, given, checkpoint))
     assert interruptions >= 6
     pd.testing.assert_frame_equal(resumed.replicas, whole.replicas, check_exact=True)
     pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
@@ -257,7 +265,6 @@ TOGETHER = [
 ] + [replace(CONFIG, arm="dense", point=0, replicas=(0,), steps=(0.5,))]
 
 
-@pytest.mark.slow
 def test_arms_and_points_side_by_side_are_those_one_by_one(
     tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,9 +274,11 @@ def test_arms_and_points_side_by_side_are_those_one_by_one(
     data = replace(tiny, **{n: Split(s.x.double(), s.y) for n, s in parts.items()})
     sparse = mask.with_flat(mask.flat & (torch.arange(len(mask.flat)) % 10 == 0))
     masks = [sparse, mask, mask, mask_of("dense", mask)]
-    found = tickets.run_together(TOGETHER, data, masks)
-    for config, own, result in zip(TOGETHER, masks, found, strict=True):
-        alone = tickets.run(config, data, own)
+    every = [run(config, data, own) for config, own in zip(TOGETHER, masks, strict=True)]
+    monkeypatch.setattr(tickets, "stacks", lambda device: True)
+    monkeypatch.setattr(engines, "stacks", lambda device: True)
+    found = retrain(TOGETHER, data, masks)
+    for alone, result in zip(every, found, strict=True):
         pd.testing.assert_frame_equal(result.replicas, alone.replicas, rtol=1e-8)
         pd.testing.assert_frame_equal(result.history, alone.history, rtol=1e-8)
         assert torch.equal(result.mask, alone.mask)
@@ -278,14 +287,20 @@ def test_arms_and_points_side_by_side_are_those_one_by_one(
     assert [len(result.survivors) for result in found] == [2, 0, 0, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("stacked", [False, True])
 def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
-    in_pieces: Callable, tiny: Data, mask: Mask
+    stacked: bool,
+    in_pieces: Callable,
+    tiny: Data,
+    mask: Mask,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tickets, "stacks", lambda device: stacked)
+    monkeypatch.setattr(engines, "stacks", lambda device: stacked)
     masks = [mask_of(config.arm, mask) for config in TOGETHER]
-    whole = tickets.run_together(TOGETHER, tiny, masks)
+    whole = retrain(TOGETHER, tiny, masks)
     resumed, interruptions = in_pieces(
-        lambda checkpoint: tickets.run_together(TOGETHER, tiny, masks, checkpoint)
+        lambda checkpoint: retrain(TOGETHER, tiny, masks, checkpoint)
     )
     assert interruptions >= 2
     for one, other in zip(resumed, whole, strict=True):
@@ -296,15 +311,18 @@ def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_
 
 def test_arms_side_by_side_have_one_number_of_epochs(tiny: Data, mask: Mask) -> None:
     with pytest.raises(PsplibError, match="side by side need one epochs; got"):
-        tickets.run_together([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
+        retrain([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
 
 
-def test_another_precision_is_another_run_with_nearly_the_same_end(tiny: Data, mask: Mask) -> None:
+def test_another_precision_is_another_run_with_nearly_the_same_end(
+    tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(CONFIG, precision="bfloat16", replicas=(0,), learning_rate=0.1)
     assert key(config) != key(replace(config, precision="float32"))
-    (found,) = tickets.run_together([config], tiny, [mask])
-    alone = tickets.run(config, tiny, mask)
-    plain = tickets.run(replace(config, precision="float32"), tiny, mask)
+    alone = run(config, tiny, mask)
+    plain = run(replace(config, precision="float32"), tiny, mask)
+    monkeypatch.setattr(engines, "stacks", lambda device: True)
+    found = run(config, tiny, mask)
     far = (found.history["validation_loss"] - plain.history["validation_loss"]).abs()
     assert 0 < far.max() < 0.05
     far = (alone.history["validation_loss"] - plain.history["validation_loss"]).abs()

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
 from psplib.nn.models import build
-from psplib.pruning import sensitivity
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.sensitivity import Sensitivity
-from psplib.training.trainer import flat, order
+from psplib.pruning.sensitivity import Sensitivity, measure_sensitivity
+from psplib.training.fit import order
+from psplib.training.trainer import flat
 
 CONFIG = Sensitivity(Lobster("lenet-300", "digits", 7, batch_size=20), 3)
 
@@ -31,7 +31,7 @@ def test_the_factors_are_those_of_a_plain_loop(tiny: Data) -> None:
     factor = np.maximum(0, 1 - size).mean(0)
     takes = np.abs(weights.numpy()) <= 0.4
 
-    (row,) = sensitivity.run(CONFIG, tiny, {4: weights}, {4: 0.4}).to_dict("records")
+    (row,) = measure_sensitivity(CONFIG, tiny, {4: weights}, {4: 0.4}).to_dict("records")
     assert (row["point"], row["kept"]) == (4, alive.sum())
     assert row["small"] == pytest.approx((size[:, alive] <= 0.01).mean(), abs=1e-4)
     assert row["factor"] == pytest.approx(factor[alive].mean(), rel=1e-5)
@@ -42,7 +42,9 @@ def test_the_factors_are_those_of_a_plain_loop(tiny: Data) -> None:
 
 
 def test_the_last_point_takes_nothing(tiny: Data) -> None:
-    (row,) = sensitivity.run(CONFIG, tiny, {9: flat(build("lenet-300", 7))}, {}).to_dict("records")
+    (row,) = measure_sensitivity(CONFIG, tiny, {9: flat(build("lenet-300", 7))}, {}).to_dict(
+        "records"
+    )
     assert np.isnan(row["factor_go"])
     assert row["factor_stay"] == row["factor"]
 

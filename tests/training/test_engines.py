@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from single import Single
+from torch import nn
 
 from psplib.core.errors import PsplibError
-from psplib.nn import batched as replicated
-from psplib.nn.batched import ALGORITHMS, Conv2d, replicate
+from psplib.nn.batched import Conv2d, replicate
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.models import build
-from psplib.pruning.lobster import Shrink
-from psplib.training import recording
-from psplib.training.recording import fused, together
-from psplib.training.replicas import Replicas, choose_algorithms
-from psplib.training.trainer import Learner, Sgd, crops, flat, order
+from psplib.training import cuda_graph
+from psplib.training.cuda_graph import fused
+from psplib.training.engines import StackedTrainer
+from psplib.training.fit import crops, order
+from psplib.training.trainer import flat
+from psplib.training.update import LobsterStep, Sgd, stack_updates
 
 R, BATCH = 3, 4
 W = torch.zeros(3, 1)
@@ -46,11 +47,11 @@ def networks(name: str, dtype: torch.dtype) -> tuple[list[nn.Module], list[Mask]
 
 def side_by_side_and_alone(
     name: str, data: Data, updates: list[Any], steps: int, dtype: torch.dtype = torch.float32
-) -> tuple[Replicas, list[Learner]]:
+) -> tuple[StackedTrainer, list[Single]]:
     models, masks = networks(name, dtype)
-    team = Replicas(models[0], masks, data, BATCH)
+    team = StackedTrainer(models[0], masks, data, BATCH)
     team.weights = torch.stack([flat(m) for m in models])
-    alone = [Learner(m, mask, data, BATCH) for m, mask in zip(models, masks, strict=True)]
+    alone = [Single(m, mask, data, BATCH) for m, mask in zip(models, masks, strict=True)]
     for learner, model in zip(alone, models, strict=True):
         learner.weights = flat(model)
     for epoch in range(-(-steps * BATCH // len(data.train))):
@@ -59,16 +60,16 @@ def side_by_side_and_alone(
         known = [c for c in cuts if c is not None]
         team.epoch(orders, updates, known or None)
         for r, learner in enumerate(alone):
-            learner.epoch(orders[r], updates[r], cuts[r])
+            learner.train(orders[r], updates[r], cuts[r])
     return team, alone
 
 
 UPDATES: dict[str, Callable[[float], Any]] = {
     "sgd": lambda rate: Sgd(rate),
     "momentum and weight decay": lambda rate: Sgd(rate, 0.5, 0.1),
-    "lobster": lambda rate: Shrink(rate, rate / 20),
-    "lobster without sensitivity": lambda rate: Shrink(rate, rate / 20, sensitivity=False),
-    "lobster with momentum": lambda rate: Shrink(rate, rate / 20, True, 0.5, 0.01),
+    "lobster": lambda rate: LobsterStep(rate, rate / 20),
+    "lobster without sensitivity": lambda rate: LobsterStep(rate, rate / 20, sensitivity=False),
+    "lobster with momentum": lambda rate: LobsterStep(rate, rate / 20, True, 0.5, 0.01),
 }
 
 
@@ -83,16 +84,9 @@ def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
     ("name", "rule"),
     [
         *(("lenet-300", rule) for rule in UPDATES),
-        *(
-            pytest.param(name, rule, marks=pytest.mark.slow)
-            for name, rule in (
-                ("lenet-5", "sgd"),
-                ("lenet-5", "lobster"),
-                ("resnet-8", "sgd"),
-                ("resnet-8", "lobster with momentum"),
-                ("resnet-32", "momentum and weight decay"),
-            )
-        ),
+        *(("lenet-5", rule) for rule in ("sgd", "lobster")),
+        *(("resnet-8", rule) for rule in ("sgd", "lobster with momentum")),
+        ("resnet-32", "momentum and weight decay"),
     ],
 )
 def test_a_hundred_steps_side_by_side_equal_those_alone(
@@ -106,12 +100,11 @@ def test_a_hundred_steps_side_by_side_equal_those_alone(
     for r, learner in enumerate(alone):
         torch.testing.assert_close(weights[r], learner.weights, rtol=0, atol=1e-5)
         assert float((weights[r] - flat(build(name, r)) * learner.mask.flat).abs().max()) > 5e-5
-        score, other = team[r].score("validation"), learner.score("validation")
+        score, other = team.scores("validation")[r], learner.score("validation")
         assert score.loss == pytest.approx(other.loss, rel=1e-3)
     assert not torch.equal(weights[0], weights[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
@@ -129,7 +122,7 @@ def test_in_float64_they_equal_to_the_last_digits_at_full_speed_of_learning(
     team, alone = side_by_side_and_alone(name, data, updates, 15, torch.float64)
     for r, learner in enumerate(alone):
         torch.testing.assert_close(team.weights[r], learner.weights, rtol=1e-9, atol=1e-11)
-        state, other = team[r].state(), learner.state()
+        state, other = team.state(r), learner.state(0)
         assert state.keys() == other.keys()
         alive = learner.mask.flat
         for entry in state.keys() - {"weights"}:
@@ -139,8 +132,8 @@ def test_in_float64_they_equal_to_the_last_digits_at_full_speed_of_learning(
             if learner.mask.sparsity == 0:  # else channels that are gone keep old statistics
                 torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-11)
         for split in ("train", "validation", "test"):
-            assert team[r].score(split).loss == pytest.approx(learner.score(split).loss, rel=1e-9)
-            assert team[r].score(split).error == learner.score(split).error
+            assert team.scores(split)[r].loss == pytest.approx(learner.score(split).loss, rel=1e-9)
+            assert team.scores(split)[r].error == learner.score(split).error
 
 
 def test_replicas_of_one_mask_are_trained_in_compact_form(tiny: Data) -> None:
@@ -149,35 +142,31 @@ def test_replicas_of_one_mask_are_trained_in_compact_form(tiny: Data) -> None:
     generator = torch.Generator().manual_seed(0)
     mask = masks[0].with_flat(torch.rand(len(masks[0].flat), generator=generator) < 0.004)
     data = as_double(tiny)
-    team = Replicas(models[0], [mask] * R, data, 50)
+    team = StackedTrainer(models[0], [mask] * R, data, 50)
     assert team.model[1].weight.shape[2] < 784
     team.weights = torch.stack([flat(m) for m in models])
-    updates = [Shrink(0.1 * f, 1e-2 * f, True, 0.5, 0.01) for f in RATES]
+    updates = [LobsterStep(0.1 * f, 1e-2 * f, True, 0.5, 0.01) for f in RATES]
     for epoch in range(2):
         orders = [order(300, r, epoch) for r in range(R)]
         team.epoch(orders, updates)
     for r, model in enumerate(models):
-        learner = Learner(model, mask, data, 50)
+        learner = Single(model, mask, data, 50)
         learner.weights = flat(model)
         for epoch in range(2):
-            learner.epoch(order(300, r, epoch), updates[r])
-        assert bool(learner._idle.any())
+            learner.train(order(300, r, epoch), updates[r])
+        assert bool(len(learner._idle))
         torch.testing.assert_close(team.weights[r], learner.weights, rtol=1e-9, atol=1e-12)
-        assert team[r].score("test").error == learner.score("test").error
+        assert team.scores("test")[r].error == learner.score("test").error
     with pytest.raises(PsplibError, match="share one mask"):
         team.set_mask(0, masks[0])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 0, True), (2, 1, False)])
-def test_every_algorithm_is_the_convolution_of_each_replica(
-    algorithm: str, stride: int, padding: int, bias: bool
-) -> None:
+def test_a_convolution_is_that_of_each_replica(stride: int, padding: int, bias: bool) -> None:
     torch.manual_seed(0)
     singles = [nn.Conv2d(2, 5, 3, stride, padding, bias=bias).double() for _ in range(R)]
     layer = replicate(nn.Sequential(singles[0]), R)[0]
     assert isinstance(layer, Conv2d)
-    layer.algorithm = algorithm
     for r, single in enumerate(singles):
         for name, p in single.named_parameters():
             layer.get_parameter(name).data[r] = p.detach()
@@ -196,72 +185,49 @@ def test_every_algorithm_is_the_convolution_of_each_replica(
         torch.testing.assert_close(mine[1 + i], torch.stack(theirs[1 + i :: parts]))
 
 
-def test_the_fastest_algorithm_is_kept_layer_by_layer(
-    tiny: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models, masks = networks("lenet-5", torch.float32)
-    team = Replicas(models[0], masks, tiny, BATCH)
-    now, cost = 0.0, {"grouped": 3.0, "unfolded": 1.0, "one by one": 2.0}
-
-    def slowed(name: str, algorithm: Callable) -> Callable:
-        def run(m: Conv2d, x: Tensor) -> Tensor:
-            nonlocal now
-            # The second layer has more channels: there the third is the fastest.
-            now += 0.5 if name == "one by one" and x.shape[1] > R else cost[name]
-            return algorithm(m, x)
-
-        return run
-
-    monkeypatch.setattr(replicated, "ALGORITHMS", {n: slowed(n, a) for n, a in ALGORITHMS.items()})
-    assert choose_algorithms(team, lambda: now) == ["unfolded", "one by one"]
-    other = Replicas(models[0], masks, tiny, BATCH)
-    other.algorithms = team.algorithms
-    assert other.algorithms == ["unfolded", "one by one"]
-
-
 def test_a_replica_goes_on_from_the_state_of_a_learner_and_the_other_way(
     tiny_colour: Data,
 ) -> None:
     models, masks = networks("resnet-8", torch.float64)
     data, update = as_double(tiny_colour), Sgd(0.01, 0.9, 1e-3)
-    learner = Learner(models[0], masks[0], data, BATCH)
+    learner = Single(models[0], masks[0], data, BATCH)
     learner.weights = flat(models[0])
-    learner.epoch(order(40, 0, 1), update)
-    team = Replicas(models[0], masks, data, BATCH)
+    learner.train(order(40, 0, 1), update)
+    team = StackedTrainer(models[0], masks, data, BATCH)
     team.weights = torch.stack([flat(m) for m in models])
-    team[0].load(learner.state())
+    team.load(0, learner.state(0))
     team.epoch([order(40, r, 2) for r in range(R)], [update] * R)
-    learner.epoch(order(40, 0, 2), update)
-    torch.testing.assert_close(team[0].weights, learner.weights, rtol=1e-9, atol=1e-12)
-    learner.load(team[1].state())
-    assert torch.equal(learner.weights, team[1].weights)
-    assert learner.score("test").loss == pytest.approx(team[1].score("test").loss)
+    learner.train(order(40, 0, 2), update)
+    torch.testing.assert_close(team.weights[0], learner.weights, rtol=1e-9, atol=1e-12)
+    learner.load(0, team.state(1))
+    assert torch.equal(learner.weights, team.weights[1])
+    assert learner.score("test").loss == pytest.approx(team.scores("test")[1].loss)
 
 
 def test_losses_of_candidates_leave_everything_as_it_was(tiny_colour: Data) -> None:
     models, masks = networks("resnet-8", torch.float64)
     data = as_double(tiny_colour)
-    team = Replicas(models[0], masks, data, BATCH)
+    team = StackedTrainer(models[0], masks, data, BATCH)
     team.weights = torch.stack([flat(m) for m in models])
     team.epoch([order(40, r, 1) for r in range(R)], [Sgd(0.05)] * R)
-    states = [{n: t.clone() for n, t in team[r].state().items()} for r in range(R)]
+    states = [{n: t.clone() for n, t in team.state(r).items()} for r in range(R)]
     candidates = torch.stack([states[1]["weights"] * (1 - k / 10) for k in range(5)])
-    found = team[1].losses(candidates, "validation")
+    found = team.losses(1, candidates, "validation")
     for r in range(R):
-        assert all(torch.equal(t, states[r][n]) for n, t in team[r].state().items())
-    learner = Learner(models[1], masks[1], data, BATCH)
-    learner.load(states[1])
-    assert learner.losses(candidates, "validation") == pytest.approx(found, rel=1e-9)
+        assert all(torch.equal(t, states[r][n]) for n, t in team.state(r).items())
+    learner = Single(models[1], masks[1], data, BATCH)
+    learner.load(0, states[1])
+    assert learner.losses(0, candidates, "validation") == pytest.approx(found, rel=1e-9)
     assert torch.equal(learner.weights, states[1]["weights"])
     assert len(set(found)) == 5
 
 
 def test_under_another_mask_a_replica_loses_the_pruned_weights_for_good(tiny: Data) -> None:
     models, masks = networks("lenet-5", torch.float32)
-    team = Replicas(models[0], masks, tiny, BATCH)
+    team = StackedTrainer(models[0], masks, tiny, BATCH)
     team.weights = torch.stack([flat(m) for m in models])
     before = team.weights
-    team[0].under(masks[2])
+    team.set_mask(0, masks[2])
     assert torch.equal(team.weights[0], before[0] * masks[2].flat)
     assert torch.equal(team.weights[1:], before[1:])
     team.epoch([order(300, r, 1)[:40] for r in range(R)], [Sgd(0.1)] * R)
@@ -271,19 +237,19 @@ def test_under_another_mask_a_replica_loses_the_pruned_weights_for_good(tiny: Da
 
 def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
     models, masks = networks("lenet-300", torch.float32)
-    with pytest.raises(PsplibError, match="one kind; got Sgd, Shrink"):
-        together([Sgd(0.1), Shrink(0.1, 0.1)], W)
+    with pytest.raises(PsplibError, match="one kind; got LobsterStep, Sgd"):
+        stack_updates([Sgd(0.1), LobsterStep(0.1, 0.1)], W)
     with pytest.raises(PsplibError, match="one value of sensitivity"):
-        together([Shrink(0.1, 0.1, True), Shrink(0.1, 0.1, False)], W)
+        stack_updates([LobsterStep(0.1, 0.1, True), LobsterStep(0.1, 0.1, False)], W)
     with pytest.raises(PsplibError, match=r"precision.*float32, tf32, bfloat16; got 'float16'"):
-        Replicas(models[0], masks, tiny, BATCH, "float16")
+        StackedTrainer(models[0], masks, tiny, BATCH, "float16")
     with pytest.raises(PsplibError, match="Replicas of a PReLU are not known"):
         replicate(nn.Sequential(nn.Linear(3, 3), nn.PReLU()), 2)
     with pytest.raises(PsplibError, match=r"plain convolutions only; got Conv2d.*groups=2"):
         replicate(nn.Conv2d(2, 2, 3, groups=2), 2)
-    team = Replicas(models[0], masks, tiny, BATCH)
+    team = StackedTrainer(models[0], masks, tiny, BATCH)
     team.weights = torch.stack([flat(m) for m in models])
-    with pytest.raises(PsplibError, match=r"replicas \[1\] diverged"):
+    with pytest.raises(PsplibError, match=r"networks \[1\] diverged"):
         team.epoch([order(300, 0, 1)] * R, [Sgd(0.1), Sgd(1e30), Sgd(0.1)])
 
 
@@ -292,7 +258,7 @@ def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> No
     models, masks = networks(name, torch.float32)
     found = {}
     for precision in ("float32", "bfloat16"):
-        team = Replicas(models[0], masks, tiny, BATCH, precision)
+        team = StackedTrainer(models[0], masks, tiny, BATCH, precision)
         team.weights = torch.stack([flat(m) for m in models])
         team.epoch([order(300, r, 1)[:80] for r in range(R)], [Sgd(0.02)] * R)
         found[precision] = team.weights
@@ -300,19 +266,18 @@ def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> No
     assert 1e-6 < far < 0.02
 
 
-@pytest.mark.slow  # a compiler is called
 def test_the_fused_update_is_the_update_and_does_not_touch_what_it_is_tried_on() -> None:
     torch.manual_seed(0)
-    update = together([Shrink(0.1 * k, 1e-3 * k, True, 0.9, 1e-4) for k in (1, 2, 3)], W)
+    update = stack_updates([LobsterStep(0.1 * k, 1e-3 * k, True, 0.9, 1e-4) for k in (1, 2, 3)], W)
     tensors = [torch.randn(3, 500) for _ in range(3)] + [(torch.rand(3, 500) < 0.5).float()]
     before = [t.clone() for t in tensors]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         apply = fused(update, *tensors)
     assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
-    assert apply is not recording.change
+    assert apply is not cuda_graph.apply_update
     apply(update, *tensors)
-    recording.change(update, *before)
+    cuda_graph.apply_update(update, *before)
     torch.testing.assert_close(tensors[0], before[0])
     torch.testing.assert_close(tensors[2], before[2])
 
@@ -323,4 +288,4 @@ def test_without_a_compiler_the_update_is_as_it_was(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.warns(UserWarning, match=r"not fused \(RuntimeError\)"):
-        assert fused(Sgd(0.1), W, W, None, W) is recording.change
+        assert fused(Sgd(0.1), W, W, None, W) is cuda_graph.apply_update

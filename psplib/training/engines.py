@@ -1,0 +1,205 @@
+"""The two engines: on a CPU a network in its own compact form, on a GPU many networks stacked in
+one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psplib.core.errors import PsplibError
+from psplib.nn.batched import Linear, replicate
+from psplib.nn.compact import compact, linear_layers
+from psplib.nn.data import Data, crop
+from psplib.nn.masks import Mask
+from psplib.training.cuda_graph import Apply, CapturedSteps, apply_update
+from psplib.training.gradient import LinearChain, gradient
+from psplib.training.precision import of_activations
+from psplib.training.trainer import (
+    Score,
+    Trainer,
+    channels_last,
+    evaluate,
+    evaluate_each,
+    flatten_,
+    pool_first,
+)
+from psplib.training.update import Update, stack_updates
+
+# Images an evaluation passes through all stacked networks at once, times their number.
+STACKED_EVALUATION = 40_000
+
+
+def stacks(device: torch.device) -> bool:
+    """Whether networks are trained stacked: on a GPU. On a CPU networks in their own compact form,
+    one a core, are faster than any number of them in one program."""
+    return device.type == "cuda"
+
+
+def trainers(
+    model: nn.Module,
+    masks: Sequence[Mask],
+    data: Data,
+    batch_size: int,
+    precision: str = "float32",
+) -> list[tuple[Trainer, int]]:
+    """For each of the networks like `model` under `masks`, its trainer and its number there."""
+    if stacks(data.train.x.device):
+        team = StackedTrainer(model, masks, data, batch_size, precision)
+        return [(team, number) for number in range(len(masks))]
+    return [(CompactTrainer(model, [m], data, batch_size, precision), 0) for m in masks]
+
+
+class CompactTrainer(Trainer):
+    """One network, trained in the compact form of its mask."""
+
+    def _build(self) -> None:
+        (mask,) = self.masks
+        is_sparse = self.device.type == "cpu" and self.precision == "float32"
+        self.compact = compact(self.full, mask, sparse=is_sparse)
+        self.model = pool_first(self.compact.model).to(self.device)
+        weights, slopes = flatten_(self.model)
+        self._weights, self._gradient = weights[None], slopes[None]
+        self._differentiate = gradient(self.model, self.precision)
+        self._all_buffers = {n: b.clone().to(self.device) for n, b in self.full.named_buffers()}
+
+    def _read(self, x: Tensor) -> Tensor:
+        return channels_last(self.compact.read(x))
+
+    def _join(self, updates: Sequence[Update]) -> Update:
+        (update,) = updates
+        return update
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer[None] for name, buffer in self.model.named_buffers()}
+
+    def _full_buffers(self, number: int) -> dict[str, Tensor]:
+        return self.compact.expand_buffers(self._all_buffers)
+
+    def _load_buffers(self, number: int, state: dict[str, Tensor]) -> None:
+        for name, buffer in self._all_buffers.items():
+            buffer.copy_(state[f"buffer.{name}"])
+        self.compact.load_buffers_(self._all_buffers)
+
+    def set_mask(self, number: int, mask: Mask) -> None:
+        state = self.state(number)
+        self.masks[number] = mask
+        self._begin()
+        self.load(number, state)
+
+    def scores(self, split: str) -> list[Score]:
+        return [evaluate(self.model, self.splits[split], self.precision)]
+
+    def _pass(
+        self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
+    ) -> None:
+        train = self.splits["train"]
+        # A selection of rows is contiguous: selected as (N, H, W, C), it is channels last.
+        images = train.x.movedim(1, -1) if train.x.ndim == 4 else train.x
+        # Memory of its own: allocated anew for every batch, it costs more than the copy.
+        memory = images.new_empty(self.batch_size, *images.shape[1:])
+        mask = None if bool(self._within.all()) else self._within.to(self._weights)
+        for number, rows in enumerate(orders[0].to(self.device).split(self.batch_size)):
+            x = torch.index_select(images, 0, rows, out=memory[: len(rows)])
+            x = x.movedim(-1, 1) if x.ndim == 4 else x
+            if crops is not None:
+                x = crop(x, crops[0][number * self.batch_size :][: len(rows)].to(self.device))
+                x = x.contiguous(memory_format=torch.channels_last)
+            self._differentiate(x, train.y.index_select(0, rows))
+            update.step(self._weights, self._gradient, self._velocity)
+            if mask is not None:
+                self._weights.mul_(mask)
+
+
+class StackedTrainer(Trainer):
+    """R networks as one module whose parameters have a first dimension, the network.
+
+    Where all have the same mask and are chains, they are trained in compact form. A GPU replays a
+    step without a word from the host.
+    """
+
+    def _build(self) -> None:
+        same = all(torch.equal(m.flat, self.masks[0].flat) for m in self.masks[1:])
+        is_compact = same and isinstance(self.full, nn.Sequential)
+        mask = self.masks[0] if is_compact else Mask.dense(self.full)
+        self.compact = compact(self.full, mask, sparse=False)
+        single = pool_first(self.compact.model)
+        self.model = replicate(single, len(self)).to(self.device)
+        self._weights, self._gradient = flatten_(self.model, len(self))
+        self._mask = torch.ones_like(self._weights)
+        self._captured: CapturedSteps | None = None
+        self.apply: Apply = apply_update
+        is_chain = linear_layers(single) is not None and self.precision != "bfloat16"
+        layers = [m for m in self.model.modules() if isinstance(m, Linear)]
+        self._chain = LinearChain(layers) if is_chain else None
+
+    def _set_survivors(self) -> None:
+        super()._set_survivors()
+        # In its place: a captured step reads it there.
+        self._mask.copy_(self._within)
+
+    def _read(self, x: Tensor) -> Tensor:
+        return self.compact.read(x)
+
+    def _join(self, updates: Sequence[Update]) -> Update:
+        return stack_updates(updates, self._weights)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self.model.named_buffers())
+
+    def set_mask(self, number: int, mask: Mask) -> None:
+        if len(self._index) < len(mask.flat):
+            raise PsplibError("Stacked networks in compact form share one mask, which stays.")
+        self.masks[number] = mask
+        self._set_survivors()
+        self._weights.mul_(self._survives)
+
+    def scores(self, split: str) -> list[Score]:
+        batch = max(1, STACKED_EVALUATION // len(self))
+        return evaluate_each(self.model, self.splits[split], self.precision, len(self), batch)
+
+    def _pass(
+        self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
+    ) -> None:
+        rows = torch.stack(list(orders)).to(self.device)
+        cuts = None if crops is None else torch.stack(list(crops)).to(self.device)
+        whole = rows.shape[1] // self.batch_size
+        if self._captured is None or not self._captured.fits(rows, update, cuts):
+            self._captured = CapturedSteps(self, rows, update, cuts)
+        self._captured.play(rows, update, cuts, whole)
+        if rest := rows.shape[1] - whole * self.batch_size:
+            self.step(rows[:, -rest:], update, None if cuts is None else cuts[:, -rest:])
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether an update with momentum was made."""
+        return self._velocity is not None
+
+    def operands(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What an update is applied to, as it lies in memory: weights, gradient, velocity, mask."""
+        return self._weights, self._gradient, self._velocity, self._mask
+
+    def changed(self) -> list[Tensor]:
+        """What a step changes, as it lies in memory."""
+        velocity = [] if self._velocity is None else [self._velocity]
+        return [self._weights, *velocity, *self.model.buffers()]
+
+    def step(self, rows: Tensor, update: Update, crops: Tensor | None) -> None:
+        """A minibatch (R, B) of each network; nothing of it waits for the device."""
+        train = self.splits["train"]
+        if self._chain is not None:
+            self._chain(train.x.flatten(1)[rows], train.y[rows])
+        else:
+            at = rows.t().flatten()
+            x, y = train.x.index_select(0, at), train.y.index_select(0, at)
+            if crops is not None:
+                x = crop(x, crops.transpose(0, 1).flatten(0, 1))
+            with of_activations(self.precision, self.device):
+                logits = self.model(x.view(rows.shape[1], -1, *x.shape[2:])).view(len(y), -1)
+            # A sum over networks of means over samples: no gradient reaches another network.
+            loss = F.cross_entropy(logits.to(self._weights), y) * len(self)
+            parts = torch.autograd.grad(loss, list(self.model.parameters()))
+            torch.cat([part.flatten(1) for part in parts], 1, out=self._gradient)
+        self.apply(update, *self.operands())
