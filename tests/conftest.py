@@ -42,23 +42,24 @@ settings.register_profile(
 )
 settings.load_profile("psplib")
 
-SITE = "site"
 # What takes longer than `make check` may: real runs, pages, a browser.
-SLOW = {SITE, "smoke", "smoke_panels", "smoke_minima", "smoke_beyond"}
+SLOW = {"site", "smoke", "smoke_panels", "smoke_minima", "smoke_beyond"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow and do it first; what looks at the site stays in one process, and so do the
-    cells of a notebook."""
+    """Mark what is slow, and begin with it, the site first: workers take whole files, in order."""
+
+    def place(item: pytest.Item) -> int:
+        return 0 if "site" in _fixtures(item) else 1 if item.get_closest_marker("slow") else 2
+
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if SLOW & fixtures:
+        if SLOW & _fixtures(item):
             item.add_marker("slow")
-        if SITE in fixtures:
-            item.add_marker(pytest.mark.xdist_group(SITE))
-        elif item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=place)
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)

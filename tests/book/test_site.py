@@ -1,12 +1,13 @@
 """The built book in a browser: offline, from files, on a wide and a narrow screen, light and dark.
 
-The other tests of the book look at its files; these open it. They are skipped where there is no
-Chromium.
+The first tests look at its files. The others open it, and are skipped where there is no Chromium.
+All are in this file: a process takes whole files of tests, and so builds the site once.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,32 @@ import browsing
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from psplib.experiments import scales
+
 VENDOR = Path(__file__).parents[2] / "book" / "_static" / "vendor"
 needs_chromium = pytest.mark.skipif(
     browsing.CHROMIUM is None, reason="there is no Chromium on this machine to open the book with"
 )
+
+
+def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
+    pages = {p.stem: p.read_text() for p in (site / "book").glob("*.html")}
+    chapters = {"figure_1", "figure_2", "figure_3", "figure_4", "beyond_lobster"}
+    assert {"index", *chapters, "claims", "deviations", "provenance", "references"} <= set(pages)
+    for chapter in chapters:
+        assert "psplib-verdict" in pages[chapter], chapter
+        assert "not there yet" not in pages[chapter], chapter
+    for name in ("figure_1", *scales.PANELS):
+        assert f'download="{name}.csv"' in pages["figure_1"]
+    assert "injected" not in pages["figure_1"]
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 3 * 10 + 13 + 15
+    assert "Frankle" in pages["references"]
+
+
+def test_pages_load_nothing_from_outside(site: Path) -> None:
+    loaded = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)="(https?:|//)[^"]*"')
+    for page in site.rglob("*.html"):
+        assert not loaded.findall(page.read_text()), page.name
 
 
 # The site first: papermill wants the event loop that an open browser occupies.
