@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,14 +13,20 @@ from torch import Tensor, nn
 from psplib.analysis.eigen import check_exact, check_finite, leading, legacy
 from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.nn.compact import compact
+from psplib.nn.compact import check_belongs, compact
 from psplib.nn.data import Split
+from psplib.nn.faithful import Own, agrees, as_it_was
 from psplib.nn.masks import Mask
+from psplib.nn.minibatches import Minibatches, check_labels, gather
+from psplib.nn.wiring import wire
+from psplib.training.trainer import channels_last
 
 SUBSPACES = ("surviving", "all")
 DEFINITIONS = ("converged", "legacy")
 # Images a batch: on a CPU what a layer puts out should stay in its cache (measured).
 BATCH = {"cpu": 250, "cuda": 2000}
+# Samples of which a product is computed twice, in the rewritten form and by the network itself.
+CHECKED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +108,7 @@ class Hessian:
 
 def hessian(
     model: nn.Module,
-    split: Split,
+    data: Minibatches,
     mask: Mask | None = None,
     subspace: str = "surviving",
     *,
@@ -111,60 +116,56 @@ def hessian(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> Hessian:
-    """The Hessian of the mean loss over `split` at the model's weights, pruned ones set to zero.
+    """The Hessian of the mean loss over `data` at the model's weights, pruned ones set to zero.
 
     Its coordinates are those that survive in `mask` (`surviving`: the network runs in its compact
-    form), or all P (`all`: a pruned weight is zero, but its curvature counts). BatchNorm is in
-    evaluation mode. Every sample has the same weight, however the batches fall. Products are
-    computed in `dtype` (default: the model's) on the device of the split. Another `loss` takes
-    outputs, `split.y` and `reduction="sum"`. The model is not changed.
+    form), or all P (`all`: a pruned weight is zero, but its curvature counts); a frozen parameter
+    is one like any other. BatchNorm is in evaluation mode. Every sample has the same weight,
+    however the batches fall. Products are computed in `dtype` (default: the model's, at least
+    float32) on the device of the data. Another `loss` takes outputs, labels and `reduction="sum"`.
+    `data` are a `Split`, a data set or an iterable of minibatches (x, y). The model is not changed.
 
     Chains of Conv2d, Linear, ReLU, MaxPool2d under cross-entropy use Pearlmutter's R-operator
-    (Neural Computation 6, 1994) written out; other networks and losses, double backpropagation.
+    (Neural Computation 6, 1994) written out; other networks and losses, double backpropagation of
+    the network itself.
 
     Raises `PsplibError` for a mask of another network, no survivors, weights or images that are not
-    finite, a split without samples, and labels that are no class.
+    finite, data without samples, labels that are no class, and outputs for a sample that are not
+    its own.
     """
     one_of("subspace", subspace, SUBSPACES)
     if batch_size is not None:
         whole_number("batch_size", batch_size, 1)
-    everything = Mask.dense(model)
+    own, everything = Own(model), Mask.dense(model)
     mask = everything if mask is None else mask
-    if mask.shapes != everything.shapes:
-        raise PsplibError(
-            f"The mask is for a network of {len(mask.flat)} parameters in {len(mask.shapes)} "
-            f"tensors; this one has {len(everything.flat)} in {len(everything.shapes)}, "
-            "or other shapes."
-        )
+    check_belongs(mask, model)
     if not mask.kept:
         raise PsplibError("The mask prunes every parameter; a Hessian needs at least one.")
     weights = torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) * mask.flat
     check_finite("The weights of the network", weights)
+    split = gather(data, data.x.device if isinstance(data, Split) else own.device)
     _check_split(split)
 
     device = split.x.device
-    dtype = dtype or weights.dtype
-    seen = mask if subspace == "surviving" else everything
-    form = compact(model, seen, sparse=False)
-    small = copy.deepcopy(form.model).to(device, dtype).eval()
-    start, values = 0, weights[form.index].to(device, dtype)
-    with torch.no_grad():
-        for p in small.parameters():
-            p.copy_(values[start : start + p.numel()].view_as(p))
-            start += p.numel()
-    x = form.read(split.x)
+    dtype = dtype or torch.promote_types(weights.dtype, torch.float32)
+    x = split.x.to(dtype) if split.x.is_floating_point() else split.x
     batch_size = batch_size or BATCH.get(device.type, 250)
-    with torch.inference_mode():
-        classes = small(x[:1].to(dtype)).shape[-1]
-    layers = chain_of(small)
-    engine: Product
+    seen = mask if subspace == "surviving" else everything
+    values = weights.to(dtype)
+    with torch.no_grad(), own.at(values, dtype):
+        classes = own(x[:1].to(own.device)).shape[-1]
     if loss is F.cross_entropy:
-        _check_labels(split.y, classes)
-    if layers is not None and loss is F.cross_entropy:
-        engine = ROperator(layers, x.to(dtype), split.y, batch_size)
-    else:
-        engine = Autograd(small, x.to(dtype), split.y, batch_size, loss)
-    survives = seen.flat[form.index]
+        check_labels(split.y, classes)
+    found = _rewritten(own, values, seen, x, split.y, classes, batch_size, loss)
+    if found is None:
+        with torch.no_grad(), own.at(values, dtype):
+            own.check_samples(x)
+        index = torch.arange(len(seen.flat))
+        data_of = (x.to(own.device), split.y.to(own.device))
+        found = Autograd(own, values.to(own.device), *data_of, batch_size, loss), index
+        device = own.device
+    engine, index = found
+    survives = seen.flat[index]
     rank = torch.cumsum(seen.flat, 0) - 1
     return Hessian(
         seen.flat.nonzero().flatten().to(device),
@@ -172,14 +173,64 @@ def hessian(
         dtype,
         engine,
         survives.nonzero().flatten().to(device),
-        rank[form.index[survives]].to(device),
-        len(form.index),
+        rank[index[survives]].to(device),
+        len(index),
     )
+
+
+def _rewritten(
+    own: Own,
+    values: Tensor,
+    seen: Mask,
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    batch_size: int,
+    loss: Loss,
+) -> tuple[Product, Tensor] | None:
+    """The Hessian in the compact form of a network, and the positions of its parameters; None
+    where there is none, or a product over the first samples is not the network's own."""
+    if wire(own.model) is None or not x.is_floating_point():
+        return None
+    form = compact(own.model, seen, sparse=False)
+    small = form.model.to(x.device).eval()
+
+    def engine(x: Tensor, y: Tensor) -> Product:
+        small.to(x.dtype)
+        form.load_(values.to(x.device, x.dtype))
+        layers = chain_of(small)
+        if layers is not None and loss is F.cross_entropy:
+            return ROperator(layers, x, y, batch_size)
+        weights = values[form.index].to(x.device, x.dtype)
+        return Autograd(Own(small), weights, channels_last(x), y, batch_size, loss)
+
+    # In float64, and with labels that the network does not foresee: so the gradient is large.
+    few, labels = form.read(x[:CHECKED]).double(), y[:CHECKED]
+    if loss is F.cross_entropy:
+        labels = torch.arange(len(few), device=y.device) % classes
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(form.index), generator=generator, dtype=torch.float64)
+    plain = Autograd(
+        own,
+        values.double().to(own.device),
+        x[:CHECKED].double().to(own.device),
+        labels.to(own.device),
+        CHECKED,
+        loss,
+    )
+    try:
+        product = engine(few, labels).product(vector.to(x.device)).cpu()
+    except RuntimeError:
+        return None
+    expected = plain.product(form.expand(vector).to(own.device)).cpu()
+    if not agrees(product, expected[form.index]):
+        return None
+    return engine(form.read(x), y), form.index
 
 
 def eigenvalues_along(
     model: nn.Module,
-    split: Split,
+    data: Minibatches,
     first: Tensor,
     second: Tensor,
     alphas: Sequence[float],
@@ -190,32 +241,28 @@ def eigenvalues_along(
     definition: str = "converged",
     tolerance: float = 1e-3,
     seed: int = 0,
-    prepare: Callable[[nn.Module], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The leading eigenvalues at `first` + α·(`second` − `first`) (Fig. 2b), point after point.
 
     Each α yields a table with a row for each eigenvalue: `alpha`, `rank`, `eigenvalue`, `residual`,
-    `products`, `converged`. `first` and `second` (P,) are full
-    vectors. No point knows another (the eigenvectors of the last would save 3 products of 17): to
-    resume, ask for the rest. `prepare` is called with the network at a point, to recompute the
-    statistics of its BatchNorm, say.
+    `products`, `converged`. `first` and `second` (P,) are full vectors. No point knows another (the
+    eigenvectors of the last would save 3 products of 17): to resume, ask for the rest.
     """
     one_of("definition", definition, DEFINITIONS)
-    model = copy.deepcopy(model)
-    size, like = sum(p.numel() for p in model.parameters()), next(model.parameters())
+    own = Own(model)
+    size = sum(p.numel() for p in own.parameters)
     for name, end in (("first", first), ("second", second)):
         if end.shape != (size,):
             raise PsplibError(f"{name} must have shape ({size},); got {tuple(end.shape)}.")
+    split = gather(data, data.x.device if isinstance(data, Split) else own.device)
     for alpha in alphas:
-        point = torch.lerp(first.double(), second.double(), alpha)
-        nn.utils.vector_to_parameters(point.to(like), model.parameters())
-        if prepare is not None:
-            prepare(model)
-        operator = hessian(model, split, mask, subspace)
-        if definition == "legacy":
-            found = legacy(operator, k, seed=seed)
-        else:
-            found = leading(operator, k, tolerance, seed=seed)
+        with as_it_was(model):
+            own.load_(torch.lerp(first.double(), second.double(), alpha))
+            operator = hessian(model, split, mask, subspace)
+            if definition == "legacy":
+                found = legacy(operator, k, seed=seed)
+            else:
+                found = leading(operator, k, tolerance, seed=seed)
         yield pd.DataFrame(
             {
                 "alpha": alpha,
@@ -235,11 +282,3 @@ def _check_split(split: Split) -> None:
             f"got {len(split.x)} images and {len(split.y)} labels."
         )
     check_finite("The images", split.x)
-
-
-def _check_labels(y: Tensor, classes: int) -> None:
-    if y.dtype != torch.int64 or y.ndim != 1 or int(y.min()) < 0 or int(y.max()) >= classes:
-        raise PsplibError(
-            f"Labels must be int64 of shape (N,) from 0 to {classes - 1}; got {y.dtype} of shape "
-            f"{tuple(y.shape)} from {y.min()} to {y.max()}."
-        )

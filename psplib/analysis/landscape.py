@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from psplib.analysis import entropy, psp
-from psplib.analysis.psp import Probe, Watch
+from psplib.analysis.psp import Compacted, Observation, Probe, compacted, watching
 from psplib.core import files
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
+from psplib.nn.compact import check_belongs
 from psplib.nn.data import Split
+from psplib.nn.faithful import ROWS
 from psplib.nn.masks import Mask
+from psplib.nn.minibatches import Minibatches, gather
 from psplib.training.fit import Checkpoint
-from psplib.training.trainer import channels_last, flat
+from psplib.training.trainer import flat
 
 SUBSPACES = ("surviving", "all")
 LAYERS = nn.Conv2d | nn.Linear
@@ -151,7 +154,7 @@ def columns(name: str, probe: Any) -> dict[str, float]:
 def sweep(
     model: nn.Module,
     plane: Plane,
-    split: Split,
+    data: Minibatches,
     alphas: Sequence[float],
     betas: Sequence[float],
     probes: Probes = PROBES,
@@ -160,7 +163,7 @@ def sweep(
     batch: int | None = None,
     columns: Columns = columns,
 ) -> pd.DataFrame:
-    """Observe a split at every point of a grid: a table with `alpha`, `beta` and the columns that
+    """Observe data at every point of a grid: a table with `alpha`, `beta` and the columns that
     `columns` makes of each probe; alpha runs fastest.
 
     The model gives the architecture; BatchNorm statistics are those of the split at each point
@@ -169,8 +172,9 @@ def sweep(
     so that the table depends neither on their number nor on interruptions. `PsplibError` if the
     plane or the checkpoint belongs to something else, or potentials are not finite.
     """
-    device = split.x.device
     weights = flat(model)
+    split = gather(data, data.x.device if isinstance(data, Split) else weights.device)
+    device = split.x.device
     if weights.shape != plane.origin.shape:
         raise PsplibError(
             f"The plane is of networks with {len(plane.origin)} parameters; "
@@ -187,6 +191,10 @@ def sweep(
     batch = BATCH[device.type] if batch is None else batch
     whole_number("batch", batch, 1)
     alphas, betas = [float(a) for a in alphas], [float(b) for b in betas]
+    check_belongs(plane.mask, model)
+    start = _weights(plane, 0.0, 0.0, model)
+    rewritten = compacted(model, split.x[:ROWS], plane.mask, start) is not None
+    jobs = jobs if rewritten else 1
     done = _Rows(
         checkpoint, _digest(plane, split, probes, alphas=alphas, betas=betas, batch=[batch])
     )
@@ -194,11 +202,13 @@ def sweep(
     def row(index: int) -> tuple[int, list[dict[str, float]]]:
         return index, [
             {k: v for name, probe in point.items() for k, v in columns(name, probe).items()}
-            for point in _row(model, plane, split, alphas, betas[index], probes, batch)
+            for point in _row(model, plane, split, alphas, betas[index], probes, batch, rewritten)
         ]
 
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        jobs, initializer=torch.set_num_threads, initargs=(1 if rewritten else threads,)
+    )
     try:
         missing = [i for i in range(len(betas)) if i not in done.rows]
         for future in as_completed([pool.submit(row, i) for i in missing]):
@@ -254,43 +264,74 @@ def _row(
     beta: float,
     probes: Probes,
     batch: int,
+    rewritten: bool,
 ) -> list[dict[str, Probe]]:
-    """The probes of each point of a row; batches outside, points inside: what the points share, the
-    images and the first layer's potentials, is at hand."""
+    """The probes of each point of a row."""
     found = [{name: make() for name, make in probes.items()} for _ in alphas]
-    with psp.watch(model, plane.mask) as watched, torch.no_grad():
-        x = watched.form.read(channels_last(split.x))
-        tensors = [*watched.model.parameters(), *watched.model.buffers()]
-
-        def state(alpha: float) -> list[Tensor]:
-            watched.load_(plane.at(alpha, beta).to(x.device, x.dtype))
-            recompute_(watched.model, x)
-            return [t.clone() for t in tensors]
-
-        def move(point: list[Tensor]) -> None:
-            for tensor, value in zip(tensors, point, strict=True):
-                tensor.data = value
-
-        points, ends = [state(alpha) for alpha in alphas], [state(0.0), state(1.0)]
-        first = _take_first(watched, x[:1])
-        for images, y in zip(x.split(batch), split.y.split(batch), strict=True):
-            if first is not None:
-                for end, point in enumerate(ends):
-                    move(point)
-                    first.measure(end, images)
-            for alpha, point, of_point in zip(alphas, points, found, strict=True):
-                move(point)
-                if first is not None:
-                    first.go(alpha)
-                seen = watched.see(images, y)
-                try:
-                    psp.check(seen)
-                except PsplibError as error:
-                    where = f"At alpha {alpha:g}, beta {beta:g}"
-                    raise PsplibError(f"{where}: {error}") from None
-                for probe in of_point.values():
-                    probe.update(seen)
+    with torch.no_grad():
+        if rewritten:
+            watched = Compacted(model, plane.mask, _weights(plane, 0.0, beta, model))
+            _see_row(watched, plane, split, alphas, beta, found, batch)
+            return found
+        with watching(model, split.x[:ROWS], plane.mask) as whole:
+            for alpha, of_point in zip(alphas, found, strict=True):
+                whole.load_(_weights(plane, alpha, beta, model))
+                recompute_(model, whole.read(split.x))
+                for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
+                    x = whole.read(x)
+                    _show(whole.see(x, y.to(x.device)), of_point, alpha, beta)
     return found
+
+
+def _weights(plane: Plane, alpha: float, beta: float, model: nn.Module) -> Tensor:
+    like = next(model.parameters())
+    return plane.at(alpha, beta).to(like.device, like.dtype)
+
+
+def _see_row(
+    watched: Compacted,
+    plane: Plane,
+    split: Split,
+    alphas: list[float],
+    beta: float,
+    found: list[dict[str, Probe]],
+    batch: int,
+) -> None:
+    """Batches outside, points inside: what the points share, the images and the first layer's
+    potentials, is at hand."""
+    x = watched.read(split.x)
+    tensors = [*watched.model.parameters(), *watched.model.buffers()]
+
+    def state(alpha: float) -> list[Tensor]:
+        watched.load_(plane.at(alpha, beta).to(x.device, x.dtype))
+        recompute_(watched.model, x)
+        return [t.clone() for t in tensors]
+
+    def move(point: list[Tensor]) -> None:
+        for tensor, value in zip(tensors, point, strict=True):
+            tensor.data = value
+
+    points, ends = [state(alpha) for alpha in alphas], [state(0.0), state(1.0)]
+    first = _take_first(watched, x[:1])
+    for images, y in zip(x.split(batch), split.y.split(batch), strict=True):
+        if first is not None:
+            for end, point in enumerate(ends):
+                move(point)
+                first.measure(end, images)
+        for alpha, point, of_point in zip(alphas, points, found, strict=True):
+            move(point)
+            if first is not None:
+                first.go(alpha)
+            _show(watched.see(images, y), of_point, alpha, beta)
+
+
+def _show(seen: Observation, probes: dict[str, Probe], alpha: float, beta: float) -> None:
+    try:
+        seen.check()
+    except PsplibError as error:
+        raise PsplibError(f"At alpha {alpha:g}, beta {beta:g}: {error}") from None
+    for probe in probes.values():
+        probe.update(seen)
 
 
 class _First(nn.Module):
@@ -322,7 +363,7 @@ class _First(nn.Module):
         return self.z
 
 
-def _take_first(watched: Watch, x: Tensor) -> _First | None:
+def _take_first(watched: Compacted, x: Tensor) -> _First | None:
     """Put a `_First` in the place of the layer that reads the images `x`, if there is one: nothing
     else comes before it, and it is not used again."""
     called: list[tuple[str, Tensor]] = []
@@ -345,17 +386,30 @@ def _take_first(watched: Watch, x: Tensor) -> _First | None:
 
 
 def recompute_(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every BatchNorm2d, in evaluation mode, to the mean and the (biased)
-    variance of what it receives when all `images` (N, C, H, W) are one batch.
+    """Set the statistics of every BatchNorm, in evaluation mode, to the mean and the (biased)
+    variance of what it receives when all `images` (N, ...) are one batch.
 
     So they are exact and depend on no batch size; a ResNet needs about 0.2 MB of memory an image.
+    `PsplibError` if one is used twice, or normalises each sample by statistics of all.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms: dict[nn.Module, str] = {
+        m: name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+    }
     if not norms:
         return
+    measured: set[nn.Module] = set()
 
-    def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if norm in measured or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise PsplibError(
+                f"{norms[norm]} ({type(norm).__name__}) has no statistics of its own at a point of "
+                "a plane: only a BatchNorm that is used once in a pass has."
+            )
+        measured.add(norm)
+        dims = [d for d in range(inputs[0].ndim) if d != 1]
+        variance, mean = torch.var_mean(inputs[0], dims, correction=0)
         for buffer, value in ((norm.running_mean, mean), (norm.running_var, variance)):
             assert buffer is not None
             buffer.copy_(value)

@@ -1,4 +1,4 @@
-"""Post-synaptic potentials z, the inputs of a network's ReLUs, and what is counted on them.
+"""Post-synaptic potentials z, the inputs of a network's activations, and what is counted on them.
 
 `observe` passes a data set through a network once and hands every minibatch to any number of
 probes. A probe is a running sum: its memory does not grow with the data, and its result does not
@@ -10,23 +10,29 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from psplib.core.errors import PsplibError, whole_number
-from psplib.nn.compact import Compact, compact
-from psplib.nn.data import Split
+from psplib.nn.compact import check_belongs, compact
+from psplib.nn.faithful import Own, agrees, two_sizes
 from psplib.nn.masks import Mask
+from psplib.nn.minibatches import Minibatches, check_labels, minibatches
+from psplib.nn.wiring import wire
 from psplib.training.trainer import channels_last, flat
 
 # Larger batches of LeNet-5's potentials leave the cache.
 BATCH = 200
+
+# Says of potentials (B, n) which neurons are in the state that is counted, (B, n) bool.
+State = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +41,13 @@ class Layer:
     (C, H, W): in a convolution every channel x row x column is a neuron.
 
     `watched` (n,) int64 holds the numbers of those that an observation is of, in its order; the
-    potentials of the other `neurons` are zero for every input.
+    potentials of the other `neurons` are zero for every input. `activation` is what receives them.
     """
 
     name: str
     neurons: int
     watched: Tensor
+    activation: str = "relu"
 
     def expand(self, values: Tensor, rest: float = 0.0) -> Tensor:
         """Values (..., n) of the watched neurons as (..., neurons); `rest` for the others."""
@@ -58,19 +65,45 @@ class Observation:
     logits: Tensor
     layers: tuple[Layer, ...]
     z: tuple[Tensor, ...]
+    state: State | None = None
 
     @functools.cached_property
     def states(self) -> tuple[Tensor, ...]:
-        """The states [z > 0] of Eq. (3), for each layer (B, n), zeros and ones in float32, whose
-        sums are exact."""
+        """The states, [z > 0] of Eq. (3) by default, for each layer (B, n), zeros and ones in
+        float32, whose sums are exact."""
+        if self.state is not None:
+            return tuple(self._stated(z) for z in self.z)
         # Ten times as fast as a comparison to bool and a cast.
         kind = torch.float32
         return tuple(torch.gt(z, 0, out=torch.empty_like(z, dtype=kind)) for z in self.z)
+
+    def _stated(self, z: Tensor) -> Tensor:
+        assert self.state is not None
+        states = self.state(z)
+        if states.dtype != torch.bool or states.shape != z.shape:
+            raise PsplibError(
+                f"state must make bool of shape {tuple(z.shape)} from potentials of that shape; "
+                f"got {states.dtype} of shape {tuple(states.shape)}."
+            )
+        return states.float()
 
     @functools.cached_property
     def onehot(self) -> Tensor:
         """The labels as (B, C), zeros and ones in float32."""
         return F.one_hot(self.y, self.logits.shape[1]).float()
+
+    def check(self) -> None:
+        """Raise `PsplibError` if this is none: not finite, or with labels out of range."""
+        if self.logits.ndim != 2:
+            raise PsplibError(
+                f"A network must put out logits (B, C); these are {tuple(self.logits.shape)}."
+            )
+        check_labels(self.y, self.logits.shape[1])
+        for layer, z in zip(self.layers, self.z, strict=True):
+            # In float16 the sum of finite numbers may not be finite; the sum is the quicker look.
+            total = z.sum(dtype=torch.promote_types(z.dtype, torch.float32))
+            if not bool(total.isfinite()) and not bool(z.isfinite().all()):
+                raise PsplibError(f"The potentials in front of {layer.name} are not finite.")
 
 
 class Probe(Protocol):
@@ -80,52 +113,55 @@ class Probe(Protocol):
         """Take in a minibatch."""
 
 
-class Watch:
-    """A network in evaluation mode, in its compact form, and what its ReLUs receive.
+class Watch(Protocol):
+    """A network in evaluation mode, and what its activations receive; made by `watching`."""
 
-    Made by `watch`. `watch(x, y)` is the `Observation` of a minibatch; `load_` changes the weights.
-    """
-
-    def __init__(self, form: Compact) -> None:
-        self.form = form
-        self.model = form.model
-        self._caught: list[tuple[str, Tensor]] = []
-        self._layers: tuple[Layer, ...] | None = None
+    @property
+    def model(self) -> nn.Module:
+        """What computes: the network itself, or its compact form."""
 
     def load_(self, full: Tensor) -> None:
         """Go on with other weights (P,), zero wherever the watched ones were."""
-        self.form.load_(full)
 
-    def __call__(self, x: Tensor, y: Tensor) -> Observation:
-        """Images (B, C, H, W) and labels (B,) on the network's device."""
-        return self.see(self.form.read(channels_last(x)), y)
+    def read(self, x: Tensor) -> Tensor:
+        """Of a batch of inputs, what `see` wants."""
 
     def see(self, x: Tensor, y: Tensor) -> Observation:
-        """The same, of images that `form.read` has read."""
+        """The observation of inputs that were `read`, and labels (B,)."""
+
+
+class Compacted:
+    """A chain or `ResNet` of `nn.ReLU`s in its compact form, pooled early."""
+
+    def __init__(self, model: nn.Module, mask: Mask, weights: Tensor) -> None:
+        form = compact(model, mask, sparse=False, unread=True)
+        self.form = replace(form, model=_pool_early(form.model).to(weights.device).eval())
+        self.model = self.form.model
+        self.load_(weights)
+        self._layers: tuple[Layer, ...] | None = None
+        self._caught: list[tuple[str, Tensor]] = []
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_pre_hook(functools.partial(self._catch, name))
+
+    def _catch(self, name: str, module: nn.ReLU, inputs: tuple[Tensor]) -> None:
+        # An in-place ReLU is about to overwrite its input; nothing else writes to it.
+        self._caught.append((name, inputs[0].clone() if module.inplace else inputs[0]))
+
+    def load_(self, full: Tensor) -> None:
+        self.form.load_(full)
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.form.read(channels_last(x.to(next(self.model.parameters()).device)))
+
+    def see(self, x: Tensor, y: Tensor) -> Observation:
         self._caught.clear()
         logits = self.model(x)
         if self._layers is None:
             self._layers = self._describe()
-        z = tuple(self._flatten(z) for _, z in self._caught)
-        return Observation(y, logits, self._layers, z)
-
-    def catch(self, name: str, z: Tensor) -> None:
-        """What a hook calls."""
-        self._caught.append((name, z))
-
-    @staticmethod
-    def _flatten(z: Tensor) -> Tensor:
-        # Convolutions put out (N, H, W, C) in memory: in this order nothing is copied.
-        return z.movedim(1, -1).flatten(1) if z.ndim > 2 else z
+        return Observation(y, logits, self._layers, tuple(_flatten(z) for _, z in self._caught))
 
     def _describe(self) -> tuple[Layer, ...]:
-        names = [name for name, _ in self._caught]
-        for name in names:
-            if names.count(name) > 1:
-                raise PsplibError(
-                    f"Every ReLU must be a module of its own; {name} is used "
-                    f"{names.count(name)} times in a pass."
-                )
         layers = []
         for name, z in self._caught:
             channels, area = z.shape[1], z[0, 0].numel()
@@ -134,6 +170,175 @@ class Watch:
             watched = (live[None, :] * area + torch.arange(area)[:, None]).flatten()
             layers.append(Layer(name, (units.full if units else channels) * area, watched))
         return tuple(layers)
+
+
+def _flatten(z: Tensor) -> Tensor:
+    # Convolutions put out (N, H, W, C) in memory: in this order nothing is copied.
+    return z.movedim(1, -1).flatten(1) if z.ndim > 2 else z
+
+
+class AsItIs:
+    """Any network, computed as its author wrote it; every activation that it calls is a layer.
+
+    Entered by `watching`, where the network has the weights of the watch.
+    """
+
+    def __init__(self, own: Own, sample: Tensor, axis: int, state: State | None) -> None:
+        self.own, self.model, self.axis, self.state = own, own.model, axis, state
+        self.load_ = own.load_
+        self._calling: list[nn.Module] = []
+        self._names = {m: n for n, m in self.model.named_modules()}
+        for module in self.model.modules():  # `as_it_was` takes these hooks away
+            module.register_forward_pre_hook(self._enter, prepend=True)
+            module.register_forward_hook(self._leave, always_call=True)
+        found: list[dict[str, tuple[str, Tensor]]] = []
+
+        def outputs(x: Tensor) -> Tensor:
+            logits, caught = self._catch(x)
+            found.append(caught)
+            return logits
+
+        own.check_samples(sample, axis, outputs)
+        other, one = found
+        if list(one) != list(other):
+            raise PsplibError(
+                "Which activations the network calls hangs on the size of a minibatch."
+            )
+        sizes = [part.shape[axis] for part in two_sizes(sample, axis)]
+        self._cuts = {name: _samples(name, one[name][1], other[name][1], *sizes) for name in one}
+        if not any(self._cuts.values()):
+            raise PsplibError(
+                f"PSPs are the inputs of ReLUs and their kin ({', '.join(ACTIVATIONS)}); "
+                f"{type(self.model).__name__} computes none that hangs on the samples."
+            )
+
+    def _enter(self, module: nn.Module, inputs: object) -> None:
+        self._calling.append(module)
+
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        if self._calling:
+            self._calling.pop()
+
+    def _catch(self, x: Tensor) -> tuple[Tensor, dict[str, tuple[str, Tensor]]]:
+        """The outputs, and for each activation by name its kind and its input."""
+        self._calling.clear()
+        found: dict[str, tuple[str, Tensor]] = {}
+        times: dict[str, int] = {}
+
+        def catch(kind: str, z: Tensor) -> None:
+            caller = self._calling[-1] if self._calling else self.model
+            name, is_leaf = self._names.get(caller, ""), not any(caller.children())
+            has_weights = any(True for _ in caller.parameters(recurse=False)) and kind != "prelu"
+            if not name or not is_leaf or has_weights:
+                name = f"{name}.{kind}".lstrip(".")
+            times[name] = times.get(name, 0) + 1
+            name = name if times[name] == 1 else f"{name}#{times[name]}"
+            # Whatever comes next may overwrite it.
+            found[name] = kind, z.detach().clone()
+
+        with _Calls(catch):
+            return self.own(x), found
+
+    def read(self, x: Tensor) -> Tensor:
+        return x.to(self.own.device)
+
+    def see(self, x: Tensor, y: Tensor) -> Observation:
+        logits, found = self._catch(x)
+        if list(found) != list(self._cuts):
+            raise PsplibError(
+                "Which activations the network calls hangs on its input: got "
+                f"{', '.join(found)} after {', '.join(self._cuts)}."
+            )
+        layers, potentials = [], []
+        for name, (kind, z) in found.items():
+            if cut := self._cuts[name]:
+                potentials.append(cut(z, len(y)))
+                size = potentials[-1].shape[1]
+                layers.append(Layer(name, size, torch.arange(size), kind))
+        return Observation(y, logits, tuple(layers), tuple(potentials), self.state)
+
+
+Cut = Callable[[Tensor, int], Tensor]
+
+
+def _samples(name: str, few: Tensor, many: Tensor, size: int, larger: int) -> Cut | None:
+    """How the potentials (B, n) of B samples lie in a tensor, found from two numbers of samples;
+    None where they hang on no sample."""
+    differ = [d for d, (a, b) in enumerate(zip(few.shape, many.shape, strict=False)) if a != b]
+    if few.ndim == many.ndim and not differ and agrees(few, many):
+        return None
+    if few.ndim == many.ndim and len(differ) == 1:
+        axis = differ[0]
+        if few.shape[axis] % size == 0 and few.shape[axis] * larger == many.shape[axis] * size:
+            for cut in (functools.partial(_cut, axis, first) for first in (True, False)):
+                if agrees(cut(few, size), cut(many, larger)[:size]):
+                    return cut
+    raise PsplibError(
+        f"The potentials in front of {name}, {tuple(many.shape)} for {larger} samples and "
+        f"{tuple(few.shape)} for {size}, do not belong to one sample each."
+    )
+
+
+def _cut(axis: int, first: bool, z: Tensor, samples: int) -> Tensor:
+    """Potentials (B, n) of samples along an axis that may hold several rows of each: together
+    (`first`), or the first rows of all samples before the second ones."""
+    z, shape = z.movedim(axis, 0), (samples, -1) if first else (-1, samples)
+    z = z.reshape(*shape, *z.shape[1:])
+    return (z if first else z.transpose(0, 1)).flatten(1)
+
+
+# What PSPs are the input of, and the functions that compute it.
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
+    *("mish", "hardswish"),
+)
+_PLACES = (F, torch, torch.Tensor, torch._C._nn)
+_KINDS = {
+    getattr(place, name): kind
+    for kind in ACTIVATIONS
+    for name in (kind, f"{kind}_")
+    for place in _PLACES
+    if hasattr(place, name)
+}
+_CLAMPS = {
+    getattr(place, name)
+    for name in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
+    for place in (torch, torch.Tensor)
+    if hasattr(place, name)
+}
+_THRESHOLDS = {
+    getattr(place, name)
+    for name in ("threshold", "threshold_")
+    for place in (F, torch)
+    if hasattr(place, name)
+}
+
+
+class _Calls(TorchFunctionMode):
+    """Shows the input of every activation, before it is computed, whether a module, a function or a
+    method of a tensor computes it."""
+
+    def __init__(self, catch: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self.catch = catch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        kind = _KINDS.get(func)
+        if func in _CLAMPS:
+            limits = [*args[1:3], kwargs.get("min"), kwargs.get("max")]
+            bounds = [v for v in limits if v is not None]
+            is_lower = (len(args) > 1 and args[1] is not None) or kwargs.get("min") is not None
+            if len(bounds) == 1 and is_lower and not isinstance(bounds[0], Tensor):
+                kind = "relu" if bounds[0] == 0 else None
+        elif func in _THRESHOLDS:
+            limits = [*args[1:3], *(kwargs[n] for n in ("threshold", "value") if n in kwargs)]
+            kind = "relu" if limits == [0, 0] else None
+        if kind:
+            self.catch(kind, args[0] if args else kwargs["input"])
+        return func(*args, **kwargs)
 
 
 class _Passed(nn.ReLU):
@@ -157,82 +362,86 @@ def _pool_early(model: nn.Module) -> nn.Module:
     """The same chain, where it goes on with the rectified maxima of 2 x 2 potentials."""
     if type(model) is not nn.Sequential:
         return model
-    layers = OrderedDict(model._modules)  # named_children leaves out a module's second use
+    layers = OrderedDict(model.named_children())
     for relu, pool in itertools.pairwise(list(layers)):
-        if isinstance(layers[relu], nn.ReLU) and repr(layers[pool]) == repr(nn.MaxPool2d(2)):
+        if type(layers[relu]) is nn.ReLU and repr(layers[pool]) == repr(nn.MaxPool2d(2)):
             layers[relu], layers[pool] = _Passed(), _Pool()
     return nn.Sequential(layers)
 
 
-@contextmanager
-def watch(model: nn.Module, mask: Mask | None = None) -> Iterator[Watch]:
-    """Watch the ReLUs of a network under a mask; the model is as it was afterwards.
+def compacted(model: nn.Module, sample: Tensor, mask: Mask, weights: Tensor) -> Compacted | None:
+    """The compact form under a mask, with `weights` (P,) that it prunes; None unless it puts out
+    for the first samples what the network itself puts out."""
+    wiring = wire(model)
+    if wiring is None or not wiring.relus or not sample.is_floating_point():
+        return None
+    form, own = Compacted(model, mask, weights), Own(model)
+    with own.at(weights):
+        return form if own.same_as(lambda x: form.model(form.read(x)), sample) else None
 
-    What the network does not need under `mask` is left out; without one, under the mask of its
-    weights that are not zero. `PsplibError` if it has no ReLU that is a module, or the mask is of
-    another network.
+
+@contextmanager
+def watching(
+    model: nn.Module,
+    sample: Tensor,
+    mask: Mask | None = None,
+    *,
+    batch_axis: int = 0,
+    state: State | None = None,
+) -> Iterator[Watch]:
+    """Watch the activations of a network under a mask; the model is as it was afterwards.
+
+    `sample` holds some inputs. What a chain or a `ResNet` does not need under `mask` (by default,
+    that of its weights that are not zero) is left out. `PsplibError` if the mask is of another
+    network, or the network cannot be watched: see `observe`.
     """
-    weights = flat(model)
+    own, weights = Own(model), flat(model)
     if mask is None:
         mask = Mask.dense(model).with_flat((weights != 0).cpu())
-    form = compact(model, mask, sparse=False, unread=True)
-    form = replace(form, model=_pool_early(form.model))
-    relus = {n: m for n, m in form.model.named_modules() if isinstance(m, nn.ReLU)}
-    if not relus:
-        raise PsplibError(
-            f"PSPs are the inputs of nn.ReLU modules; {type(model).__name__} has none."
-        )
-    form.model.to(weights.device)
-    form.load_(weights.where(mask.flat.to(weights.device), 0))
-    form.model.eval()
-    watched = Watch(form)
-
-    def catch(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        # An in-place ReLU is about to overwrite its input.
-        watched.catch(name, inputs[0].clone() if relus[name].inplace else inputs[0])
-
-    handles = [
-        m.register_forward_pre_hook(functools.partial(catch, name)) for name, m in relus.items()
-    ]
-    try:
-        yield watched
-    finally:
-        for handle in handles:
-            handle.remove()
+    check_belongs(mask, model)
+    weights = weights.where(mask.flat.to(weights.device), 0)
+    if batch_axis == 0 and state is None and (form := compacted(model, sample, mask, weights)):
+        yield form
+        return
+    with own.at(weights):
+        yield AsItIs(own, sample, batch_axis, state)
 
 
 def observe(
-    model: nn.Module, split: Split, *probes: Probe, mask: Mask | None = None, batch: int = BATCH
+    model: nn.Module,
+    data: Minibatches,
+    *probes: Probe,
+    mask: Mask | None = None,
+    batch: int = BATCH,
+    batch_axis: int = 0,
+    state: State | None = None,
 ) -> None:
-    """Pass a split through a network once, in evaluation mode, and show every minibatch to every
+    """Pass data through a network once, in evaluation mode, and show every minibatch to every
     probe. The model is as it was afterwards.
 
-    `PsplibError` if the split is empty, a label is none of the network's outputs, or a potential
-    is not finite.
+    `data` are a `Split` or a data set, `batch` samples at a time, or any iterable of minibatches
+    (x, y); samples lie along `batch_axis` of x. Layers are the inputs of ReLUs and their kin
+    (`ACTIVATIONS`, told by `Layer.activation`), whether modules, functions or methods compute them:
+    one a call, named by the module that calls, with a number from the second call on. `state` says
+    in which state a neuron is, (B, n) bool from the potentials; by default z > 0.
+
+    `PsplibError` if the data are empty, a label is none of the network's outputs, a potential is
+    not finite, or what the network puts out for a sample is not its own.
     """
     whole_number("batch", batch, 1)
-    if not len(split):
-        raise PsplibError("PSPs are observed on data; the split has no samples.")
-    with watch(model, mask) as watched, torch.inference_mode():
-        for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
-            seen = watched(x, y)
-            check(seen)
+    pairs = minibatches(data, batch, batch_axis)
+    if (first := next(pairs, None)) is None:
+        raise PsplibError("PSPs are observed on data; it has no samples.")
+    with (
+        watching(model, first[0], mask, batch_axis=batch_axis, state=state) as watched,
+        torch.no_grad(),
+    ):
+        for x, y in itertools.chain([first], pairs):
+            x = watched.read(x)
+            seen = watched.see(x, y.to(x.device))
+            seen.check()
             for probe in probes:
                 probe.update(seen)
-
-
-def check(seen: Observation) -> None:
-    """Raise `PsplibError` if an observation is none: not finite, or with labels out of range."""
-    classes = seen.logits.shape[1]
-    if not 0 <= int(seen.y.min()) <= int(seen.y.max()) < classes:
-        raise PsplibError(
-            f"The labels must lie in 0 to {classes - 1}, the network's outputs; "
-            f"got {int(seen.y.min())} to {int(seen.y.max())}."
-        )
-    for layer, z in zip(seen.layers, seen.z, strict=True):
-        # In float16 the sum of finite numbers may not be finite.
-        if not bool(z.sum(dtype=torch.promote_types(z.dtype, torch.float32)).isfinite()):
-            raise PsplibError(f"The potentials in front of {layer.name} are not finite.")
 
 
 @dataclass
@@ -245,7 +454,8 @@ class LossAndError:
 
     def update(self, seen: Observation) -> None:
         self.samples += len(seen.y)
-        self.total += float(F.cross_entropy(seen.logits, seen.y, reduction="sum"))
+        logits = seen.logits.to(torch.promote_types(seen.logits.dtype, torch.float32))
+        self.total += float(F.cross_entropy(logits, seen.y, reduction="sum"))
         self.wrong += int((seen.logits.argmax(1) != seen.y).sum())
 
     @property
@@ -269,7 +479,10 @@ class MeanSquare:
         self.samples += len(seen.y)
         for layer, z in zip(seen.layers, seen.z, strict=True):
             self.neurons[layer.name] = layer.neurons
-            self.sums[layer.name] = self.sums.get(layer.name, 0.0) + float(z.square().sum())
+            squares = z.to(torch.promote_types(z.dtype, torch.float32)).square().sum()
+            if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
+                squares = z.double().square().sum()
+            self.sums[layer.name] = self.sums.get(layer.name, 0.0) + float(squares)
 
     @property
     def by_layer(self) -> dict[str, float]:

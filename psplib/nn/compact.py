@@ -113,7 +113,7 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = Fa
 
     `PsplibError` if the mask belongs to another network.
     """
-    _check_belongs(mask, model)
+    check_belongs(mask, model)
     everything = torch.arange(len(mask.flat))
     wiring = None if mask.kept == len(mask.flat) else wire(model)
     small = copy.deepcopy(model)
@@ -164,7 +164,8 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = Fa
     )
 
 
-def _check_belongs(mask: Mask, model: nn.Module) -> None:
+def check_belongs(mask: Mask, model: nn.Module) -> None:
+    """Raise `PsplibError` if the mask is of another network."""
     shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
     for expected, found in zip_longest(shapes, mask.shapes):
         if expected != found:
@@ -231,7 +232,7 @@ class CompactBlock(nn.Module):
 def linear_layers(model: nn.Module) -> list[nn.Module] | None:
     """The layers of a chain Linear, ReLU, Linear, ..., Linear, with biases, that may begin by
     flattening; None if the model is anything else."""
-    if not isinstance(model, nn.Sequential) or not is_plain(model):
+    if type(model) is not nn.Sequential or not is_plain(model):
         return None
     modules = list(model)
     if modules and (letter(modules[0]) == "f" or type(modules[0]) is nn.Identity):

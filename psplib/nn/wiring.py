@@ -59,8 +59,8 @@ def letter(module: nn.Module) -> str:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether no module is hooked and none, nor any parameter, occurs twice; a sequence must be
-    computed in order."""
+    """Whether no module is hooked or has a `forward` put on it, and none, nor any parameter, occurs
+    twice."""
     modules = [m for _, m in model.named_modules(remove_duplicate=False)]
     parameters = [p for _, p in model.named_parameters(remove_duplicate=False)]
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -68,10 +68,7 @@ def is_plain(model: nn.Module) -> bool:
         len(modules) == len(set(modules))
         and len(parameters) == len(set(parameters))
         and not any(getattr(m, hook) for m in modules for hook in hooks)
-        and not any(
-            isinstance(m, nn.Sequential) and type(m).forward is not nn.Sequential.forward
-            for m in modules
-        )
+        and not any("forward" in vars(m) for m in modules)
     )
 
 
@@ -79,7 +76,7 @@ def wire(model: nn.Module) -> Wiring | None:
     """The wiring of a chain or a ResNet; None for every other network."""
     if not is_plain(model):
         return None
-    if isinstance(model, nn.Sequential):
+    if type(model) is nn.Sequential:
         letters = "".join(map(letter, model))
         return _chain(model) if re.fullmatch(CHAIN, letters) else None
     inner = [m for m in model.modules() if next(m.children(), None) is not None]

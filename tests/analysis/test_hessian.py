@@ -379,7 +379,7 @@ def test_bad_networks_masks_and_data_are_named() -> None:
     mask = Mask.dense(model)
     with bad("subspace must be one of surviving, all; got 'some'"):
         h.hessian(model, split, mask, "some")
-    with bad("The mask is for a network of"):
+    with bad("The mask belongs to another network"):
         h.hessian(model, split, Mask.dense(conv_chain()))
     with bad("prunes every parameter"):
         h.hessian(model, split, mask.with_flat(torch.zeros_like(mask.flat)))

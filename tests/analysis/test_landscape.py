@@ -268,7 +268,7 @@ def test_bad_input_is_named(tiny: Data, tiny_colour: Data) -> None:
         ((model, plane, none, [0], [0]), "no samples"),
         ((model, plane, tiny.validation, [], [0]), "alphas must be at least one"),
         ((model, plane, tiny.validation, [0], [float("nan")]), "betas must be .*nan"),
-        ((model, plane, tiny.validation, [0], [1e38]), r"At alpha 0, beta 1e\+38: .*relu1"),
+        ((model, plane, tiny.validation, [0], [1e38]), r"At alpha 0, beta 1e\+38: .*relu2"),
     ]
     for arguments, message in bad_maps:
         with pytest.raises(PsplibError, match=message):

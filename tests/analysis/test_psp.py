@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.analysis.entropy import Agreement, FirstOrder, SecondOrder, Subsets
-from psplib.analysis.psp import LossAndError, MeanSquare, Observation, Probe, observe, watch
+from psplib.analysis.psp import LossAndError, MeanSquare, Observation, Probe, observe, watching
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
@@ -71,9 +71,9 @@ def test_potentials_are_those_of_the_whole_network(
     mask = thin(model, density)
     split = (tiny_colour if architecture == "resnet-8" else tiny).test
     expected = plain(model, split.x)
-    with torch.no_grad(), watch(model, mask) as watched:
-        seen = watched(split.x, split.y)
-        again = watched(split.x[:7], split.y[:7])
+    with torch.no_grad(), watching(model, split.x, mask) as watched:
+        seen = watched.see(watched.read(split.x), split.y)
+        again = watched.see(watched.read(split.x[:7]), split.y[:7])
     assert [layer.name for layer in seen.layers] == list(expected)
     for layer, z, part in zip(seen.layers, seen.z, again.z, strict=True):
         full = expected[layer.name]
@@ -127,8 +127,8 @@ def test_a_relu_that_overwrites_its_input_is_seen_before() -> None:
     model, split = small(), samples()
     overwriting = small(relu1=nn.ReLU(inplace=True), relu2=nn.ReLU(inplace=True))
     overwriting.load_state_dict(model.state_dict())
-    with torch.no_grad(), watch(overwriting) as watched:
-        found = watched(split.x, split.y)
+    with torch.no_grad(), watching(overwriting, split.x) as watched:
+        found = watched.see(watched.read(split.x), split.y)
     for z, expected in zip(found.z, plain(model, split.x).values(), strict=True):
         torch.testing.assert_close(z, expected)
         assert bool((z < 0).any())
@@ -138,8 +138,8 @@ def test_weights_that_the_mask_prunes_count_as_zero() -> None:
     model, split = small(), samples()
     pruned = copy.deepcopy(model)
     mask = thin(pruned, 0.6)
-    with torch.no_grad(), watch(model, mask) as watched:
-        found = watched(split.x, split.y)
+    with torch.no_grad(), watching(model, split.x, mask) as watched:
+        found = watched.see(watched.read(split.x), split.y)
     torch.testing.assert_close(found.logits, pruned(split.x))
 
 
@@ -147,10 +147,10 @@ def test_other_weights_can_be_watched() -> None:
     model, other, split = small(), small(), samples()
     mask = thin(model, 0.6)
     mask.apply_(other)
-    with torch.no_grad(), watch(model, mask) as watched:
-        before = watched(split.x, split.y)
+    with torch.no_grad(), watching(model, split.x, mask) as watched:
+        before = watched.see(watched.read(split.x), split.y)
         watched.load_(flat(other))
-        after = watched(split.x, split.y)
+        after = watched.see(watched.read(split.x), split.y)
     assert after.layers == before.layers
     torch.testing.assert_close(after.logits, other(split.x))
     assert not torch.equal(after.logits, before.logits)
@@ -166,7 +166,7 @@ def test_one_pass_feeds_every_probe() -> None:
 
     score, again, magnitude = LossAndError(), LossAndError(), MeanSquare()
     observe(small(relu1=Counted()), samples(), score, magnitude, again, batch=20)
-    assert Counted.passes == 3
+    assert Counted.passes == 3 + 2, "the first samples, in two sizes, are a check"
     assert score == again
     assert score.samples == magnitude.samples == 50
 
@@ -255,14 +255,13 @@ class Functional(nn.Module):
         return F.relu(self.fc(x))
 
 
-def test_networks_without_relus_of_their_own_are_refused() -> None:
-    with pytest.raises(PsplibError, match=r"inputs of nn.ReLU modules; Functional has none\.$"):
-        observe(Functional(), samples(), LossAndError())
-    shared = nn.ReLU()
-    model = small(relu1=shared, relu2=shared)
-    for mask in (None, thin(small(), 0.6)):
-        with pytest.raises(PsplibError, match=r"relu1 is used 2 times in a pass\.$"):
-            observe(model, samples(), LossAndError(), mask=mask)
+def test_what_computes_no_activation_is_refused() -> None:
+    for model in (nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 3), nn.Tanh())):
+        with pytest.raises(PsplibError, match=rf"{type(model).__name__} computes none"):
+            observe(model, samples(), LossAndError())
+    functional = MeanSquare()
+    observe(Functional(), samples(), functional)
+    assert list(functional.neurons) == ["relu"]
 
 
 def test_a_mask_of_another_network_is_refused() -> None:

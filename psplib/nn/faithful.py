@@ -1,0 +1,190 @@
+"""A user's own network: computed as it is, left as it was, and the judge of every rewritten form.
+
+A rewritten form (compact, a chain written out, the first layer taken out, pooled early) is an
+optimisation: it is used where its outputs, on the first samples, are those of the network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from psplib.core.errors import PsplibError
+
+# So many samples of the first minibatch are computed twice: less than 1 % of a run.
+ROWS = 32
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, even an exception: afterwards the modules, their attributes, modes
+    and hooks, the parameters, gradients and buffers, and the global random state are as before."""
+    parameters = [
+        (p, p.data, p.requires_grad, p.grad, p._backward_hooks) for p in model.parameters()
+    ]
+    buffers = [(b, b.data, b.data.clone()) for b in model.buffers()]
+    modules = []
+    for module in model.modules():
+        own = dict(vars(module))
+        held = [(d, d.copy()) for n, d in own.items() if n[0] == "_" and isinstance(d, dict)]
+        modules.append((module, own, held))
+    devices = {p.device for p, *_ in parameters if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            for module, own, held in modules:
+                vars(module).clear()
+                vars(module).update(own)
+                for now, then in held:
+                    now.clear()
+                    now.update(then)
+            for buffer, data, before in buffers:
+                buffer.data = data.copy_(before)
+            for p, data, requires_grad, gradient, hooks in parameters:
+                p.data = data
+                p.requires_grad_(requires_grad)
+                p.grad, p._backward_hooks = gradient, hooks
+
+
+class Own:
+    """A network as its author wrote it, in evaluation mode, at any weights (P,).
+
+    Weights are exchanged inside the parameters, not in a copy nor in their names: so also a closure
+    that is the `forward`, tied weights and recurrent layers, which keep lists of their own, see
+    them. `PsplibError` for what cannot be computed so.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        for name, module in model.named_modules():
+            _refuse(f"{name or 'the network'} ({type(module).__name__})", module)
+        self.model = model
+        self.parameters = list(model.parameters())
+        if not self.parameters:
+            raise PsplibError(f"{type(model).__name__} has no parameters.")
+        self.device = self.parameters[0].device
+
+    @contextmanager
+    def at(
+        self, weights: Tensor, dtype: torch.dtype | None = None, differentiable: bool = False
+    ) -> Iterator[None]:
+        """For a while, the network has these weights; with `dtype`, computes in it."""
+        with as_it_was(self.model):
+            self.model.eval()
+            for p in self.parameters:
+                p.grad = p._backward_hooks = None
+            for buffer in self.model.buffers() if dtype else ():
+                if buffer.is_floating_point():
+                    buffer.data = buffer.data.to(dtype)
+            self.load_(weights, dtype)
+            for p in self.parameters:
+                p.requires_grad_(differentiable)
+            yield
+
+    def load_(self, weights: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Inside `at`: go on with other weights (P,)."""
+        parts = weights.split([p.numel() for p in self.parameters])
+        for p, part in zip(self.parameters, parts, strict=True):
+            p.data = part.view(p.shape).to(p.device, dtype or p.dtype, copy=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Inside `at`: the outputs (B, C); any failure names the module in which it happens."""
+        try:
+            outputs = self.model(x)
+        except PsplibError:
+            raise
+        except Exception as error:
+            weights = str(self.parameters[0].dtype).removeprefix("torch.")
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise PsplibError(
+                f"{type(self.model).__name__}, with weights of {weights}, cannot compute a "
+                f"minibatch of shape {tuple(x.shape)} and {str(x.dtype).removeprefix('torch.')}: "
+                f"{self._culprit(error)} says {reason[0].rstrip('.')}."
+            ) from error
+        if not isinstance(outputs, Tensor):
+            raise PsplibError(
+                f"A network must put out one tensor, the logits (B, C); {type(self.model).__name__}"
+                f" puts out a {type(outputs).__name__}: wrap it in a module that returns them."
+            )
+        return outputs
+
+    def _culprit(self, error: Exception) -> str:
+        """The innermost module that was being computed."""
+        names = {id(m): n for n, m in self.model.named_modules()}
+        found, trace = "", error.__traceback__
+        while trace:
+            found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+            trace = trace.tb_next
+        return found or "the network itself"
+
+    @torch.no_grad()
+    def same_as(self, form: Callable[[Tensor], Any], x: Tensor) -> bool:
+        """Inside `at`: whether a rewritten form puts out the same for the first samples."""
+        x = x[:ROWS].to(self.device)
+        try:
+            found = form(x)
+        except PsplibError:
+            raise
+        except Exception:  # a form that cannot compute what the network can is no form of it
+            return False
+        return agrees(found, self(x))
+
+    @torch.no_grad()
+    def check_samples(
+        self, x: Tensor, axis: int = 0, compute: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Inside `at`: `PsplibError` unless a sample's outputs are its own, whatever else is in
+        the minibatch, and as many as there are samples along `axis`. Computes `two_sizes`."""
+        few, many = two_sizes(x.to(self.device), axis)
+        one, other = (compute or self)(many), (compute or self)(few)
+        size = many.shape[axis]
+        if other.ndim == 0 or len(one) != size or len(other) != few.shape[axis]:
+            raise PsplibError(
+                f"A network must put out a row of logits for each sample: {size} along axis {axis} "
+                f"of x {tuple(many.shape)}; {type(self.model).__name__} puts out "
+                f"{tuple(one.shape)}. Is batch_axis right?"
+            )
+        if not agrees(other, one[: len(other)]):
+            raise PsplibError(
+                f"The outputs of {type(self.model).__name__} for a sample depend on the other "
+                f"samples of its minibatch, or are random, in evaluation mode (samples along axis "
+                f"{axis} of x): no mean over samples is defined. Is batch_axis right?"
+            )
+
+
+def two_sizes(x: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """The first samples of a minibatch, few and many of them."""
+    many = x.narrow(axis, 0, min(ROWS, x.shape[axis]))
+    if many.shape[axis] == 1:
+        many = torch.cat([many, many], axis)
+    return many.narrow(axis, 0, many.shape[axis] // 2), many
+
+
+def agrees(found: Any, expected: Tensor) -> bool:
+    """Whether two results are equal but for rounding: to the square root of the precision, in units
+    of the largest."""
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    rough = max((t.dtype for t in (found, expected)), key=lambda d: torch.finfo(d).eps)
+    found, expected = found.double(), expected.double()
+    scale = float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 0.0
+    within = torch.finfo(rough).eps ** 0.5 * scale
+    return torch.allclose(found, expected, rtol=0, atol=within, equal_nan=True)
+
+
+def _refuse(name: str, module: nn.Module) -> None:
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        raise PsplibError(f"{name} is lazy; compute one minibatch with the network first.")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise PsplibError(f"{name} is a TorchScript module, which cannot be looked into.")
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        raise PsplibError(
+            f"{name} has no running statistics: in evaluation mode, too, what it puts out hangs on "
+            "the batch size. Make it with track_running_stats=True."
+        )

@@ -1,0 +1,83 @@
+"""Data as minibatches (x, y): a `Split`, a data set, a loader, or any iterable of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from psplib.core.errors import PsplibError
+from psplib.nn.data import Split
+
+Minibatches = Split | Dataset | Iterable[tuple[Tensor, Tensor]]
+
+
+def minibatches(data: Minibatches, size: int, axis: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and labels (B,), as they come, or `size` samples each from a `Split` (x, y) or a data
+    set. Samples lie along `axis` of the inputs. `PsplibError` for anything else."""
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
+        data = Split(data[0], data[1])
+    pairs: Iterable[Any]
+    if isinstance(data, Split):
+        _check(data.x, data.y, axis)
+        pairs = zip(data.x.split(size, axis), data.y.split(size), strict=True)
+        pairs = pairs if len(data.y) else ()
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        pairs = DataLoader(data, size)
+    else:
+        pairs = data
+    try:
+        found: Iterator[Any] = iter(pairs)
+    except TypeError:
+        raise PsplibError(
+            f"Data must be a Split, a data set or an iterable of minibatches (x, y); "
+            f"got a {type(data).__name__}."
+        ) from None
+    for pair in found:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise PsplibError(
+                f"A minibatch must be a pair (x, y) of tensors; got a {type(pair).__name__}."
+            )
+        x, y = pair
+        _check(x, y, axis)
+        if len(y):
+            yield x, y
+
+
+def gather(data: Minibatches, device: torch.device) -> Split:
+    """All samples of the data in one `Split` on a device; a `Split` there is given back."""
+    if not isinstance(data, Split):
+        pairs = list(minibatches(data, 1000))
+        if not pairs:
+            return Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
+        if len({x.shape[1:] for x, _ in pairs}) > 1:
+            raise PsplibError("The samples of all minibatches must have one shape.")
+        data = Split(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+    return Split(data.x.to(device), data.y.to(device))
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Raise `PsplibError` unless labels are int64 (N,) from 0 to `classes` - 1."""
+    fits = y.dtype == torch.int64 and y.ndim == 1 and len(y)
+    if not fits or int(y.min()) < 0 or int(y.max()) >= classes:
+        bounds = f" from {y.min()} to {y.max()}" if y.numel() else ""
+        raise PsplibError(
+            f"Labels must be int64 of shape (N,) from 0 to {classes - 1}, the network's outputs; "
+            f"got {y.dtype} of shape {tuple(y.shape)}{bounds}."
+        )
+
+
+def _check(x: Any, y: Any, axis: int) -> None:
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise PsplibError(
+            "A minibatch must be a pair (x, y) of tensors; "
+            f"got {type(x).__name__} and {type(y).__name__}."
+        )
+    if not -x.ndim <= axis < x.ndim or y.ndim == 0 or x.shape[axis] != len(y):
+        raise PsplibError(
+            f"A minibatch needs as many labels as samples along axis {axis} of x; got x of shape "
+            f"{tuple(x.shape)} and y of shape {tuple(y.shape)}. Is batch_axis right?"
+        )
