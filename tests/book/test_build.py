@@ -81,4 +81,8 @@ def test_the_published_book_needs_no_data_and_computes_nothing(
     done = papermill(tmp_path, "-p", "scale", "published")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs").exists()
-    assert "LeNet-5, MNIST" in (tmp_path / "out.ipynb").read_text()
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "image/png" in text
+    assert "psplib-verdict" in text
+    assert "not-run" not in text
+    assert "not there yet" not in text
