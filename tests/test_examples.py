@@ -20,6 +20,7 @@ def test_examples_in_docstrings() -> None:
     assert sum(r.failed for r in results) == 0
 
 
+@pytest.mark.slow
 def test_the_example_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -145,6 +145,7 @@ def small(tmp_path: Path) -> Path:
     return source
 
 
+@pytest.mark.slow
 def test_pages_are_rendered_again_only_if_something_changed(small: Path, tmp_path: Path) -> None:
     warm, cold = tmp_path / "warm", tmp_path / "cold"
     assert rendering.render(small, warm, {})
@@ -182,6 +183,7 @@ def shell() -> Iterator[InteractiveShell]:
 
 
 @pytest.mark.parametrize("template", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_a_chapter_without_results_says_so_and_goes_on(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,13 +239,14 @@ def small_chapter(folder: Path, name: str, source: str) -> tuple[Path, Path, dic
     return template, kept / template.name, {}, "a"
 
 
+@pytest.mark.slow
 def test_chapters_side_by_side_are_each_executed_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     source = f"with open({str(log)!r}, 'a') as log: log.write('{{}} ')"
-    chapters = [small_chapter(tmp_path, n, source.format(n)) for n in ("a", "b", "c")]
-    book.refresh_all(chapters[:1], 2)
+    chapters = [small_chapter(tmp_path, n, source.format(n)) for n in ("a", "b")]
     book.refresh_all(chapters, 2)
-    assert sorted(log.read_text().split()) == ["a", "b", "c"]
+    book.refresh_all(chapters, 2)
+    assert sorted(log.read_text().split()) == ["a", "b"]
     assert all(book.is_fresh(*chapter) for chapter in chapters)
 
 
@@ -254,6 +257,7 @@ def test_chapters_side_by_side_are_each_executed_once(tmp_path: Path) -> None:
         ("import os\nos.kill(os.getpid(), 9)", r"not executed: Kernel died"),
     ],
 )
+@pytest.mark.slow
 def test_a_chapter_that_fails_keeps_what_others_have_made(
     source: str, message: str, tmp_path: Path
 ) -> None:

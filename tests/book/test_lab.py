@@ -240,6 +240,7 @@ def test_a_run_is_stopped_between_two_epochs() -> None:
     assert 0 < panel.progress.value < 100_000
 
 
+@pytest.mark.slow
 def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> None:
     """What a browser does: the messages of a kernel whose thread is at work."""
     manager, client = start_new_kernel(
@@ -295,6 +296,7 @@ def test_slides_begin_and_end_with_the_runs_and_show_their_first_prunings(
     assert lab_panel.slides([recording.upto(2)], 9) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_one_slider_moves_all_runs_and_one_that_has_ended_stays_at_its_end(
     recording: Recording,
 ) -> None:

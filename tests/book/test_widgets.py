@@ -149,6 +149,7 @@ def test_maps_quote_their_tables(minima: Figures2to4) -> None:
     assert "0.02 at G, 1.02 at 1-S; from 0.02, at α = 0.00, β = 0.00, to 3.27." in alt
 
 
+@pytest.mark.slow
 def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     found = slides.classes(minima)
     assert len(found) == 4 * (3 + 1)
@@ -233,6 +234,7 @@ def test_the_arms_begin_with_the_papers_question() -> None:
     assert len(pictures(shown)) == n * (n + 1) // 2, "a pair's picture is there once"
 
 
+@pytest.mark.slow
 def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
     names = ("figure_1a", "figure_1b", "figure_1c")
     panels = [panel(papers_world, ARMS, name) for name in names]
@@ -267,6 +269,7 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
         assert "image/png" not in bundle
 
 
+@pytest.mark.slow
 def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
     found = figure_1_slides.prunings_slides(GRADUAL, gradual)
     again = figure_1_slides.prunings_slides(GRADUAL, gradual)

@@ -129,6 +129,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
     store: Store, tmp_path: Path
 ) -> None:

@@ -238,15 +238,18 @@ def result(tiny: Data) -> GradualResult:
 SEEDS = [CONFIG, replace(CONFIG, seed=1, learning_rate=0.2), replace(CONFIG, seed=2, patience=1)]
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_alone(tiny: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Own plateaus, own thresholds: each run prunes and ends at epochs of its own. In float64: a
     threshold passes another weight where rounding says so."""
     monkeypatch.setattr(lobster.models, "build", lambda *which: build(*which).double())
     parts = {n: getattr(tiny, n) for n in ("train", "validation", "test")}
     data = replace(tiny, **{n: Split(s.x.double(), s.y) for n, s in parts.items()})
-    alone = [run(config, data) for config in SEEDS]
+    configs = [replace(config, target_sparsity=0.75) for config in SEEDS]
+    alone = [run(config, data) for config in configs]
+    assert all(len(run.points) == 3 for run in alone)
     monkeypatch.setattr(engines, "stacks", lambda device: True)
-    side_by_side = prune_gradually(SEEDS, data)
+    side_by_side = prune_gradually(configs, data)
     assert len({len(run.history) for run in alone}) == 3
     for one, other in zip(side_by_side, alone, strict=True):
         pd.testing.assert_frame_equal(one.points, other.points, rtol=1e-7)
@@ -255,6 +258,7 @@ def test_runs_side_by_side_are_those_alone(tiny: Data, monkeypatch: pytest.Monke
         torch.testing.assert_close(one.weights, other.weights, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
     in_pieces: Callable, tiny: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +390,7 @@ def test_the_seed_draws_initial_values_and_orders(tiny: Data) -> None:
     ],
     ids=["lenet-300", "weight decay", "lenet-5", "resnet-8"],
 )
+@pytest.mark.slow
 def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     config: Lobster, in_pieces: Callable, tiny: Data, tiny_colour: Data
 ) -> None:

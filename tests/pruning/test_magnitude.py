@@ -137,6 +137,7 @@ def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
     assert first["shared"].sum() / first["kept"].sum() == pytest.approx(0.3, abs=0.01)
 
 
+@pytest.mark.slow
 def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
     config: Magnitude, result: MagnitudeResult, in_pieces: Callable, tiny: Data, masks: list[Mask]
 ) -> None:

@@ -265,6 +265,7 @@ TOGETHER = [
 ] + [replace(CONFIG, arm="dense", point=0, replicas=(0,), steps=(0.5,))]
 
 
+@pytest.mark.slow
 def test_arms_and_points_side_by_side_are_those_one_by_one(
     tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ def test_arms_and_points_side_by_side_are_those_one_by_one(
 
 
 @pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.slow
 def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_bits(
     stacked: bool,
     in_pieces: Callable,

@@ -84,9 +84,16 @@ def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
     ("name", "rule"),
     [
         *(("lenet-300", rule) for rule in UPDATES),
-        *(("lenet-5", rule) for rule in ("sgd", "lobster")),
-        *(("resnet-8", rule) for rule in ("sgd", "lobster with momentum")),
-        ("resnet-32", "momentum and weight decay"),
+        *(
+            pytest.param(name, rule, marks=pytest.mark.slow)
+            for name, rule in (
+                ("lenet-5", "sgd"),
+                ("lenet-5", "lobster"),
+                ("resnet-8", "sgd"),
+                ("resnet-8", "lobster with momentum"),
+                ("resnet-32", "momentum and weight decay"),
+            )
+        ),
     ],
 )
 def test_a_hundred_steps_side_by_side_equal_those_alone(
@@ -105,6 +112,7 @@ def test_a_hundred_steps_side_by_side_equal_those_alone(
     assert not torch.equal(weights[0], weights[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
@@ -266,6 +274,7 @@ def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> No
     assert 1e-6 < far < 0.02
 
 
+@pytest.mark.slow  # a compiler is called
 def test_the_fused_update_is_the_update_and_does_not_touch_what_it_is_tried_on() -> None:
     torch.manual_seed(0)
     update = stack_updates([LobsterStep(0.1 * k, 1e-3 * k, True, 0.9, 1e-4) for k in (1, 2, 3)], W)
