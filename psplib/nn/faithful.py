@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError
 
 # So many samples of the first minibatch are computed twice: less than 1 % of a run.
-ROWS = 32
+ROWS = 16
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class Mask:
     def weight_sparsity(self) -> float:
         """The other usual count: share of pruned weights of Linear and Conv2d only."""
         weights = [mask for name, mask in self.items() if mask.ndim > 1]
+        if not weights:
+            raise PsplibError("The mask has no weights of a Linear or Conv2d to count.")
         return 1 - sum(int(m.sum()) for m in weights) / sum(m.numel() for m in weights)
 
     def apply_(self, model: nn.Module) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from psplib.core.errors import PsplibError
 from psplib.nn.compact import Compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
+from psplib.nn.wiring import is_plain
 from psplib.training.precision import check_precision, of_activations, of_products
 from psplib.training.update import Update
 
@@ -33,8 +35,20 @@ class Score:
 
 
 def evaluate(model: nn.Module, split: Split, precision: str = "float32") -> Score:
-    """Loss and error of a model over a split; the model's mode is restored."""
+    """Loss and error of a model over a split; the modules' modes are restored."""
     return evaluate_each(model, split, precision, 1, EVALUATION_BATCH)[0]
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """For a while, in evaluation mode; then each module in its own, also after an exception."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def evaluate_each(
@@ -43,12 +57,12 @@ def evaluate_each(
     """The same of each of the `networks` that a model holds side by side, see `psplib.nn.batched`;
     `batch` images pass through all of them at once."""
     device, dtype = split.x.device, split.x.dtype
-    was_training = model.training
-    model.eval()
     loss = torch.zeros(networks, dtype=torch.float64, device=device)
     wrong = torch.zeros(networks, dtype=torch.int64, device=device)
+    # What a network keeps of a pass in inference mode could not be trained any more: no_grad.
     with (
-        torch.inference_mode(),
+        _in_evaluation(model),
+        torch.no_grad(),
         of_products(precision, device),
         of_activations(precision, device),
     ):
@@ -62,7 +76,6 @@ def evaluate_each(
             else:
                 loss += F.cross_entropy(logits[..., 0], y, reduction="sum").double()
             wrong += (logits.argmax(1) != each).sum(0)
-    model.train(was_training)
     rows = zip((loss / len(split)).tolist(), (wrong.double() / len(split)).tolist(), strict=True)
     return [Score(*row) for row in rows]
 
@@ -288,10 +301,10 @@ def channels_last(x: Tensor) -> Tensor:
 
 def pool_first(model: nn.Module) -> nn.Module:
     """Max pooling before a ReLU instead of after it: the same outputs and gradients, less work."""
-    if not isinstance(model, nn.Sequential):
+    if type(model) is not nn.Sequential or not is_plain(model):
         return model
     layers = list(model.named_children())
     for i in range(len(layers) - 1):
-        if isinstance(layers[i][1], nn.ReLU) and isinstance(layers[i + 1][1], nn.MaxPool2d):
+        if type(layers[i][1]) is nn.ReLU and type(layers[i + 1][1]) is nn.MaxPool2d:
             layers[i], layers[i + 1] = layers[i + 1], layers[i]
     return nn.Sequential(OrderedDict(layers))
