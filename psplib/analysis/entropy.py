@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A joint state of k neurons is one of 2^k, and each is counted.
 MAX_ORDER = 12
+# Pairs are counted in 32 bits.
+MAX_SAMPLES = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +188,8 @@ class SecondOrder:
     def update(self, seen: Observation) -> None:
         """Take in a minibatch. `PsplibError` if it is of other neurons than those before."""
         self.first.update(seen)
+        if int(self.first.samples.max()) > MAX_SAMPLES:
+            raise PsplibError(f"Pairs are counted up to {MAX_SAMPLES} samples of a class.")
         self.agreement.update(seen)
         for layer, states in zip(seen.layers, seen.states, strict=True):
             tally = self.tallies.setdefault(layer.name, Tally(states.shape[1], [], []))

@@ -216,6 +216,13 @@ def test_counts_are_exact_beyond_16_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     assert second.entropies()["joint"].mean == pytest.approx(1, abs=1e-14)
 
 
+def test_more_samples_than_32_bits_hold_are_refused() -> None:
+    second = fed(SecondOrder(), seen(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)))
+    second.first.samples += 2**31 - 5
+    with pytest.raises(PsplibError, match="counted up to 2147483647 samples of a class"):
+        second.update(seen(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)))
+
+
 def test_memory_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "KEPT", 64)
     second, sizes = SecondOrder(), []
