@@ -20,6 +20,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 WIDE, NARROW = 1280, 390
+PATIENCE = 2_000  # milliseconds in which a picture changes
 READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text of normal size
 
 
@@ -204,7 +205,7 @@ def _changes(page: Page, control: Locator, key: str) -> bool:
     before = page.evaluate(_SEEN)
     control.press(key)
     try:
-        page.wait_for_function(f"before => ({_SEEN})() !== before", arg=before, timeout=2_000)
+        page.wait_for_function(f"before => ({_SEEN})() !== before", arg=before, timeout=PATIENCE)
     except Error:
         return False
     return True

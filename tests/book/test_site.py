@@ -84,7 +84,9 @@ def test_every_page_fits_and_can_be_read(site: Path, browser: Browser, width: in
         with browsing.visit(browser, path.as_uri(), site, width) as (page, _):
             for theme in ("light", "dark"):
                 page.emulate_media(color_scheme=theme)
-                assert page.evaluate("document.documentElement.dataset.theme") == theme
+                page.wait_for_function(
+                    "theme => document.documentElement.dataset.theme === theme", arg=theme
+                )
                 faults[path.name, theme] = browsing.overflow(page) + browsing.contrast(page)
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
 
@@ -232,9 +234,11 @@ def widget_page(folder: Path, linked: bool) -> Path:
 @needs_chromium
 @pytest.mark.parametrize("linked", [True, False])
 def test_controls_that_change_no_picture_are_noticed(
-    browser: Browser, tmp_path: Path, linked: bool
+    browser: Browser, tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = widget_page(tmp_path, linked)
+    if not linked:
+        monkeypatch.setattr(browsing, "PATIENCE", 100)  # it would wait in vain at every key
     with browsing.visit(browser, path.as_uri(), Path(path.anchor)) as (page, _):
         count, faults = browsing.controls(page)
     assert count == 5
