@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
-from psplib.experiments import plan
 from psplib.nn import data, models
 from psplib.nn.masks import Mask, magnitude
 from psplib.pruning.lobster import Lobster
@@ -73,8 +72,8 @@ def _gradual(store: Store) -> Network | None:
         found = points.loc[points["sparsity"] >= SPARSITY, "point"]
         if len(found):
             point = int(found.iloc[0])
-            mask = plan.point_mask(config, point, store)
-            weights = plan.point_weights(config, point, store)
+            mask = config.mask(point, store)
+            weights = config.weights(point, store)
             return Network(f"LOBSTER, seed {config.seed}, point {point}", mask, weights)
     return None
 

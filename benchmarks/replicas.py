@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import DataLoader, random_split
 
 from psplib.core import errors as checks
-from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import data, models
 from psplib.nn.masks import Mask
@@ -50,7 +49,7 @@ def ticket(name: str) -> Mask:
     store = runs.published()
     points = store.load(GRADUAL[name]).table("points")
     point = int(points.loc[points["sparsity"] >= SPARSITY[name], "point"].iloc[0])
-    return experiments.point_mask(GRADUAL[name], point, store)
+    return GRADUAL[name].mask(point, store)
 
 
 Epoch = Callable[[int], None]
@@ -231,7 +230,7 @@ def replica_epochs(architecture: str, source: str) -> int:
     about 1,000 for each of its seeds."""
     total = 0
     for name in scales.EXPERIMENTS:
-        panel = scales.panel(name, "paper")
+        panel = scales.experiment(name, "paper")
         if isinstance(panel, scales.Panel):
             lobster = panel.lobsters[0]
             if (lobster.architecture, lobster.data) == (architecture, source):

@@ -1,4 +1,4 @@
-"""The command line: `python -m psplib`."""
+"""The command line: `psplib`, or `python -m psplib`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from psplib.core import errors as checks
 from psplib.core.errors import PsplibError
-from psplib.experiments import archive, cluster, costs, scales, sweep, verification
-from psplib.experiments import plan as experiments
-from psplib.runs import store as runs
-from psplib.runs.store import Store
+from psplib.experiments.names import ENGINES, PUBLISHED, SCALES
 
-SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(scales.SCALES))
+# A command imports what it needs: torch takes seconds, and the help needs none of it.
+if TYPE_CHECKING:
+    from psplib.experiments.scales import Experiment
+    from psplib.runs.run import Run
+    from psplib.runs.store import Store
+
+SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(SCALES))
 ONLY = click.option("--only", multiple=True, help="An experiment; may be repeated. Default: all.")
 DEVICE = click.option("--device", default="auto", show_default=True, help=", ".join(checks.DEVICES))
 
@@ -49,7 +52,7 @@ def command(function: Callable[..., None]) -> Any:
 
 
 @command
-@click.option("--scale", default=scales.PUBLISHED, show_default=True)
+@click.option("--scale", default=PUBLISHED, show_default=True)
 @DEVICE
 def book(scale: str, device: str) -> None:
     """Run the chapters and build _build/html/index.html."""
@@ -65,7 +68,7 @@ def book(scale: str, device: str) -> None:
 @click.option("--seed", default=0, show_default=True, help="Shifts every seed.")
 @click.option("--budget", type=float, metavar="MINUTES", help="Stop in time; what is done is kept.")
 @click.option("--jobs", type=int, help="Runs side by side. Default: the cores, or 1 on a GPU.")
-@click.option("--engine", default="local", show_default=True, help=", ".join(sweep.ENGINES))
+@click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES))
 @click.option("--address", help="Of a Ray cluster. Default: $RAY_ADDRESS, or one of this machine.")
 @click.option("--deadline", type=float, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
@@ -82,8 +85,12 @@ def reproduce(
     quiet: bool,
 ) -> None:
     """Compute what is missing, the most valuable first; go on where it was stopped."""
-    panels = _panels(scale, only, seed)
-    checks.one_of("engine", engine, sweep.ENGINES)
+    from psplib.experiments import cluster, sweep
+    from psplib.experiments.plan import lacking
+    from psplib.runs import store as runs
+
+    panels = _experiments(scale, only, seed)
+    checks.one_of("engine", engine, ENGINES)
     if address is not None and engine != "ray":
         raise PsplibError(f"address is that of a Ray cluster: {address!r} needs --engine ray.")
     if budget is not None:
@@ -97,24 +104,28 @@ def reproduce(
         where = checks.device(device)
         sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, quiet)
     for panel in () if quiet else panels:
-        is_left = bool(sweep.lacking([panel], store))
+        is_left = bool(lacking([panel], store))
         state = "not complete: the same command goes on from here" if is_left else "complete"
         click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
 
 
-def _panels(scale: str, only: tuple[str, ...], seed: int = 0) -> list[scales.Experiment]:
-    names = only or tuple(scales.EXPERIMENTS)
-    return [scales.panel(name, scale, seed) for name in names]
+def _experiments(scale: str, only: tuple[str, ...], seed: int = 0) -> list[Experiment]:
+    from psplib.experiments.scales import EXPERIMENTS, experiment
+
+    return [experiment(name, scale, seed) for name in only or EXPERIMENTS]
 
 
 @command
 def status() -> None:
     """Every experiment at every scale: done, running, missing, its cost."""
+    from psplib.experiments.progress import overview
+    from psplib.runs import store as runs
+
     try:
         shown = runs.published()
     except PsplibError:
         shown = runs.local()
-    click.echo(costs.status(runs.local(), shown).to_string(index=False))
+    click.echo(overview(runs.local(), shown).to_string(index=False))
     click.echo(f"\nRuns: {runs.local().root}. To compute what is missing: psplib reproduce.")
 
 
@@ -124,12 +135,15 @@ def status() -> None:
 @click.argument("tar", type=Path)
 def pack(scale: str, only: tuple[str, ...], tar: Path) -> None:
     """Write finished runs from runs/ to TAR (.tar, .tar.gz or .tgz), for publish elsewhere."""
+    from psplib.runs import archive
+    from psplib.runs import store as runs
+
     archive.check_name(tar)
     local = runs.local()
-    found = _finished(_panels(scale, only), local)
+    found = _finished(_experiments(scale, only), local)
     if not found:
         raise PsplibError(f"There is no finished run at {scale} scale under {local.root} to pack.")
-    archive.pack([local.load(config) for config in found], tar)
+    archive.pack_runs([local.load(config) for config in found], tar)
     click.echo(f"{len(found)} runs packed ({tar}).")
 
 
@@ -142,10 +156,12 @@ def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
 
     If anything in TAR is wrong, nothing of it is published.
     """
+    from psplib.runs import store as runs
+
     shown = runs.published()
     if tar is None:
         local = runs.local()
-        found = _finished(_panels(scale or "paper", only), local)
+        found = _finished(_experiments(scale or "paper", only), local)
         new = [config for config in found if not shown.has(config)]
         for config in new:
             shown.adopt(local.load(config))
@@ -157,21 +173,27 @@ def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
     click.echo(f"{copied} runs published, {present} were there already ({shown.root}).")
 
 
-def _finished(panels: list[scales.Experiment], store: Store) -> list[experiments.Config]:
-    configs = dict.fromkeys(c for panel in panels for c in experiments.known(panel, store))
+def _finished(panels: list[Experiment], store: Store) -> list[Run]:
+    from psplib.experiments.plan import planned
+
+    configs = dict.fromkeys(c for panel in panels for c in planned(panel, store))
     return [config for config in configs if store.has(config)]
 
 
 def _publish_tar(tar: Path, shown: Store) -> tuple[int, int]:
     """How many runs of a tar were copied, and how many were there already."""
-    with archive.unpack(tar) as store:
+    from psplib.core.artefact import open_artefact
+    from psplib.experiments.kinds import KINDS
+    from psplib.runs.archive import unpack_runs
+
+    with unpack_runs(tar, KINDS) as store:
         found = list(store.all())
         if wrong := _wrong(found, tar, store, shown):
             more = f" (and {len(wrong) - 1} more of its runs are wrong)" if wrong[1:] else ""
             raise PsplibError(f"Nothing of {tar} was published: {wrong[0].rstrip('.')}{more}.")
         new = [f for f in found if not (shown.root / f.relative_to(store.root)).exists()]
         for folder in new:
-            shown.adopt(runs.open_artefact(folder))
+            shown.adopt(open_artefact(folder))
         return len(new), len(found) - len(new)
 
 
@@ -183,11 +205,15 @@ def verify(local: bool, tar: Path | None) -> None:
 
     Of the published results, or of this machine's runs, or of those in TAR.
     """
+    from psplib.experiments.kinds import KINDS
+    from psplib.runs import store as runs
+    from psplib.runs.archive import unpack_runs
+
     if tar is not None and local:
         raise PsplibError(f"local is for runs/; {tar} was named too.")
     with contextlib.ExitStack() as stack:
         if tar is not None:
-            store = stack.enter_context(archive.unpack(tar))
+            store = stack.enter_context(unpack_runs(tar, KINDS))
         else:
             store = runs.local() if local else runs.published()
         folders, name = list(store.all()), tar or store.root
@@ -204,16 +230,23 @@ def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> lis
 
     The gradual runs that they hang on are in the store or in one of the others.
     """
+    from psplib.core.artefact import open_artefact
+    from psplib.experiments.kinds import KINDS
+    from psplib.runs.run import check_run
+
     wrong = []
     for folder in folders:
         try:
-            artefact = runs.open_artefact(folder)
-            for beside in (store, *others):
-                verification.check_belongs(artefact, beside)
+            check_run(open_artefact(folder), KINDS, store, *others)
         except PsplibError as error:
             wrong.append(str(error).replace(str(store.root), str(name)))
     return wrong
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the installed command `psplib` runs."""
     cli(prog_name="psplib")
+
+
+if __name__ == "__main__":
+    main()

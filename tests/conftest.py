@@ -101,7 +101,7 @@ def runs_of(*names: str) -> Store:
     from psplib.runs import store as runs
 
     store = runs.local()
-    sweep.run([scales.panel(name, "smoke") for name in names], store, torch.device("cpu"))
+    sweep.run([scales.experiment(name, "smoke") for name in names], store, torch.device("cpu"))
     return store
 
 

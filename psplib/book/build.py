@@ -67,7 +67,7 @@ class Chapter:
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         if self.scale == scales.PUBLISHED:
             return tables.largest_published(name, self.store), self.store
-        panel = scales.panel(name, self.scale, self.seed)
+        panel = scales.experiment(name, self.scale, self.seed)
         sweep.run([panel], self.store, self.device)
         return panel, self.store
 
@@ -76,7 +76,7 @@ def chapter(scale: str, device: str, seed: int) -> Chapter:
     """Begin a chapter: refuse unknown or bad parameters before anything is computed."""
     for name in injected():
         checks.one_of("parameter", name, PARAMETERS)
-    scales.check(scale, seed)
+    scales.check_scale(scale, seed)
     return Chapter(scale, checks.device(device), seed)
 
 
@@ -104,13 +104,13 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     in `<output>/executed`, the pages are `<output>/html`; `output` is `_build` in the checkout
     unless given. The pages are replaced when all new ones are there.
     """
-    scales.check(scale, 0)
+    scales.check_scale(scale, 0)
     where = checks.device(device)
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
     if scale != scales.PUBLISHED:
-        panels = [scales.panel(name, scale) for name in scales.EXPERIMENTS]
+        panels = [scales.experiment(name, scale) for name in scales.EXPERIMENTS]
         sweep.run(panels, runs.local(), where, checks.jobs(where))
     output = (output or root / "_build").absolute()
     executed = output / "executed"

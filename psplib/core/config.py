@@ -8,8 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from psplib.core.errors import PsplibError, one_of
 
 Source = Literal["paper", "reference", "ours"]
 
@@ -41,23 +44,48 @@ def origins(config: Any) -> dict[str, Origin]:
     }
 
 
-def canonical(config: Any) -> str:
-    """The configuration as JSON: its type's name, every field, sorted keys; see `setting` for the
-    fields that are left out at their default."""
+def kind(config: Any) -> str:
+    """The name of a configuration's kind, or of a class of them, as it is written in `config.json`:
+    the class's own, unless its attribute `kind` says another."""
+    cls = config if isinstance(config, type) else type(config)
+    return getattr(cls, "kind", cls.__name__)
 
-    def tells(value: Any, f: dataclasses.Field) -> bool:
+
+def canonical(config: Any) -> str:
+    """The configuration as JSON: its kind, every field, sorted keys; see `setting` for the fields
+    that are left out at their default."""
+
+    def is_written(value: Any, f: dataclasses.Field) -> bool:
         return not (f.metadata.get("added") and getattr(value, f.name) == f.default)
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            told = [f.name for f in dataclasses.fields(value) if tells(value, f)]
-            fields = {name: plain(getattr(value, name)) for name in told}
-            return {"type": type(value).__name__, **fields}
+            names = [f.name for f in dataclasses.fields(value) if is_written(value, f)]
+            return {"type": kind(value), **{name: plain(getattr(value, name)) for name in names}}
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]
         return value
 
     return json.dumps(plain(config), sort_keys=True, indent=1) + "\n"
+
+
+def read(written: Any, kinds: Sequence[type]) -> Any:
+    """The configuration that `canonical` has written as this JSON, of one of these kinds.
+
+    `PsplibError` if its kind is none of them or it has other fields than its kind.
+    """
+    if isinstance(written, list):
+        return tuple(read(value, kinds) for value in written)
+    if not isinstance(written, dict):
+        return written
+    name = str(written.get("type"))
+    classes = {kind(cls): cls for cls in kinds}
+    one_of("the kind of a run", name, classes)
+    fields = {n: read(value, kinds) for n, value in written.items() if n != "type"}
+    try:
+        return classes[name](**fields)
+    except TypeError as error:
+        raise PsplibError(f"A configuration of the kind {name} is not whole: {error}.") from None
 
 
 def key(config: Any) -> str:

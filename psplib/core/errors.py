@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class PsplibError(Exception):
@@ -36,6 +38,8 @@ DEVICES = ("auto", "cpu", "cuda")
 
 def device(name: str = "auto") -> torch.device:
     """The torch device called `name`; `auto` is CUDA where there is one, else the CPU."""
+    import torch  # not before a command runs: it takes seconds
+
     one_of("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise PsplibError(

@@ -74,4 +74,4 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, json.loads((file.metadata() or {}).get("state", "null"))
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise PsplibError(f"{path} is damaged: {error}; remove it.") from None
+        raise PsplibError(f"{path} is damaged: {error}; move it away.") from None

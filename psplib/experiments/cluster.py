@@ -23,9 +23,11 @@ import torch
 from psplib.core import errors as checks
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
-from psplib.experiments import costs, scales, sweep
-from psplib.experiments import plan as experiments
+from psplib.experiments import scales, sweep
+from psplib.experiments.plan import batches, lacking, planned
+from psplib.experiments.progress import progress
 from psplib.experiments.scales import Experiment
+from psplib.runs.run import Batch, Run, compute_batch
 from psplib.runs.store import Store
 from psplib.training.fit import OutOfTime
 
@@ -62,20 +64,18 @@ def make(task: Task) -> Answer:
     try:
         store = Store(Path(task.root))
         batch, device = _look_up(task, store), checks.device(task.device)
-        return Answer(
-            experiments.compute_batch(batch, store, device, wait=False, deadline=task.deadline)
-        )
+        return Answer(compute_batch(batch, store, device, wait=False, deadline=task.deadline))
     except OutOfTime:
         return Answer(False)
     except PsplibError as error:
         return Answer(False, str(error))
 
 
-def _look_up(task: Task, store: Store) -> experiments.Batch:
-    panels = [scales.panel(name, task.scale, task.seed) for name in task.panels]
+def _look_up(task: Task, store: Store) -> Batch:
+    panels = [scales.experiment(name, task.scale, task.seed) for name in task.panels]
     start = time.monotonic()
     while True:
-        known = {key(c): c for panel in panels for c in experiments.known(panel, store)}
+        known = {key(c): c for panel in panels for c in planned(panel, store)}
         if not (strange := set(task.keys) - set(known)):
             return tuple(known[k] for k in task.keys)
         if time.monotonic() - start > _PATIENCE:
@@ -101,13 +101,13 @@ def run(
     machine is started for the time of the sweep. `jobs` runs share a GPU; on this machine's CPU it
     is the number of workers.
     """
-    if not sweep.lacking(panels, store):
+    if not lacking(panels, store):
         return True
     with _cluster(address, device, jobs) as cluster, sweep.bar(quiet) as shown:
-        tasks: dict[Any, experiments.Batch] = {}
+        tasks: dict[Any, Batch] = {}
         while True:
             is_over = sweep.is_over(deadline)
-            missing = sweep.lacking(panels, store)
+            missing = lacking(panels, store)
             if not tasks and (is_over or not missing):
                 return not missing
             free = 0 if is_over else cluster.slots() - len(tasks)
@@ -115,7 +115,7 @@ def run(
                 tasks[cluster.submit(_task(panels, batch, store, cluster, deadline))] = batch
             if is_over:
                 _cancel_waiting(tasks, store, cluster)
-            sweep.show(shown, *costs.progress(panels, store))
+            sweep.show(shown, *progress(panels, store))
             for ready in cluster.wait(list(tasks)):
                 batch = tasks.pop(ready)
                 if cluster.answer(ready, batch).done:
@@ -123,21 +123,21 @@ def run(
 
 
 def _next(
-    missing: list[experiments.Config],
-    tasks: dict[Any, experiments.Batch],
+    missing: list[Run],
+    tasks: dict[Any, Batch],
     store: Store,
     device: torch.device,
-) -> list[experiments.Batch]:
+) -> list[Batch]:
     """The batches that nobody makes: neither a task nor another process, maybe a dying one."""
     begun = {config for batch in tasks.values() for config in batch}
-    return experiments.batches(
+    return batches(
         [c for c in missing if c not in begun and not store.running(c)], device, store.begun()
     )
 
 
 def _task(
     panels: Sequence[Experiment],
-    batch: experiments.Batch,
+    batch: Batch,
     store: Store,
     cluster: _Cluster,
     deadline: float | None,
@@ -153,14 +153,14 @@ def _task(
     )
 
 
-def _cancel_waiting(tasks: dict[Any, experiments.Batch], store: Store, cluster: _Cluster) -> None:
+def _cancel_waiting(tasks: dict[Any, Batch], store: Store, cluster: _Cluster) -> None:
     """Take back the tasks that have no worker yet; the others end at the deadline by themselves."""
     for task, batch in tasks.items():
         if not any(store.running(config) for config in batch):
             cluster.cancel(task)
 
 
-def _await(batch: experiments.Batch, store: Store) -> None:
+def _await(batch: Batch, store: Store) -> None:
     """Wait until runs that a worker made are there for this machine too."""
     start = time.monotonic()
     for config in batch:
@@ -197,7 +197,7 @@ class _Cluster:
     def cancel(self, task: Any) -> None:
         self.ray.cancel(task)
 
-    def answer(self, task: Any, batch: experiments.Batch) -> Answer:
+    def answer(self, task: Any, batch: Batch) -> Answer:
         try:
             answer: Answer = self.ray.get(task)
         except self.ray.exceptions.TaskCancelledError:

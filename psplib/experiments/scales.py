@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.experiments.minima import Analysis, Census, Curvature, Map, Profile
+from psplib.experiments.census import Census
+from psplib.experiments.curvature import Curvature
+from psplib.experiments.names import PUBLISHED, SCALES
+from psplib.experiments.plane import Map
+from psplib.experiments.profile import Profile
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 
-SCALES = {
-    "smoke": "scikit-learn's digits, a minute or two: first contact and tests",
-    "quick": "the real data, 3 replicas: a laptop's CPU",
-    "paper": "the real data, 10 replicas, 3 LOBSTER seeds: the paper's size",
-}
-PUBLISHED = "published"
 TITLES = {
     "lenet-300": "LeNet-300",
     "lenet-5": "LeNet-5",
@@ -102,7 +100,7 @@ class Minima:
         """The single neurons of G and of a retraining's best network."""
         return Profile(retraining, self.samples)
 
-    def analyses(self, rewound: Retraining) -> dict[str, Analysis]:
+    def analyses(self, rewound: Retraining) -> dict[str, Map | Curvature]:
         """What is made of G and 1-S, the most telling first; by a short name."""
 
         def plane(grid: str, subspace: str, pairs: bool = False) -> Map:
@@ -394,13 +392,13 @@ EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
 }
 
 
-def panel(name: str, scale: str, seed: int = 0) -> Experiment:
+def experiment(name: str, scale: str, seed: int = 0) -> Experiment:
     """The configuration of an experiment."""
     one_of("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name](scale, seed)
 
 
-def check(scale: str, seed: int) -> None:
+def check_scale(scale: str, seed: int) -> None:
     """Refuse, before anything is computed, a scale or a seed that no figure can be made at."""
     one_of("scale", scale, (PUBLISHED, *SCALES))
     whole_number("seed", seed)

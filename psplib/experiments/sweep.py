@@ -15,26 +15,12 @@ import torch
 from tqdm.auto import tqdm
 
 from psplib.core.errors import PsplibError
-from psplib.experiments import costs
-from psplib.experiments import plan as experiments
-from psplib.experiments.plan import Config
+from psplib.experiments.plan import batches, lacking
+from psplib.experiments.progress import progress
 from psplib.experiments.scales import Experiment
+from psplib.runs.run import Run, compute_batch
 from psplib.runs.store import Store
 from psplib.training.fit import OutOfTime
-
-ENGINES = ("local", "ray")
-
-
-def lacking(panels: Sequence[Experiment], store: Store) -> list[Config]:
-    """The runs that experiments lack, the most valuable first: what is first in each of them (see
-    `experiments.known`), then what is second in each, and so on.
-
-    So a short budget gives every figure its first verdict before any of them its last digit; and
-    the gradual runs, on which everything hangs, come before all that is made from them.
-    """
-    places = [enumerate(experiments.known(panel, store)) for panel in panels]
-    ranked = sorted((p for place in places for p in place), key=lambda ranked: ranked[0])
-    return list(dict.fromkeys(config for _, config in ranked if not store.has(config)))
 
 
 def run(
@@ -71,10 +57,10 @@ def is_over(deadline: float | None) -> bool:
 
 
 def _make_one(
-    missing: list[Config], store: Store, device: torch.device, deadline: float | None, quiet: bool
+    missing: list[Run], store: Store, device: torch.device, deadline: float | None, quiet: bool
 ) -> bool:
     """Make the first of these batches that no other process has; false if there is none."""
-    for batch in experiments.batches(missing, device, store.begun()):
+    for batch in batches(missing, device, store.begun()):
         if is_over(deadline):
             raise OutOfTime
         with bar(quiet) as shown:
@@ -82,7 +68,7 @@ def _make_one(
             def report(done: float, total: float, note: str, shown: tqdm = shown) -> None:
                 show(shown, done / total, note)
 
-            if experiments.compute_batch(batch, store, device, report, False, deadline):
+            if compute_batch(batch, store, device, report, False, deadline):
                 return True
     return False
 
@@ -130,7 +116,7 @@ def _side_by_side(
         try:
             with bar() as shown:
                 while any(worker.poll() is None for worker in workers):
-                    show(shown, *costs.progress(panels, store))
+                    show(shown, *progress(panels, store))
                     time.sleep(1)
         except KeyboardInterrupt:
             for worker in workers:

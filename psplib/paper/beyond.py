@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psplib.experiments.plan import Config, gradual_run
+from psplib.experiments.plan import plan_rivals
 from psplib.experiments.scales import Beyond
 from psplib.paper import figure_1
 from psplib.paper.display import NOT_THERE, plus_minus, unbroken
@@ -36,10 +36,7 @@ from psplib.paper.statistics import (
 )
 from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, scale_axes
 from psplib.paper.tables import divide
-from psplib.pruning.lobster import Lobster
-from psplib.pruning.magnitude import Magnitude
-from psplib.pruning.retraining import Retraining
-from psplib.pruning.sensitivity import Sensitivity
+from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
 # Surviving shares along which gradual runs are compared: from point to point their errors jump, and
@@ -77,7 +74,7 @@ class FigureBeyond:
     table: pd.DataFrame
     layers: pd.DataFrame
     gradients: pd.DataFrame
-    missing: tuple[Config, ...]
+    missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
 
     @classmethod
@@ -85,26 +82,16 @@ class FigureBeyond:
         """The tables of "beyond the paper" from the runs that a store has."""
         networks, layers, gradients = [], [], []
         done, missing = divide(panel, store)
-        titles = {r.lobsters[0].architecture: r.title for r in panel.networks}
-        for config, artefact in done.items():
-            title = titles[gradual_run(config).architecture]
-            if isinstance(config, Sensitivity):
-                gradients.append(artefact.table("points").assign(network=title))
-                continue
-            if isinstance(config, Lobster):
-                arm = "lobster" if config.sensitivity else "decay"
-                frame = artefact.table("points").assign(lobster_seed=config.seed)
-            else:
-                assert isinstance(config, Retraining | Magnitude)
-                frame = artefact.table("replicas").assign(lobster_seed=config.lobster.seed)
-                arm = "rewound"
-                if isinstance(config, Magnitude):
-                    arm = "iterative" if config.iterative else "magnitude"
-                    table = artefact.table("layers").assign(network=title, arm=arm)
-                    layers.append(table[list(LAYERS)])
-                else:
-                    frame = frame.assign(point=config.point)
-            networks.append(frame.assign(network=title, arm=arm).reindex(columns=list(COLUMNS)))
+        for rivals in panel.networks:
+            for config in plan_rivals(rivals, store):
+                found = config.tables(done[config]) if config in done else {}
+                named = {rows: table.assign(network=rivals.title) for rows, table in found.items()}
+                if "networks" in named:
+                    networks.append(named["networks"].reindex(columns=list(COLUMNS)))
+                if "layers" in named:
+                    layers.append(named["layers"][list(LAYERS)])
+                if "gradients" in named:
+                    gradients.append(named["gradients"])
         return cls(
             panel,
             _together(networks, COLUMNS).astype(

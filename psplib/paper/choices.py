@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from psplib.core.config import canonical, key
+from psplib.core.config import key, read
 from psplib.core.errors import one_of
 from psplib.experiments import scales
-from psplib.experiments.plan import Config
+from psplib.experiments.kinds import KINDS
 from psplib.paper import display, sources
 from psplib.pruning.sensitivity import Sensitivity
+from psplib.runs.run import Run
 
 # What tells the runs of an experiment apart is no choice.
 HIDDEN = (
@@ -33,7 +33,7 @@ def table(experiment: str, part: str) -> Any:
     why. An HTML table. The parts are `lobster` and `retraining`; of `minima` also `census`,
     `profile` and the names of `Minima.analyses`; of `beyond` only `sensitivity` and, for
     each architecture A, `A, decay` and `A, magnitude`."""
-    panels = {scale: scales.panel(experiment, scale) for scale in scales.SCALES}
+    panels = {scale: scales.experiment(experiment, scale) for scale in scales.SCALES}
     parts = {scale: _parts(panel) for scale, panel in panels.items()}
     one_of("part", part, parts["paper"])
     rows = []
@@ -58,8 +58,8 @@ def _architecture(rivals: scales.Rivals) -> str:
     return rivals.lobsters[0].architecture
 
 
-def _parts(panel: scales.Experiment) -> dict[str, Config]:
-    parts: dict[str, Config] = {"lobster": panel.lobsters[0], "retraining": panel.retrained}
+def _parts(panel: scales.Experiment) -> dict[str, Run]:
+    parts: dict[str, Run] = {"lobster": panel.lobsters[0], "retraining": panel.retrained}
     if isinstance(panel, scales.Minima):
         parts["census"] = panel.census(panel.retrained)
         parts["profile"] = panel.profile(panel.retrained)
@@ -79,7 +79,7 @@ def provenance(figure: display.Results) -> Any:
         facts = artefact.provenance
         rows.append(
             [
-                _name(artefact.config),
+                read(artefact.config, KINDS).title,
                 artefact.folder.name,
                 facts["commit"][:10] + (" (modified)" if facts["modified"] else ""),
                 facts["finished"][:16].replace("T", " "),
@@ -89,41 +89,9 @@ def provenance(figure: display.Results) -> Any:
                 "{name} ({variant}) {sha256:.10}".format(**facts["data"]),
             ]
         )
-    rows += [
-        [_name(json.loads(canonical(c))), key(c), "not run", *[""] * 4] for c in figure.missing
-    ]
+    rows += [[c.title, key(c), "not run", *[""] * 4] for c in figure.missing]
     head = ["run", "key", "commit", "finished (UTC)", "computed with", "minutes", "data, SHA-256"]
     return as_html(head, rows)
-
-
-def _name(config: dict[str, Any]) -> str:
-    """What a run is, from its configuration as JSON."""
-    kind = config["type"]
-    if kind == "Lobster":
-        name = "LOBSTER" if config["sensitivity"] else "weight decay only"
-        return f"{name}, seed {config['seed']}"
-    if kind == "Retraining":
-        return (
-            f"{config['arm']} from seed {config['lobster']['seed']}, point {config['point']}, "
-            f"× {len(config['replicas'])}"
-        )
-    if kind == "Magnitude":
-        return (
-            f"magnitude, {'iterative' if config['iterative'] else 'one-shot'}, from seed "
-            f"{config['lobster']['seed']}, {len(config['points'])} points, "
-            f"× {len(config['replicas'])}"
-        )
-    if kind == "Sensitivity":
-        return f"gradients of {_name(config['lobster'])}"
-    if kind == "Census":
-        return f"census of {_name(config['retraining'])}"
-    if kind == "Profile":
-        return f"neurons of {_name(config['retraining'])}"
-    size = config["steps"] + 2 * config["margin"] + 1
-    if kind == "Map":
-        pairs = ", all pairs" if config["pairs"] else ""
-        return f"map, {config['subspace']} coordinates, {size} × {size}{pairs}"
-    return f"eigenvalues, {config['subspace']} coordinates, {config['definition']}, {size} points"
 
 
 def _value(value: Any) -> str:

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psplib.core.config import canonical
-from psplib.experiments.plan import Config
 from psplib.experiments.scales import Experiment, Minima, Panel
 from psplib.paper.statistics import NOT_RUN, VERDICTS, Interval, Verdict, interval
 from psplib.paper.style import STYLE
+from psplib.runs.run import Run
 from psplib.runs.store import Artefact
 
 NOT_THERE = "The runs that this rests on are not there yet; `psplib reproduce` makes them."
@@ -33,7 +33,7 @@ class Results(Protocol):
     @property
     def table(self) -> pd.DataFrame: ...
     @property
-    def missing(self) -> tuple[Config, ...]: ...
+    def missing(self) -> tuple[Run, ...]: ...
     @property
     def artefacts(self) -> tuple[Artefact, ...]: ...
     @property

@@ -14,15 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from psplib.experiments.plan import Config
 from psplib.experiments.scales import PANELS, Panel
 from psplib.paper import display
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import HOLDS, MARGIN, Interval, at_most, interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
 from psplib.paper.tables import divide
-from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import Retraining
+from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
 LETTERS = dict(zip(PANELS, "abcd", strict=True))
@@ -52,23 +50,17 @@ class Figure1:
 
     panel: Panel
     table: pd.DataFrame
-    missing: tuple[Config, ...]
+    missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
 
     @classmethod
     def collect(cls, panel: Panel, store: Store) -> Figure1:
         """The panel's table from the runs that a store has."""
-        frames = []
         done, missing = divide(panel, store)
-        for config, artefact in done.items():
-            assert isinstance(config, Lobster | Retraining)
-            if isinstance(config, Lobster):
-                frame = artefact.table("points").assign(arm="lobster", lobster_seed=config.seed)
-            else:
-                frame = artefact.table("replicas").assign(
-                    arm=config.arm, lobster_seed=config.lobster.seed, point=config.point
-                )
-            frames.append(frame.reindex(columns=list(COLUMNS)))
+        frames = [
+            config.tables(artefact)["networks"].reindex(columns=list(COLUMNS))
+            for config, artefact in done.items()
+        ]
         nothing = pd.DataFrame(columns=list(COLUMNS))
         table = pd.concat(frames, ignore_index=True) if frames else nothing
         table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from psplib.experiments import plan, scales
+from psplib.experiments import scales
 from psplib.nn.masks import Mask
 from psplib.paper.figure_1 import Figure1, dense_line
 from psplib.paper.slide import Slide, Slides, draw_slide
 from psplib.paper.statistics import interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, plain_ticks
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
 _PRUNED, _GAP, _TAKEN = 0.90, 1.0, "#999999"
@@ -175,15 +175,15 @@ def states(config: Lobster, store: Store, most: int) -> list[State]:
         return []
     points = store.load(config).table("points")
     kept = points["kept"].tolist()
-    stored = plan.points_with_weights(kept)
+    stored = points_with_weights(kept)
     chosen = [stored[i] for i in scales.spread([kept[p] / kept[0] for p in stored], most)]
     rows = points.to_dict("records")
     return [
         State(
             rows[p],
             kept[p] - kept[p + 1] if p + 1 < len(kept) else 0,
-            plan.point_mask(config, p, store),
-            plan.point_weights(config, p, store),
+            config.mask(p, store),
+            config.weights(p, store),
         )
         for p in chosen
     ]

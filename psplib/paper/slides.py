@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from psplib.experiments import minima
+from psplib.experiments.profile import entropies
 from psplib.paper import claims_minima
 from psplib.paper.figures_minima import LABELS, SHORT, heat, quantity_title, strip
 from psplib.paper.slide import Slide, Slides, draw_slide
@@ -121,7 +121,7 @@ def neurons(figures: Figures2to4) -> Slides:
     """By layer and class: the neurons of G and 1-S, sorted by their first-order entropy."""
     if not figures.profile:
         return {}
-    bits = minima.entropies(figures.profile)
+    bits = entropies(figures.profile)
     sizes = figures.profile["layers"].set_index("layer")["neurons"]
     numbers = figures.profile["classes"]["class"].tolist()
     shown = {ALL_CLASSES: numbers} | {f"class {c}": [c] for c in numbers}

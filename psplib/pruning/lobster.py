@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import inf, log
 from typing import Any
 
@@ -12,16 +13,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.nn import data as data_sets
 from psplib.nn import models
 from psplib.nn.data import NAMES, Data
 from psplib.nn.masks import Mask, nest
+from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import trainers
 from psplib.training.fit import Checkpoint, Progress, Trial, fit
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import Score, Trainer, flat
 from psplib.training.update import LobsterStep, Update
+
+# The weights of networks are kept where they are few.
+KEPT_ABOVE = 0.95
+# Seconds of one core on the whole data set, about: a gradual run to the sparsity of the paper's
+# scale, an epoch of it where it is dense, and one where it is sparse.
+_SECONDS = {
+    "lenet-300": (750.0, 1.0, 0.5),
+    "lenet-5": (10_000.0, 12.0, 4.0),
+    "resnet-8": (16_000.0, 56.0, 40.0),
+    "resnet-32": (80_000.0, 280.0, 200.0),
+}
+_IMAGES = {"digits": 1_500, "cifar10": 50_000, "mnist": 60_000, "fashion-mnist": 60_000}
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,144 @@ class Lobster:
             raise PsplibError(
                 f"target_sparsity must lie between 0 and 1; got {self.target_sparsity}."
             )
+
+    @property
+    def parents(self) -> tuple[()]:
+        """It is made from nothing."""
+        return ()
+
+    @property
+    def arm(self) -> str:
+        """Its name among the arms: `lobster`, or `decay` where the sensitivity term is left out."""
+        return "lobster" if self.sensitivity else "decay"
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"{'LOBSTER' if self.sensitivity else 'weight decay only'}, seed {self.seed}"
+
+    @property
+    def share(self) -> float:
+        """The images it uses, of those on which its architecture's cost was measured."""
+        whole = _IMAGES["cifar10" if self.architecture.startswith("resnet") else "mnist"]
+        images = _IMAGES[self.data]
+        return min(self.samples or images, images) / whole
+
+    @property
+    def _seconds(self) -> tuple[float, float, float]:
+        return _SECONDS.get(self.architecture, _SECONDS["resnet-32"])
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        whole, dense, _ = self._seconds
+        return self.share * min(whole, dense * self.max_epochs)
+
+    def epoch_cost(self, is_dense: bool) -> float:
+        """Seconds of one core for an epoch of one of its networks, about."""
+        return self.share * self._seconds[1 if is_dense else 2]
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The architecture and what it reads: what the networks of one program share."""
+        return self.architecture, self.data, self.samples, self.split_seed
+
+    @property
+    def program(self) -> Program:
+        """Gradual runs of one architecture and data set can be made together."""
+        recipe = ("lobster", *self.inputs, self.batch_size, self.sensitivity, self.precision)
+        return Program(recipe, 1, TOGETHER[self.architecture], _make_together)
+
+    def load(self, device: torch.device) -> Data:
+        """The images it reads."""
+        image = models.IMAGE[self.architecture]
+        return _load(self.data, device, self.split_seed, image, self.samples)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The tables, masks and weights of its points."""
+        return _make_together([self], data, parents, checkpoint)[0]
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that the points are those of the masks, and that the run has come to its end."""
+        points = artefact.table("points")
+        survived = artefact.tensors("masks")["survived"]
+        kept = [int((survived > k).sum()) for k in range(int(survived.max()))]
+        artefact.insist(points["kept"].tolist() == kept, "the table of points")
+        last = points.iloc[-1]
+        is_sparse = last["sparsity"] >= self.target_sparsity
+        artefact.insist(is_sparse or last["epoch"] == self.max_epochs, "the table of points")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`networks`: a row per point, with `arm` and `lobster_seed`."""
+        points = artefact.table("points")
+        return {"networks": points.assign(arm=self.arm, lobster_seed=self.seed)}
+
+    def mask(self, point: int, parents: Parents) -> Mask:
+        """The mask at a point; point 0 is dense and needs no run among the `parents`."""
+        dense = Mask.dense(models.build(self.architecture, self.seed))
+        if point == 0:
+            return dense
+        survived = parents[self].tensors("masks")["survived"]
+        if point >= (points := int(survived.max())):
+            raise PsplibError(f"The gradual run has {points} points; point {point} was asked for.")
+        return dense.with_flat(survived > point)
+
+    def weights(self, point: int, parents: Parents) -> Tensor:
+        """The weights (P,) at a point, pruned ones zero.
+
+        `PsplibError` at a point of which they were not kept, see `points_with_weights`.
+        """
+        mask = self.mask(point, parents)
+        survivors = parents[self].tensors("weights")
+        if f"point{point}" not in survivors:
+            raise PsplibError(
+                f"The gradual run kept no weights of point {point}, at {mask.sparsity:.1%} "
+                f"sparsity; it has those of points "
+                f"{', '.join(n.removeprefix('point') for n in survivors)}."
+            )
+        return torch.zeros(len(mask.flat)).masked_scatter_(mask.flat, survivors[f"point{point}"])
+
+
+def points_with_weights(kept: list[int]) -> list[int]:
+    """The points whose weights a gradual run keeps, by how many parameters each `kept`.
+
+    The last, all from 95 % sparsity up, and below, where they are large, the first of every
+    halving. Not the dense network: nothing is made from it, and the dense arm keeps its own.
+
+    >>> points_with_weights([1000, 900, 400, 300, 200, 50, 49])
+    [2, 4, 5, 6]
+    """
+    chosen, smallest = [], kept[0]
+    for point, count in enumerate(kept[1:], 1):
+        is_last = point == len(kept) - 1
+        if is_last or count <= (1 - KEPT_ABOVE) * kept[0] or count <= smallest / 2:
+            chosen.append(point)
+            smallest = count
+    return chosen
+
+
+@lru_cache(maxsize=1)
+def _load(
+    name: str, device: torch.device, seed: int, image: tuple[int, int, int], samples: int | None
+) -> Data:
+    return data_sets.load(name, device=device, seed=seed, image=image, samples=samples)
+
+
+def _make_together(
+    configs: Sequence[Lobster], data: Data, parents: Parents, checkpoint: Checkpoint
+) -> list[Parts]:
+    return [
+        {
+            "points": result.points,
+            "history": result.history,
+            "masks": {"survived": nest(result.masks)},
+            "weights": {
+                f"point{k}": result.weights[k][result.masks[k]]
+                for k in points_with_weights(result.points["kept"].tolist())
+            },
+        }
+        for result in prune_gradually(configs, data, checkpoint)
+    ]
 
 
 @dataclass(frozen=True)

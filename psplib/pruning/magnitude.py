@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 
+from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
@@ -24,6 +26,9 @@ from psplib.training.engines import trainers
 from psplib.training.fit import Checkpoint, Trial, by_epochs, finish, fit
 from psplib.training.trainer import flat
 from psplib.training.update import Sgd
+
+# An epoch under its masks, which free few units, of the dense one's time.
+_SPARSE_EPOCH = 0.7
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,63 @@ class Magnitude:
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
         if list(self.points) != sorted(set(self.points)) or not all(p > 0 for p in self.points):
             raise PsplibError(f"points must be rising numbers from 1 on; got {self.points}.")
+
+    @property
+    def parents(self) -> tuple[Lobster]:
+        """The gradual run whose sparsities it has."""
+        return (self.lobster,)
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return (
+            f"magnitude, {'iterative' if self.iterative else 'one-shot'}, from seed "
+            f"{self.lobster.seed}, {len(self.points)} points, × {len(self.replicas)}"
+        )
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        epochs = len(self.replicas) * self.epochs * (1 + _SPARSE_EPOCH * len(self.points))
+        return epochs * self.lobster.epoch_cost(is_dense=True)
+
+    program = None  # its networks are made one after another
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the gradual run."""
+        return self.lobster.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The tables of `MagnitudeResult`."""
+        masks = [self.lobster.mask(point, parents) for point in self.points]
+        found = prune_by_magnitude(self, data, masks, checkpoint)
+        return {"replicas": found.replicas, "layers": found.layers, "history": found.history}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that the rounds and their numbers of survivors are those that were asked for."""
+        replicas = artefact.table("replicas")
+        rounds = [[r, p] for r in self.replicas for p in (0, *self.points)]
+        found = replicas[["replica", "point"]].to_numpy().tolist()
+        artefact.insist(found == rounds, "the table of replicas")
+        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
+        artefact.insist(is_within, "the best epoch")
+        layers = artefact.table("layers").groupby(["replica", "point"])[["kept", "lobster"]].sum()
+        kept = replicas[replicas["point"] > 0].set_index(["replica", "point"])["kept"]
+        for column in ("kept", "lobster"):
+            is_same = layers[column].to_dict() == kept.to_dict()
+            artefact.insist(is_same, "the table of layers")
+        if self.lobster in parents:
+            points = parents[self.lobster].table("points").set_index("point")["kept"]
+            is_same = bool((replicas["point"].map(points) == replicas["kept"]).all())
+            artefact.insist(is_same, "the number of survivors")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`networks`: a row per replica and point; `layers`: see `MagnitudeResult`; both with
+        `arm`, which is `iterative` or `magnitude`, and `lobster_seed`."""
+        arm = "iterative" if self.iterative else "magnitude"
+        labels = {"arm": arm, "lobster_seed": self.lobster.seed}
+        names = {"networks": "replicas", "layers": "layers"}
+        return {name: artefact.table(table).assign(**labels) for name, table in names.items()}
 
 
 @dataclass(frozen=True)

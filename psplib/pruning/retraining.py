@@ -16,13 +16,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.nn.masks import Mask, random_structure
-from psplib.pruning.lobster import Lobster
+from psplib.nn.masks import Mask, pack_bits, random_structure, unpack_bits
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import stacks, trainers
 from psplib.training.fit import Checkpoint, Saved, Trial, by_epochs, finish, fit, under
 from psplib.training.precision import PRECISIONS
@@ -36,8 +38,6 @@ ARMS = (
     "restructured-layer",
     "restructured-global",
 )
-# The weights of every replica are kept where they are few and lie under one mask.
-KEPT_ABOVE = 0.95
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,75 @@ class Retraining:
         """The rule of an epoch, counted from 1."""
         fallen = sum(epoch > share * self.epochs for share in self.steps)
         return Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
+
+    @property
+    def parents(self) -> tuple[Lobster, ...]:
+        """The gradual run whose mask it has; the dense arm has none."""
+        return (self.lobster,) if self.point else ()
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        source = f"{self.arm} from seed {self.lobster.seed}, point {self.point}"
+        return f"{source}, × {len(self.replicas)}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        return len(self.replicas) * self.epochs * self.lobster.epoch_cost(self.point < 4)
+
+    @property
+    def program(self) -> Program:
+        """Arms and points of one panel can be made together: they have one number of epochs."""
+        shared = (self.batch_size, self.epochs, self.precision)
+        recipe = ("retraining", *self.lobster.inputs, *shared)
+        most = TOGETHER[self.lobster.architecture]
+        return Program(recipe, len(self.replicas), most, _make_together)
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the gradual run."""
+        return self.lobster.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The replicas' table and history, the best one's mask and weights, and all `survivors`."""
+        return _make_together([self], data, parents, checkpoint)[0]
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that the replicas and their numbers of survivors are those that were asked for."""
+        replicas = artefact.table("replicas")
+        found = replicas["replica"].tolist()
+        artefact.insist(found == list(self.replicas), "the table of replicas")
+        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
+        artefact.insist(is_within, "the best epoch")
+        best = artefact.tensors("best")
+        survivors = len(best["weights"])
+        is_same = bool((replicas["kept"] == survivors).all())
+        artefact.insist(is_same, "the number of survivors")
+        bits = unpack_bits(best["packed"], 8 * len(best["packed"]))
+        artefact.insist(int(bits.sum()) == survivors, "the best replica's mask")
+        if self.lobster in parents and self.point:
+            kept = parents[self.lobster].table("points").set_index("point")["kept"]
+            artefact.insist(kept.get(self.point) == survivors, "the number of survivors")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`networks`: a row per replica, with `arm`, `lobster_seed` and `point`."""
+        labels = {"arm": self.arm, "lobster_seed": self.lobster.seed, "point": self.point}
+        return {"networks": artefact.table("replicas").assign(**labels)}
+
+
+def _make_together(
+    configs: Sequence[Retraining], data: Data, parents: Parents, checkpoint: Checkpoint
+) -> list[Parts]:
+    masks = [config.lobster.mask(config.point, parents) for config in configs]
+    return [
+        {
+            "replicas": result.replicas,
+            "history": result.history,
+            "best": {"packed": pack_bits(result.mask), "weights": result.weights[result.mask]},
+            **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
+        }
+        for result in retrain(configs, data, masks, checkpoint)
+    ]
 
 
 @dataclass(frozen=True)

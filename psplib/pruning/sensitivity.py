@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.pruning.lobster import Lobster
-from psplib.training.fit import Report, order
+from psplib.training.fit import Checkpoint, Report, order
 
 SMALL = 0.01
+_SECONDS = 60.0  # of one core, all minibatches of the gradients on a whole data set, about
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,46 @@ class Sensitivity:
 
     def __post_init__(self) -> None:
         whole_number("minibatches", self.minibatches, 1)
+
+    @property
+    def parents(self) -> tuple[Lobster]:
+        """The gradual run whose networks are looked at."""
+        return (self.lobster,)
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"gradients of {self.lobster.title}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        return self.lobster.share * _SECONDS
+
+    program = None
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the gradual run."""
+        return self.lobster.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """`points`: see `measure_sensitivity`."""
+        artefact = parents[self.lobster]
+        kept = sorted(int(n.removeprefix("point")) for n in artefact.tensors("weights"))
+        weights = {point: self.lobster.weights(point, parents) for point in kept}
+        thresholds = artefact.table("points").set_index("point")["threshold"].dropna().to_dict()
+        return {"points": measure_sensitivity(self, data, weights, thresholds, checkpoint.report)}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that sparsity rises and that all shares are shares."""
+        points = artefact.table("points")
+        is_rising = bool((points["sparsity"].diff().dropna() > 0).all())
+        are_shares = bool(points[["small", "factor"]].stack().between(0, 1).all())
+        artefact.insist(is_rising and are_shares, "the table of points")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`gradients`: a row per point."""
+        return {"gradients": artefact.table("points")}
 
 
 def measure_sensitivity(

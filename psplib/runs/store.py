@@ -24,72 +24,18 @@ from typing import Any
 import filelock
 import pandas as pd
 import torch
-from torch import Tensor
 
 from psplib import __version__
 from psplib.core import files
-from psplib.core.config import canonical, key
+from psplib.core.artefact import Artefact, Parts, open_artefact
+from psplib.core.config import canonical, key, kind
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint, Report
 
-Parts = dict[str, "pd.DataFrame | dict[str, Tensor]"]
-
 # Names a file to which every run that is asked for is added, so that who executes a chapter knows
 # which runs it shows.
 ASKED = "PSPLIB_ASKED"
-
-
-# Newer pandas reads floats to the bit by default, and warns of the option.
-_EXACT: dict[str, Any] = (
-    {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
-)
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A finished run, its digests checked when it was opened."""
-
-    folder: Path
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-
-    def table(self, name: str) -> pd.DataFrame:
-        """The table `<name>.csv`; floats come back to the bit."""
-        return pd.read_csv(self.folder / f"{name}.csv", **_EXACT)
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `<name>.safetensors`."""
-        return files.read_tensors(self.folder / f"{name}.safetensors")[0]
-
-
-def open_artefact(folder: Path) -> Artefact:
-    """Open a run folder; `PsplibError`, by name, unless every file is what its run wrote."""
-    try:
-        text = (folder / "config.json").read_bytes()
-        config = json.loads(text)
-        provenance = json.loads((folder / "provenance.json").read_bytes())
-        digests = provenance["files"]
-        present = {p.name for p in folder.iterdir()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PsplibError(
-            f"{folder} is not a whole run ({type(error).__name__}: {error}); remove the folder."
-        ) from None
-    if hashlib.sha256(text).hexdigest()[:16] != folder.name:
-        raise PsplibError(
-            f"{folder} does not belong to its configuration (config.json hashes to another key); "
-            "remove the folder."
-        )
-    if foreign := present - {"config.json", "provenance.json", *digests}:
-        raise PsplibError(
-            f"{folder} holds {', '.join(sorted(foreign))}, which its run did not write; "
-            "move that away."
-        )
-    for name, digest in digests.items():
-        if name not in present or files.sha256(folder / name) != digest:
-            state = "is missing" if name not in present else "is not what its run wrote (SHA-256)"
-            raise PsplibError(f"{folder / name} {state}; remove the folder {folder.name}.")
-    return Artefact(folder, config, provenance)
 
 
 @dataclass(frozen=True)
@@ -100,15 +46,21 @@ class Store:
 
     def folder(self, config: Any) -> Path:
         """Where the run of `config` is or will be."""
-        return _asked(self.root / type(config).__name__.lower() / key(config))
+        return _asked(self.root / kind(config).lower() / key(config))
 
     def work(self, config: Any) -> Path:
         """Where the run of `config` is being made."""
         return self.root / ".work" / key(config)
 
     def has(self, config: Any) -> bool:
-        """Whether the run is there (not whether it is whole: `load` checks that)."""
+        """Whether the run is there (not whether it is whole: that is checked when it is read)."""
         return self.folder(config).exists()
+
+    def __contains__(self, config: object) -> bool:
+        return self.has(config)
+
+    def __getitem__(self, config: Any) -> Artefact:
+        return self.load(config)
 
     def load(self, config: Any) -> Artefact:
         """The finished run of `config`."""
@@ -117,12 +69,8 @@ class Store:
         return open_artefact(self.folder(config))
 
     def seconds(self, config: Any) -> float:
-        """What a finished run took, without checking its digests."""
-        try:
-            facts = json.loads((self.folder(config) / "provenance.json").read_bytes())
-            return float(facts["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return float(self.load(config).provenance["seconds"])  # says what is wrong
+        """What a finished run took."""
+        return float(self.load(config).provenance["seconds"])
 
     def all(self) -> Iterator[Path]:
         """Every finished run's folder, in a fixed order."""
@@ -135,8 +83,10 @@ class Store:
         aside = self.root / ".work" / f"{folder.name}.{os.getpid()}"
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(artefact.folder, aside / folder.name)
-            open_artefact(aside / folder.name)
+            (aside / folder.name).mkdir(parents=True)
+            for name in artefact.names:
+                shutil.copy2(artefact.folder / name, aside / folder.name)
+            open_artefact(aside / folder.name).check_digests()
             (aside / folder.name).rename(folder)
         except OSError as error:
             raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error

@@ -18,8 +18,8 @@ from IPython.utils.capture import capture_output
 from psplib.book import build as book
 from psplib.book import freshness, rendering
 from psplib.core.errors import PsplibError
-from psplib.experiments import plan as experiments
 from psplib.experiments import scales
+from psplib.experiments.plan import planned
 from psplib.paper import tables
 from psplib.runs import store as runs
 from psplib.runs.store import Store
@@ -223,8 +223,8 @@ def test_an_experiment_without_results_is_the_papers_without_runs(
 ) -> None:
     store = runs.Store(tmp_path)
     found = tables.largest_published(name, store)
-    assert found == scales.panel(name, "paper")
-    assert not any(store.has(c) for c in experiments.known(found, store))
+    assert found == scales.experiment(name, "paper")
+    assert not any(store.has(c) for c in planned(found, store))
 
 
 # --- chapters side by side ------------------------------------------------------------------------

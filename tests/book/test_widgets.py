@@ -15,14 +15,13 @@ from PIL import Image
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.book import widgets
-from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
 from psplib.paper import figure_1_slides, figures_minima, slides, statistics, tables
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.tables import Figures2to4
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
 GRADUAL = Lobster("lenet-300", "digits", 0)
@@ -53,7 +52,7 @@ def gradual(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Store:
         }
     )
     history = pd.DataFrame({"epoch": range(1, 51), "validation_loss": np.linspace(2, 0.3, 50)})
-    kept = {f"point{p}": weights[flat[p]] for p in experiments.points_with_weights(KEPT)}
+    kept = {f"point{p}": weights[flat[p]] for p in points_with_weights(KEPT)}
     parts: Any = {
         "points": points,
         "history": history,
@@ -109,7 +108,7 @@ def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
     found = figure_1_slides.survivors_slides(GRADUAL, gradual)
     assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
     alt = found["97.00 %",].alt
-    mask = experiments.point_mask(GRADUAL, 3, gradual)
+    mask = GRADUAL.mask(3, gradual)
     first = next(m for _, m in mask.items())
     assert f"{int(first.sum()):,} of 235,200 weights of its first layer, fc1, survive" in alt
     assert f"in {int(first.any(1).sum())} of 300 units" in alt

@@ -19,7 +19,8 @@ from psplib.__main__ import cli
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import cluster, scales
-from psplib.experiments import plan as experiments
+from psplib.experiments.plan import planned
+from psplib.runs.run import Batch
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
     # Ray itself may say before that a worker died.
     assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
 
-    configs = experiments.known(PANEL, store)
+    configs = planned(PANEL, store)
     assert len(configs) == 14
     assert sorted(store.all()) == sorted(map(store.folder, configs))
     written = notes(log)
@@ -175,7 +176,7 @@ class Rehearsal:
     def cancel(self, task: int) -> None:
         self.waiting[task] = replace(self.waiting[task], deadline=0.0)
 
-    def answer(self, task: int, batch: experiments.Batch) -> cluster.Answer:
+    def answer(self, task: int, batch: Batch) -> cluster.Answer:
         asked = self.waiting.pop(task)
         assert asked.keys == tuple(map(key, batch))
         return self.work(asked)
@@ -195,7 +196,7 @@ def rehearse(
 def test_the_most_valuable_is_asked_first_new_work_as_it_appears_and_what_was_left_again(
     smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = {key(c): c for c in experiments.known(PANEL, smoke)}
+    configs = {key(c): c for c in planned(PANEL, smoke)}
     left = [key(PANEL.retrained), key(PANEL.retrained)]
 
     def work(task: cluster.Task) -> cluster.Answer:

@@ -12,9 +12,14 @@ from torch import nn
 
 from psplib.analysis import eigen, entropy, hessian, psp
 from psplib.core.errors import PsplibError
-from psplib.experiments import minima, scales
-from psplib.experiments import plan as experiments
-from psplib.experiments.minima import Census, Curvature, Map, Profile, Solutions
+from psplib.experiments import scales
+from psplib.experiments.census import Census
+from psplib.experiments.curvature import DEFINITIONS, Curvature
+from psplib.experiments.plan import planned
+from psplib.experiments.plane import Map
+from psplib.experiments.profile import Profile, entropies
+from psplib.experiments.solutions import Solutions
+from psplib.experiments.solutions import solutions as solutions_of
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask
 from psplib.paper import tables
@@ -56,7 +61,7 @@ def at(solutions: Solutions, weights: torch.Tensor) -> nn.Module:
 
 
 def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) -> None:
-    tables = minima.run(Census(REWOUND, samples=50, samples_all=30), data, solutions)
+    tables = Census(REWOUND, samples=50, samples_all=30).analyse(data, solutions)
     networks, neurons = tables["networks"], tables["neurons"]
     assert networks[["arm", "replica"]].to_numpy().tolist() == [
         ["lobster", -1], ["rewound", 4], ["rewound", 7]
@@ -88,8 +93,8 @@ def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) ->
 def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
     data: Data, solutions: Solutions
 ) -> None:
-    tables = minima.run(Profile(REWOUND, samples=50), data, solutions)
-    bits = minima.entropies(tables)
+    tables = Profile(REWOUND, samples=50).analyse(data, solutions)
+    bits = entropies(tables)
     assert tables["layers"].to_numpy().tolist() == [["relu1", 300], ["relu2", 12]]
     images = type(data.train)(data.train.x[:50], data.train.y[:50])
     labels = images.y.bincount(minlength=10)
@@ -112,11 +117,11 @@ def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
 
 def test_the_profile_comes_after_all_else_and_is_collected(smoke_minima: Store) -> None:
     panel = scales.minima("smoke")
-    configs = experiments.known(panel, smoke_minima)
+    configs = planned(panel, smoke_minima)
     assert [isinstance(c, Profile) for c in configs] == [False] * (len(configs) - 1) + [True]
-    assert isinstance(experiments.known(scales.minima("paper"), smoke_minima)[-1], Lobster)
+    assert isinstance(planned(scales.minima("paper"), smoke_minima)[-1], Lobster)
     found = tables.collect_minima(panel, smoke_minima)
-    bits = minima.entropies(found.profile)
+    bits = entropies(found.profile)
     assert set(bits["replica"]) == {-1, found.best}
     neurons = found.profile["layers"].set_index("layer")["neurons"]
     census = found.neurons[found.neurons["replica"] == -1].groupby("layer")["first"].sum()
@@ -129,9 +134,9 @@ def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> No
     assert config.alphas[config.margin] == 0
     assert config.alphas[config.margin + config.steps] == 1
     assert 0 in config.betas
-    table = minima.run(config, data, solutions)["points"]
+    table = config.analyse(data, solutions)["points"]
     assert len(table) == 81
-    census = minima.run(Census(REWOUND, 50, 10), data, solutions)["networks"]
+    census = Census(REWOUND, 50, 10).analyse(data, solutions)["networks"]
     for alpha, network in ((0.0, 0), (1.0, 2)):
         point = table[(table["alpha"] == alpha) & (table["beta"] == 0)].iloc[0]
         found = [point[c] for c in ("loss", "error", "magnitude", "first_order", "joint")]
@@ -140,12 +145,12 @@ def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> No
         assert found == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("definition", minima.DEFINITIONS)
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_the_curvature_runs_from_g_to_1_s(
     data: Data, solutions: Solutions, definition: str
 ) -> None:
     config = Curvature(REWOUND, "surviving", definition, steps=2, margin=1, samples=50)
-    table = minima.run(config, data, solutions)["points"]
+    table = config.analyse(data, solutions)["points"]
     assert sorted(set(table["alpha"])) == config.alphas == [-0.5, 0.0, 0.5, 1.0, 1.5]
     images = type(data.train)(data.train.x[:50], data.train.y[:50])
     one_shot = hessian.hessian(at(solutions, solutions.one_shot), images, solutions.mask)
@@ -166,8 +171,8 @@ def test_the_curvature_runs_from_g_to_1_s(
 def test_an_interrupted_analysis_ends_with_the_same_tables(
     config: Any, data: Data, solutions: Solutions, in_pieces: Callable
 ) -> None:
-    whole = minima.run(config, data, solutions)
-    pieces, interruptions = in_pieces(lambda c: minima.run(config, data, solutions, c))
+    whole = config.analyse(data, solutions)
+    pieces, interruptions = in_pieces(lambda c: config.analyse(data, solutions, c))
     assert interruptions >= 1
     assert whole.keys() == pieces.keys()
     assert all(whole[name].equals(pieces[name]) for name in whole)
@@ -203,10 +208,10 @@ def test_the_solutions_of_a_store_are_its_networks(smoke_minima: Store) -> None:
     panel = scales.minima("smoke")
     points = smoke_minima.load(panel.lobsters[0]).table("points")
     retraining = panel.retraining(panel.lobsters[0], len(points), "rewound")
-    found = experiments.solutions(panel.census(retraining), smoke_minima)
+    found = solutions_of(retraining, smoke_minima)
     table = smoke_minima.load(retraining).table("replicas")
     assert found.mask.kept == points["kept"].iloc[-1] == table["kept"].iloc[0]
-    images = experiments._load("digits", torch.device("cpu"), 0, (1, 28, 28), None)
+    images = retraining.load(torch.device("cpu"))
     for weights, row in zip(found.replicas, table.itertuples(), strict=True):
         assert training.evaluate(at(found, weights), images.test).error == row.test_error
     gradual = training.evaluate(at(found, found.gradual), images.test)
@@ -219,4 +224,4 @@ def test_what_was_not_kept_is_said(smoke: Store) -> None:
     panel = scales.figure_1a("smoke")
     retraining = panel.retrainings([1.0, 0.5, 0.1, 0.05])[0]
     with pytest.raises(PsplibError, match="kept no weights of its replicas"):
-        experiments.solutions(Census(retraining), smoke)
+        solutions_of(retraining, smoke)

@@ -8,11 +8,12 @@ import pytest
 
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
-from psplib.experiments import costs, scales
-from psplib.experiments.plan import Config
+from psplib.experiments import scales
+from psplib.experiments.progress import seconds
 from psplib.paper import choices as deviations
 from psplib.paper import tables
 from psplib.runs import store as runs
+from psplib.runs.run import Run
 from psplib.runs.store import Store
 
 # Runs that were made, by arm and point.
@@ -145,11 +146,11 @@ def test_values_of_every_kind_can_be_read_in_the_table() -> None:
 class Pretended(Store):
     """A store that has some runs, by their configuration alone."""
 
-    def __init__(self, root: Path, *present: Config) -> None:
+    def __init__(self, root: Path, *present: Run) -> None:
         super().__init__(root)
         object.__setattr__(self, "present", present)
 
-    def has(self, config: Config) -> bool:
+    def has(self, config: Run) -> bool:
         return config in self.present
 
 
@@ -159,13 +160,13 @@ def test_the_largest_complete_scale_is_shown_else_that_with_most_runs(
     """The gradual run is the same at quick and at paper scale: by itself it tells nothing."""
     densities = [1.0, 0.5, 0.3, 0.1, 0.03]
 
-    def known(panel: scales.Panel, store: Store) -> list[Config]:
+    def planned(panel: scales.Panel, store: Store) -> list[Run]:
         return [*panel.lobsters, panel.dense, *panel.retrainings(densities)]
 
-    monkeypatch.setattr(tables, "known", known)
-    quick, paper = (known(scales.figure_1b(s), Store(tmp_path)) for s in ("quick", "paper"))
+    monkeypatch.setattr(tables, "planned", planned)
+    quick, paper = (planned(scales.figure_1b(s), Store(tmp_path)) for s in ("quick", "paper"))
 
-    def shown(*present: Config) -> str:
+    def shown(*present: Run) -> str:
         return tables.largest_published("figure_1b", Pretended(tmp_path, *present)).scale
 
     assert shown() == "paper"
@@ -180,7 +181,7 @@ def test_every_run_has_a_cost(tmp_path: Path) -> None:
     store = Store(tmp_path)
     hours = {
         (name, scale): sum(
-            costs.seconds(c, store)
+            seconds(c, store)
             for p in [scales.PANELS[name](scale, 0)]
             for c in (*p.lobsters, p.dense, *p.retrainings([1.0, 0.3, 0.1, 0.03, 0.01]))
         )

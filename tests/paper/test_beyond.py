@@ -9,14 +9,17 @@ import pandas as pd
 import pytest
 
 from psplib.core.errors import PsplibError
-from psplib.experiments import costs, scales, verification
-from psplib.experiments import plan as experiments
+from psplib.experiments import scales
+from psplib.experiments.kinds import KINDS
+from psplib.experiments.plan import planned
+from psplib.experiments.progress import seconds
 from psplib.paper import beyond, display
 from psplib.paper.beyond import COLUMNS, FigureBeyond
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
+from psplib.runs.run import check_run
 from psplib.runs.store import Store
 
 PANEL = scales.beyond("paper")
@@ -226,23 +229,23 @@ def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
 
 
 def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_path: Path) -> None:
-    done = [c for c in experiments.known(scales.beyond("smoke"), smoke_beyond)]
+    done = [c for c in planned(scales.beyond("smoke"), smoke_beyond)]
     for config in done:
-        verification.check_belongs(smoke_beyond.load(config), smoke_beyond)
+        check_run(smoke_beyond.load(config), KINDS, smoke_beyond)
     one, other = (
         smoke_beyond.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative
     )
     stranger = dataclasses.replace(one, config=other.config)
     with pytest.raises(PsplibError, match="the table of replicas does not belong"):
-        verification.check_belongs(stranger, smoke_beyond)
+        check_run(stranger, KINDS, smoke_beyond)
 
 
 def test_every_run_has_an_estimate_of_its_cost(smoke_beyond: Store, tmp_path: Path) -> None:
     nothing = Store(tmp_path)
-    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
-        assert 0 < costs.seconds(config, nothing) < 300
+    for config in planned(scales.beyond("smoke"), smoke_beyond):
+        assert 0 < seconds(config, nothing) < 300
     real = PANEL.networks[1].magnitudes(list(DENSITIES))[0]
-    assert 1800 < costs.seconds(real, nothing) < 7200
+    assert 1800 < seconds(real, nothing) < 7200
 
 
 def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
@@ -251,7 +254,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
     mine = Store(tmp_path / "runs")
     words = ("reproduce", "--only", "beyond", "--scale", "smoke", "--jobs", "1")
     # What takes longest is there already.
-    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
+    for config in planned(scales.beyond("smoke"), smoke_beyond):
         if not isinstance(config, Magnitude) or config.lobster.architecture == "lenet-5":
             mine.adopt(smoke_beyond.load(config))
     states = []
@@ -260,7 +263,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
         assert done.exit_code == 0, done.stderr
         states.append("not complete" in done.stdout)
     assert states == [True, False]
-    for config in experiments.known(scales.beyond("smoke"), smoke_beyond):
+    for config in planned(scales.beyond("smoke"), smoke_beyond):
         for theirs in smoke_beyond.folder(config).iterdir():
             if theirs.name != "provenance.json":
                 ours = mine.folder(config) / theirs.name

@@ -23,16 +23,17 @@ import torch
 from torch import nn
 
 from psplib.core import files
+from psplib.core.artefact import Artefact, Parts, open_artefact
 from psplib.core.config import canonical, key, setting
 from psplib.core.errors import PsplibError
-from psplib.experiments import plan as experiments
 from psplib.experiments import scales
 from psplib.nn.data import Data
 from psplib.nn.models import build
 from psplib.pruning import lobster
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.pruning.retraining import Retraining
-from psplib.runs.store import Artefact, Parts, Store, open_artefact
+from psplib.runs.run import compute
+from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import evaluate
 
@@ -222,14 +223,26 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
+def read(artefact: Artefact) -> None:
+    artefact.table("table")
+    artefact.tensors("best")
+
+
 def refused(store: Store, *named: str) -> None:
-    """Neither loading nor computing gives the run; the sentence names what is wrong."""
-    for use in (lambda: store.load(CONFIG), lambda: store.compute(CONFIG, forbidden)):
+    """The run is used neither where it is loaded nor where it is computed; the sentence names what
+    is wrong, and nobody is told to delete a run."""
+    for use in (
+        lambda: read(store.load(CONFIG)),
+        lambda: read(store.compute(CONFIG, forbidden)),
+        lambda: store.load(CONFIG).check_digests(),
+    ):
         with pytest.raises(PsplibError) as caught:
             use()
         for part in (*named, key(CONFIG)):
             assert part in str(caught.value)
         assert str(caught.value).count("\n") == 0
+        assert "remove" not in str(caught.value)
+        assert "delete" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", [flip, shorten, Path.unlink, replace_by_folder])
@@ -249,6 +262,36 @@ def test_a_damaged_provenance_is_refused(content: bytes, store: Store, make: Mak
     folder = store.compute(CONFIG, make).folder
     (folder / "provenance.json").write_bytes(content)
     refused(store)
+
+
+def test_a_file_is_hashed_once_a_process_and_again_when_it_has_changed(
+    store: Store, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artefact = store.compute(CONFIG, make)
+    hashed: list[str] = []
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
+    for _ in range(2):
+        store.load(CONFIG).table("table")
+    assert hashed == ["table.csv"], "what is not read is not hashed"
+    artefact.check_digests()
+    assert sorted(hashed) == ["best.safetensors", "table.csv", "table.csv"], (
+        "but verify trusts none"
+    )
+    flip(artefact.folder / "table.csv")
+    with pytest.raises(PsplibError, match=r"table\.csv is not what its run wrote .*git checkout"):
+        artefact.table("table")
+
+
+@pytest.mark.parametrize("litter", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_file_managers_leave_is_neither_refused_nor_published(
+    litter: str, store: Store, make: Make
+) -> None:
+    artefact = store.compute(CONFIG, make)
+    (artefact.folder / litter).write_text("icons")
+    other = Store(store.root.parent / "results")
+    other.adopt(store.load(CONFIG))
+    assert sorted(p.name for p in other.folder(CONFIG).iterdir()) == artefact.names
 
 
 def test_a_foreign_file_is_refused_by_name(store: Store, make: Make) -> None:
@@ -407,13 +450,14 @@ import functools, sys
 from pathlib import Path
 import torch
 from psplib.runs import store as runs
-from psplib.experiments import plan as experiments, scales
+from psplib.experiments import scales
+from psplib.runs.run import compute
 
 runs.Checkpoint = functools.partial(runs.Checkpoint, interval=0.0)
 store, panel = runs.Store(Path(sys.argv[1])), scales.figure_1a("smoke")
 for config in (panel.lobsters[0], panel.retrained):
     tell = lambda done, total, note: print(type(config).__name__, note, flush=True)
-    experiments.compute(config, store, torch.device("cpu"), tell)
+    compute(config, store, torch.device("cpu"), tell)
 """
 
 
@@ -443,7 +487,7 @@ def test_runs_killed_at_any_moment_end_with_the_bits_of_runs_that_were_not(
     assert not store.has(configs[1])
     told: list[str] = []
     for config in configs:
-        experiments.compute(config, store, CPU, lambda *facts: told.append(facts[2]))
+        compute(config, store, CPU, lambda *facts: told.append(facts[2]))
     assert 0 < len(told) < 10  # of 20 epochs: it went on where it was killed
     for config in configs:
         one, other = smoke.load(config), store.load(config)
@@ -461,24 +505,24 @@ def test_the_stored_weights_of_a_gradual_run_score_what_its_table_says(
     config = scales.figure_1a("smoke").lobsters[0]
     points = smoke.load(config).table("points")
     model = build("lenet-300", 1)
-    kept = experiments.points_with_weights(points["kept"].tolist())
+    kept = points_with_weights(points["kept"].tolist())
     assert len(kept) > 1
     assert kept[-1] == len(points) - 1
     for k, row in points.iterrows():
-        mask = experiments.point_mask(config, k, smoke)
+        mask = config.mask(k, smoke)
         assert mask.kept == row["kept"]
         if k not in kept:
             with pytest.raises(PsplibError, match=f"kept no weights of point {k}, at .* sparsity"):
-                experiments.point_weights(config, k, smoke)
+                config.weights(k, smoke)
             continue
-        weights = experiments.point_weights(config, k, smoke)
+        weights = config.weights(k, smoke)
         assert torch.equal(weights != 0, mask.flat)
         nn.utils.vector_to_parameters(weights, model.parameters())
         score = evaluate(model, digits.test)
         assert score.error == row["test_error"]
         assert score.loss == pytest.approx(row["test_loss"], rel=1e-5)
     with pytest.raises(PsplibError, match=rf"has {len(points)} points; point {len(points)} was"):
-        experiments.point_mask(config, len(points), smoke)
+        config.mask(len(points), smoke)
 
 
 def test_an_artefact_can_be_opened_wherever_its_folder_was_copied(

@@ -12,18 +12,16 @@ import os
 import re
 import tarfile
 import tempfile
-import typing
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from psplib.core.artefact import Artefact
+from psplib.core.config import kind
 from psplib.core.errors import PsplibError
-from psplib.experiments import plan as experiments
-from psplib.runs.store import Artefact, Store
+from psplib.runs.store import Store
 
-_KINDS = "|".join(kind.__name__.lower() for kind in typing.get_args(experiments.Config))
-_MEMBER = re.compile(rf"(?:{_KINDS})/[0-9a-f]{{16}}/[\w-]+\.(?:json|csv|safetensors)", re.ASCII)
 _Stream = BinaryIO | gzip.GzipFile
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
@@ -35,7 +33,7 @@ def check_name(path: Path) -> None:
         raise PsplibError(f"A tar is called *{', *'.join(_SUFFIXES)}; got {str(path)!r}.")
 
 
-def pack(artefacts: Iterable[Artefact], path: Path) -> None:
+def pack_runs(artefacts: Iterable[Artefact], path: Path) -> None:
     """Write runs to a tar, compressed if it is called so; the same runs give the same bytes."""
     check_name(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -49,9 +47,11 @@ def pack(artefacts: Iterable[Artefact], path: Path) -> None:
                 tar = stack.enter_context(
                     tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)
                 )
-                for folder in sorted(artefact.folder for artefact in artefacts):
-                    for member in sorted(folder.iterdir()):
-                        _add(tar, f"{folder.parent.name}/{folder.name}/{member.name}", member)
+                for artefact in sorted(artefacts, key=lambda artefact: artefact.folder):
+                    artefact.check_digests()
+                    folder = artefact.folder
+                    for name in artefact.names:
+                        _add(tar, f"{folder.parent.name}/{folder.name}/{name}", folder / name)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -69,10 +69,10 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def unpack(path: Path) -> Iterator[Store]:
+def unpack_runs(path: Path, kinds: Sequence[type]) -> Iterator[Store]:
     """The runs of a tar as a store, for as long as the context lasts; not checked yet.
 
-    `PsplibError` unless the tar is whole and every member is a file of a run.
+    `PsplibError` unless the tar is whole and every member is a file of a run of these kinds.
     """
     with tempfile.TemporaryDirectory(prefix="psplib-") as folder:
         store = Store(Path(folder) / path.name)
@@ -84,7 +84,7 @@ def unpack(path: Path) -> Iterator[Store]:
                 stream: _Stream = stack.enter_context(path.open("rb"))
                 if is_compressed:
                     stream = stack.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))
-                _extract(stream, path, store.root)
+                _extract(stream, path, store.root, kinds)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise PsplibError(f"{path} is not a whole tar: {error}; send it again.") from None
         except OSError as error:
@@ -92,13 +92,15 @@ def unpack(path: Path) -> Iterator[Store]:
         yield store
 
 
-def _extract(stream: _Stream, path: Path, root: Path) -> None:
+def _extract(stream: _Stream, path: Path, root: Path, kinds: Sequence[type]) -> None:
+    names = "|".join(kind(cls).lower() for cls in kinds)
+    run_file = re.compile(rf"(?:{names})/[0-9a-f]{{16}}/[\w-]+\.(?:json|csv|safetensors)", re.ASCII)
     end = 0
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
             is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
             content = tar.extractfile(member) if is_plain else None
-            if content is None or not _MEMBER.fullmatch(member.name):
+            if content is None or not run_file.fullmatch(member.name):
                 raise PsplibError(
                     f"{path} holds {member.name!r}, which is not a file of a run "
                     "(<experiment>/<key>/<file>); make the tar with psplib pack."

@@ -1,0 +1,105 @@
+"""The census of Figs. 2 to 4: G and every replica retrained from its mask, each by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from psplib.analysis import eigen, entropy, hessian, psp
+from psplib.core.artefact import Artefact, Parents
+from psplib.core.config import setting
+from psplib.core.errors import whole_number
+from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
+from psplib.nn.data import Data
+from psplib.pruning.retraining import Retraining
+from psplib.training.fit import Checkpoint
+
+LEADING = 5  # eigenvalues
+
+
+@dataclass(frozen=True)
+class Census(Analysis):
+    """Every replica of a retraining, and the gradual network with the same mask, by itself."""
+
+    retraining: Retraining = setting("paper", "Sec. 5.2: the highest compression of Fig. 1b")
+    samples: int = setting(
+        "ours", "training images that potentials and curvature are measured on", default=10_000
+    )
+    samples_all: int = setting(
+        "ours",
+        "training images for the curvature in all coordinates, of a dense network",
+        default=2_000,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("samples", self.samples, 1)
+        whole_number("samples_all", self.samples_all, 1)
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"census of {self.retraining.title}"
+
+    def analyse(
+        self, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """`networks`: a row for G (arm `lobster`) and each replica: loss and error on the training
+        images and on the test set, mean z^2, entropies in bits, the leading eigenvalues `lambda_1`,
+        ... in the surviving coordinates with the largest of their residuals relative to the first,
+        `lambda_1_all` in all coordinates, `norm` of the weights; `neurons`: for each of them z^2
+        and entropies by layer and class (z^2 over all classes)."""
+        checkpoint = checkpoint or Checkpoint()
+        images = first_images(data.train, self.samples)
+        networks = [("lobster", -1, solutions.gradual)]
+        networks += [
+            (self.retraining.arm, number, weights)
+            for number, weights in zip(solutions.numbers, solutions.replicas, strict=True)
+        ]
+        saved = checkpoint.load()
+        rows, neurons = saved[1] if saved else ([], [])
+        for arm, replica, weights in networks[len(rows) :]:
+            model = with_weights(solutions.model, weights)
+            name = {"arm": arm, "replica": replica}
+            score, test = psp.LossAndError(), psp.LossAndError()
+            square = psp.MeanSquare()
+            first, second = entropy.FirstOrder(), entropy.SecondOrder()
+            psp.observe(model, images, score, square, first, second, mask=solutions.mask)
+            psp.observe(model, data.test, test, mask=solutions.mask)
+            entropies = {"first": first.entropy(), **second.entropies()}
+            found = eigen.leading(hessian.hessian(model, images, solutions.mask), LEADING)
+            fewer = first_images(data.train, self.samples_all)
+            dense = eigen.leading(hessian.hessian(model, fewer, solutions.mask, "all"), 1)
+            rows.append(
+                name
+                | {"train_loss": score.loss, "train_error": score.error}
+                | {"test_loss": test.loss, "test_error": test.error}
+                | {"z2": square.mean}
+                | {order: e.mean for order, e in entropies.items()}
+                | {f"lambda_{i}": v for i, v in enumerate(found.values.tolist(), 1)}
+                | {"residual": float((found.residuals / found.values[0]).max())}
+                | {"lambda_1_all": float(dense.values[0]), "norm": float(weights.norm())}
+            )
+            neurons += [
+                name
+                | {"layer": layer, "class": c, "z2": square.by_layer[layer]}
+                | {order: float(e.by_class[layer][c]) for order, e in entropies.items()}
+                for layer, bits in entropies["first"].by_class.items()
+                for c in range(len(bits))
+            ]
+            checkpoint.report(len(rows), len(networks), f"census of {self.retraining.arm}, {arm}")
+            if checkpoint.due:
+                checkpoint.save({}, [rows, neurons])
+        return {"networks": pd.DataFrame(rows), "neurons": pd.DataFrame(neurons)}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that G and every replica have a row."""
+        found = artefact.table("networks")["replica"].tolist()
+        artefact.insist(found == [-1, *self.retraining.replicas], "the table of networks")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`census`: a row per network, `neurons`: by layer and class; both with `lobster_seed`."""
+        seed = self.retraining.lobster.seed
+        names = {"census": "networks", "neurons": "neurons"}
+        return {n: artefact.table(t).assign(lobster_seed=seed) for n, t in names.items()}

@@ -1,0 +1,12 @@
+"""The run kinds: a new one is a line here, and a file of its own."""
+
+from psplib.experiments.census import Census
+from psplib.experiments.curvature import Curvature
+from psplib.experiments.plane import Map
+from psplib.experiments.profile import Profile
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
+from psplib.pruning.retraining import Retraining
+from psplib.pruning.sensitivity import Sensitivity
+
+KINDS = (Lobster, Retraining, Census, Map, Curvature, Profile, Magnitude, Sensitivity)

@@ -1,0 +1,92 @@
+"""The maps of Figs. 2 to 4: a grid in the plane through G and 1-S."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from psplib.analysis import entropy, landscape
+from psplib.core.artefact import Artefact, Parents
+from psplib.core.config import setting
+from psplib.core.errors import one_of, whole_number
+from psplib.experiments.solutions import (
+    SUBSPACES,
+    Analysis,
+    Solutions,
+    first_images,
+    with_weights,
+)
+from psplib.nn.data import Data
+from psplib.training.fit import Checkpoint
+
+
+@dataclass(frozen=True)
+class Map(Analysis):
+    """A grid in the plane through G and 1-S: `steps` from G to 1-S, `margin` more beyond each, and
+    as many to both sides of the line, half of them to each."""
+
+    subspace: str = setting(
+        "ours", "whether the random direction may leave the surviving coordinates: both"
+    )
+    steps: int = setting("ours", "steps of the grid from G to 1-S", default=26)
+    margin: int = setting("ours", "steps of the grid beyond G and beyond 1-S", default=12)
+    pairs: bool = setting(
+        "ours", "count all pairs of neurons, too: joint and mutual entropy", default=False
+    )
+    samples: int = setting("ours", "training images", default=10_000)
+    direction: int = setting("ours", "draws the random direction", default=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("subspace", self.subspace, SUBSPACES)
+        for name, least in (("steps", 1), ("margin", 0), ("samples", 1)):
+            whole_number(name, getattr(self, name), least)
+
+    @property
+    def alphas(self) -> list[float]:
+        """Where the grid's columns are; 0 at G, 1 at 1-S."""
+        return [k / self.steps for k in range(-self.margin, self.steps + self.margin + 1)]
+
+    @property
+    def betas(self) -> list[float]:
+        """Where the grid's rows are; 0 on the line through G and 1-S."""
+        half = (self.steps + 2 * self.margin) // 2
+        return [k / self.steps for k in range(-half, half + 1)]
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        size, pairs = len(self.alphas), ", all pairs" if self.pairs else ""
+        return f"map, {self.subspace} coordinates, {size} × {size}{pairs}"
+
+    def analyse(
+        self, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """`points`: a row for each point of the grid, see `landscape.sweep`."""
+        plane = landscape.plane(
+            solutions.gradual, solutions.one_shot, solutions.mask, self.direction, self.subspace
+        )
+        probes = dict(landscape.PROBES)
+        if self.pairs:
+            probes["pairs"] = entropy.SecondOrder
+        points = landscape.sweep(
+            with_weights(solutions.model, solutions.gradual),
+            plane,
+            first_images(data.train, self.samples),
+            self.alphas,
+            self.betas,
+            probes,
+            checkpoint,
+        )
+        return {"points": points}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that the points are those of the grid."""
+        found = artefact.table("points")["alpha"].tolist()
+        grid = self.alphas * len(self.betas)
+        artefact.insist(sorted(found) == sorted(grid), "the table of points")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`map`: a row per point of the grid."""
+        return {"map": artefact.table("points")}

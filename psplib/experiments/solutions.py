@@ -1,0 +1,127 @@
+"""G, the solution of gradual pruning, beside the one-shot solutions of its mask: what the analyses
+of Figs. 2 to 4 are of. 1-S is the rewound network that is best on validation."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from psplib.core.artefact import Parents, Parts
+from psplib.core.config import key, setting
+from psplib.core.errors import PsplibError
+from psplib.nn import models
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.training.fit import Checkpoint
+
+SUBSPACES = ("surviving", "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Solutions:
+    """G and the replicas retrained from its mask: weights (P,) and (R, P), zero where pruned.
+
+    `best` is the position of the replica that is best on validation: 1-S, of the rewound ones.
+    """
+
+    model: nn.Module
+    mask: Mask
+    gradual: Tensor
+    replicas: Tensor
+    numbers: tuple[int, ...]
+    best: int
+
+    @property
+    def number(self) -> int:
+        """The number of the best replica."""
+        return int(self.numbers[self.best])
+
+    @property
+    def one_shot(self) -> Tensor:
+        """The weights (P,) of the best replica."""
+        return self.replicas[self.best]
+
+
+def solutions(retraining: Retraining, parents: Parents) -> Solutions:
+    """G and the replicas of a retraining, from its run and the gradual one."""
+    gradual, artefact = retraining.lobster, parents[retraining]
+    mask = gradual.mask(retraining.point, parents)
+    replicas = artefact.table("replicas")
+    if "survivors.safetensors" not in artefact.provenance["files"]:
+        raise PsplibError(
+            f"The run {key(retraining)} kept no weights of its replicas: they are kept at "
+            f"{KEPT_ABOVE:.0%} sparsity and above, and it has {mask.sparsity:.1%}."
+        )
+    survivors = artefact.tensors("survivors")["weights"]
+    best = replicas.sort_values(["validation_error", "validation_loss"], kind="stable").index[0]
+    return Solutions(
+        models.build(gradual.architecture, gradual.seed),
+        mask,
+        gradual.weights(retraining.point, parents),
+        torch.zeros(len(survivors), len(mask.flat)).masked_scatter_(mask.flat, survivors),
+        tuple(replicas["replica"]),
+        int(best),
+    )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the analyses of Figs. 2 to 4 have in common: they are of G and the replicas of a
+    retraining from its mask."""
+
+    retraining: Retraining = setting("paper", "Sec. 5.2: G and 1-S at the highest compression")
+
+    def __post_init__(self) -> None:
+        if self.retraining.arm not in ("rewound", "reinitialised"):
+            raise PsplibError(
+                "Networks are compared under one mask, so the arm must be rewound or "
+                f"reinitialised; got {self.retraining.arm!r}."
+            )
+
+    program = None
+
+    @property
+    def parents(self) -> tuple[Retraining | Lobster, ...]:
+        """The retraining, and the gradual run whose mask it has."""
+        return self.retraining, *self.retraining.parents
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about; measured with LeNet-5 on MNIST."""
+        return 900.0 * self.retraining.lobster.share
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the gradual run."""
+        return self.retraining.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The tables of `analyse`."""
+        return {**self.analyse(data, solutions(self.retraining, parents), checkpoint)}
+
+    def analyse(
+        self, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """Tables by name, going on from the checkpoint."""
+        raise NotImplementedError
+
+
+def first_images(split: Split, samples: int) -> Split:
+    """The first images of a split."""
+    return Split(split.x[:samples], split.y[:samples])
+
+
+def with_weights(model: nn.Module, weights: Tensor) -> nn.Module:
+    """A copy of a model that has these weights (P,)."""
+    model = copy.deepcopy(model)
+    start = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(weights[start : start + p.numel()].view_as(p))
+            start += p.numel()
+    return model
