@@ -99,7 +99,7 @@ def reproduce(
         deadline = time.time() + 60 * budget
     store = runs.local()
     if engine == "ray":
-        cluster.run(panels, store, device, jobs, deadline, quiet, address)
+        cluster.run_on_ray(panels, store, device, jobs, deadline, quiet, address)
     else:
         where = checks.device(device)
         sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, quiet)

@@ -1,8 +1,8 @@
-"""A sweep on a Ray cluster: a task for each batch of runs, one store that all machines share.
+"""A sweep on a Ray cluster: the loop of `sweep.run` once for each place that the cluster has.
 
-A worker is told the names and keys of its runs and looks them up itself. The store's locks, its
-renaming and its checkpoints make what is true of one machine true of many: each run is made once,
-and goes on where its worker was killed.
+All loops share one store. Its locks, its renaming and its checkpoints make what is true of one
+machine true of many: each run is made once. A loop whose worker was killed is begun anew by Ray,
+and goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,80 +13,49 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from psplib.core import errors as checks
-from psplib.core.config import key
+from psplib.core import files
 from psplib.core.errors import PsplibError
-from psplib.experiments import scales, sweep
-from psplib.experiments.plan import batches, lacking, planned
-from psplib.experiments.progress import progress
+from psplib.experiments import sweep
+from psplib.experiments.plan import lacking
 from psplib.experiments.scales import Experiment
-from psplib.runs.run import Batch, Run, compute_batch
 from psplib.runs.store import Store
-from psplib.training.fit import OutOfTime
 
-# How often Ray begins a task anew whose worker was killed.
+# How often Ray begins a loop anew whose worker was killed.
 _RETRIES = 3
-# Seconds after which every machine sees a new folder of a shared file system.
+# Seconds after which every machine sees a new file of a shared file system.
 _PATIENCE = 60.0
 _OBJECTS = 80 * 2**20  # bytes, near the least that Ray takes: what goes through it is a few names
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a worker is told: the experiments, the keys of the runs to make, where, until when."""
-
-    panels: tuple[str, ...]
-    scale: str
-    seed: int
-    keys: tuple[str, ...]
-    device: str
-    root: str
-    deadline: float | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a worker says: whether its runs are there now, and what went wrong, if anything."""
-
-    done: bool
-    wrong: str = ""
-
-
-def make(task: Task) -> Answer:
-    """Make the runs of a task, in a worker; not done if another process has one of them."""
-    try:
-        store = Store(Path(task.root))
-        batch, device = _look_up(task, store), checks.device(task.device)
-        return Answer(compute_batch(batch, store, device, wait=False, deadline=task.deadline))
-    except OutOfTime:
-        return Answer(False)
-    except PsplibError as error:
-        return Answer(False, str(error))
-
-
-def _look_up(task: Task, store: Store) -> Batch:
-    panels = [scales.experiment(name, task.scale, task.seed) for name in task.panels]
+def work(
+    panels: Sequence[Experiment], store: Store, sign: Path, device: str, deadline: float | None
+) -> str:
+    """What a worker does: sweep until nothing lacks or the deadline has come; returns what went
+    wrong, if anything. The file `sign` shows that it sees the store that the others see."""
     start = time.monotonic()
-    while True:
-        known = {key(c): c for panel in panels for c in planned(panel, store)}
-        if not (strange := set(task.keys) - set(known)):
-            return tuple(known[k] for k in task.keys)
+    while not sign.exists():
         if time.monotonic() - start > _PATIENCE:
-            raise PsplibError(
-                f"A worker does not know the run {min(strange)}: every machine needs the same "
-                f"psplib, and {task.root} on a file system that all of them share."
+            return (
+                f"A worker on {socket.gethostname()} does not see {sign}: the runs must be on a "
+                "file system that all machines share."
             )
         time.sleep(1)
+    try:
+        sweep.run(panels, store, checks.device(device), deadline=deadline, quiet=True)
+    except PsplibError as error:
+        return str(error)
+    return ""
 
 
-def run(
+def run_on_ray(
     panels: Sequence[Experiment],
     store: Store,
     device: str = "auto",
@@ -95,7 +64,7 @@ def run(
     quiet: bool = False,
     address: str | None = None,
 ) -> bool:
-    """Make what experiments of one scale and seed lack as tasks of Ray, like `sweep.run`.
+    """Make what experiments of one scale and seed lack in workers of Ray, like `sweep.run`.
 
     `address` is that of an existing cluster, else `$RAY_ADDRESS`; without either a cluster of this
     machine is started for the time of the sweep. `jobs` runs share a GPU; on this machine's CPU it
@@ -103,114 +72,47 @@ def run(
     """
     if not lacking(panels, store):
         return True
-    with _cluster(address, device, jobs) as cluster, sweep.bar(quiet) as shown:
-        tasks: dict[Any, Batch] = {}
-        while True:
-            is_over = sweep.is_over(deadline)
-            missing = lacking(panels, store)
-            if not tasks and (is_over or not missing):
-                return not missing
-            free = 0 if is_over else cluster.slots() - len(tasks)
-            for batch in _next(missing, tasks, store, cluster.device)[:free] if free > 0 else []:
-                tasks[cluster.submit(_task(panels, batch, store, cluster, deadline))] = batch
-            if is_over:
-                _cancel_waiting(tasks, store, cluster)
-            sweep.show(shown, *progress(panels, store))
-            for ready in cluster.wait(list(tasks)):
-                batch = tasks.pop(ready)
-                if cluster.answer(ready, batch).done:
-                    _await(batch, store)
+    with _cluster(address, device, jobs) as (ray, where), _sign(store) as sign:
+        share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
+        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work)
+        shared = Store(store.root.resolve())
+        workers: list[Any] = []
+
+        def is_going() -> bool:
+            nonlocal workers
+            if not sweep.is_over(deadline) and lacking(panels, store):
+                # Machines come and go.
+                for _ in range(_slots(ray.cluster_resources(), where, share) - len(workers)):
+                    workers.append(remote.remote(panels, shared, sign, where.type, deadline))
+            ended, workers = ray.wait(workers, timeout=1) if workers else ([], [])
+            for worker in ended:
+                _end(ray, worker)
+            return bool(workers)
+
+        sweep.follow(panels, store, is_going, quiet)
+    return not lacking(panels, store)
 
 
-def _next(
-    missing: list[Run],
-    tasks: dict[Any, Batch],
-    store: Store,
-    device: torch.device,
-) -> list[Batch]:
-    """The batches that nobody makes: neither a task nor another process, maybe a dying one."""
-    begun = {config for batch in tasks.values() for config in batch}
-    return batches(
-        [c for c in missing if c not in begun and not store.running(c)], device, store.begun()
-    )
+@contextlib.contextmanager
+def _sign(store: Store) -> Iterator[Path]:
+    """A file in the store that was not there before."""
+    sign = store.root.resolve() / ".work" / f"{uuid.uuid4().hex}.sweep"
+    files.make_folder(sign.parent)
+    files.write(sign, b"")
+    try:
+        yield sign
+    finally:
+        sign.unlink(missing_ok=True)
 
 
-def _task(
-    panels: Sequence[Experiment],
-    batch: Batch,
-    store: Store,
-    cluster: _Cluster,
-    deadline: float | None,
-) -> Task:
-    return Task(
-        tuple(panel.name for panel in panels),
-        panels[0].scale,
-        panels[0].seed,
-        tuple(map(key, batch)),
-        cluster.device.type,
-        str(store.root.resolve()),
-        deadline,
-    )
-
-
-def _cancel_waiting(tasks: dict[Any, Batch], store: Store, cluster: _Cluster) -> None:
-    """Take back the tasks that have no worker yet; the others end at the deadline by themselves."""
-    for task, batch in tasks.items():
-        if not any(store.running(config) for config in batch):
-            cluster.cancel(task)
-
-
-def _await(batch: Batch, store: Store) -> None:
-    """Wait until runs that a worker made are there for this machine too."""
-    start = time.monotonic()
-    for config in batch:
-        while not store.has(config):
-            if time.monotonic() - start > _PATIENCE:
-                raise PsplibError(
-                    f"A worker made the run {key(config)}, and it is not under {store.root} here: "
-                    "the runs must be on a file system that all machines share."
-                )
-            time.sleep(1)
-
-
-@dataclass(frozen=True)
-class _Cluster:
-    ray: Any
-    device: torch.device
-    share: float
-    remote: Any
-
-    def slots(self) -> int:
-        """How many tasks the cluster runs at once, as it is now: machines come and go."""
-        return _slots(self.ray.cluster_resources(), self.device, self.share)
-
-    def submit(self, task: Task) -> Any:
-        return self.remote.remote(task)
-
-    def wait(self, tasks: list[Any]) -> list[Any]:
-        """Tasks that have ended, after a second at most."""
-        if not tasks:
-            time.sleep(1)
-            return []
-        return self.ray.wait(tasks, timeout=1)[0]
-
-    def cancel(self, task: Any) -> None:
-        self.ray.cancel(task)
-
-    def answer(self, task: Any, batch: Batch) -> Answer:
-        try:
-            answer: Answer = self.ray.get(task)
-        except self.ray.exceptions.TaskCancelledError:
-            return Answer(False)
-        except self.ray.exceptions.RayError as error:
-            said = (str(error).strip().splitlines() or ["nothing"])[-1]
-            raise PsplibError(
-                f"The worker of the run {', '.join(map(key, batch))} failed "
-                f"({type(error).__name__}: {said})."
-            ) from None
-        if answer.wrong:
-            raise PsplibError(answer.wrong)
-        return answer
+def _end(ray: Any, worker: Any) -> None:
+    try:
+        wrong = ray.get(worker)
+    except ray.exceptions.RayError as error:
+        said = (str(error).strip().splitlines() or ["nothing"])[-1]
+        raise PsplibError(f"A worker of Ray failed ({type(error).__name__}: {said}).") from None
+    if wrong:
+        raise PsplibError(wrong)
 
 
 def _slots(resources: dict[str, float], device: torch.device, share: float) -> int:
@@ -221,8 +123,11 @@ def _slots(resources: dict[str, float], device: torch.device, share: float) -> i
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cluster]:
-    """Join a cluster, or start one of this machine; leave or end it afterwards."""
+def _cluster(
+    address: str | None, device: str, jobs: int | None
+) -> Iterator[tuple[Any, torch.device]]:
+    """Join a cluster, or start one of this machine; leave or end it afterwards. Ray itself, and
+    the device of the runs."""
     checks.one_of("device", device, checks.DEVICES)
     if jobs is not None:
         checks.whole_number("jobs", jobs, 1)
@@ -246,17 +151,14 @@ def _cluster(address: str | None, device: str, jobs: int | None) -> Iterator[_Cl
             log_to_driver=False,
             **asked,
         )
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except Exception as error:  # Ray raises plain ones, too, where its processes do not start
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PsplibError(
             f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
             "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
         ) from None
     try:
-        where = here or _device(device, ray.cluster_resources(), jobs)
-        share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
-        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(make)
-        yield _Cluster(ray, where, share, remote)
+        yield ray, here or _device(device, ray.cluster_resources(), jobs)
     finally:
         ray.shutdown()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -88,6 +88,15 @@ def show(bar: tqdm, share: float, note: str) -> None:
     bar.update(0)
 
 
+def follow(
+    panels: Sequence[Experiment], store: Store, is_going: Callable[[], bool], quiet: bool = False
+) -> None:
+    """Show how far workers are together, as long as they are going."""
+    with bar(quiet) as shown:
+        while is_going():
+            show(shown, *progress(panels, store))
+
+
 def environment() -> dict[str, str]:
     """What a worker process needs in its environment: this psplib, and one thread for each run."""
     package = str(Path(__file__).resolve().parents[2])
@@ -114,10 +123,7 @@ def _side_by_side(
         said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(jobs)]
         workers = [subprocess.Popen(words, env=surroundings, stderr=file) for file in said]
         try:
-            with bar() as shown:
-                while any(worker.poll() is None for worker in workers):
-                    show(shown, *progress(panels, store))
-                    time.sleep(1)
+            follow(panels, store, lambda: _wait(workers))
         except KeyboardInterrupt:
             for worker in workers:
                 worker.wait()
@@ -133,3 +139,11 @@ def _side_by_side(
                     else f"A worker process ended with code {worker.returncode}; it said: {last}"
                 )
     return not missing
+
+
+def _wait(workers: Sequence[subprocess.Popen]) -> bool:
+    """Whether any process is going on, after a second."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        for worker in workers:
+            worker.wait(1)
+    return any(worker.poll() is None for worker in workers)

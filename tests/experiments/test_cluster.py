@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import cluster, scales
 from psplib.experiments.plan import planned
-from psplib.runs.run import Batch
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -34,23 +34,35 @@ from psplib.experiments import cluster
 
 log = sys.argv.pop(1)
 
-def watched(task):
+def watched(*arguments):
     # In a worker: save at every epoch, and write down what is begun and what is done.
-    import psplib.experiments.cluster
+    from psplib.core.config import key
+    from psplib.experiments import cluster, sweep
     from psplib.runs import store
     from psplib.training.fit import Checkpoint
     store.Checkpoint = functools.partial(Checkpoint, interval=0.0)
+    compute = sweep.compute_batch
 
-    def note(word):
+    def note(word, batch):
         with open(log, "a") as file:
-            file.write(f"{word} {os.getpid()} {' '.join(task.keys)}\\n")
+            file.write(f"{word} {os.getpid()} {' '.join(map(key, batch))}\\n")
 
-    note("began")
-    answer = psplib.experiments.cluster.make(task)
-    note("done" if answer.done else "left")
-    return answer
+    def noted(batch, store, *others):
+        def report(*facts):
+            if batch not in begun:
+                begun.add(batch)
+                note("began", batch)
+        there = all(map(store.has, batch))
+        done = compute(batch, store, others[0], report, *others[2:])
+        if done and not there:
+            note("done", batch)
+        return done
 
-cluster.make = watched
+    begun = set()
+    sweep.compute_batch = noted
+    return cluster.work(*arguments)
+
+cluster.work = watched
 __main__.cli()
 """
 
@@ -149,118 +161,80 @@ def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
+def test_a_worker_sweeps_until_nothing_lacks_and_says_what_is_wrong(
+    smoke: Store, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = tmp_path / "sign"
+    sign.touch()
+    assert cluster.work([PANEL], smoke, sign, "cpu", None) == ""
+    assert cluster.work([PANEL], store, sign, "cpu", 0.0) == ""
+    assert not store.root.exists(), "the deadline had come"
+    wrong = cluster.work([PANEL], store, sign, "tpu", None)
+    assert wrong == "device must be one of auto, cpu, cuda; got 'tpu'."
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
+    wrong = cluster.work([PANEL], store, tmp_path / "elsewhere", "cpu", None)
+    assert wrong.endswith("the runs must be on a file system that all machines share.")
+    assert not store.root.exists()
+
+
 class Rehearsal:
-    """A cluster of one process and two places, in which `work` is done when it is waited for."""
+    """Ray in this process: a worker works when it is waited for, and each time places come."""
 
-    device = CPU
+    exceptions = SimpleNamespace(RayError=RuntimeError)
 
-    def __init__(self, work: Callable[[cluster.Task], cluster.Answer]) -> None:
-        self.work = work
-        self.begun: list[cluster.Task] = []
-        self.waiting: dict[int, cluster.Task] = {}
-        self.most = 0
+    def __init__(self, answer: Callable[[], str]) -> None:
+        self.answer, self.begun, self.places = answer, 0, 1
 
-    def slots(self) -> int:
-        return 2
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.places)}
 
-    def submit(self, task: cluster.Task) -> int:
-        self.begun.append(task)
-        self.waiting[len(self.begun)] = task
-        self.most = max(self.most, len(self.waiting))
-        return len(self.begun)
+    def remote(self, *arguments: object, **options: object) -> Any:
+        if options:
+            return lambda work: self
+        self.begun += 1
+        return self.begun
 
-    def wait(self, tasks: list[int]) -> list[int]:
-        assert tasks == list(self.waiting)
-        return tasks[:1]
+    def wait(self, workers: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        self.places += 1
+        return (workers[:1], workers[1:]) if self.places > 3 else ([], workers)
 
-    def cancel(self, task: int) -> None:
-        self.waiting[task] = replace(self.waiting[task], deadline=0.0)
-
-    def answer(self, task: int, batch: Batch) -> cluster.Answer:
-        asked = self.waiting.pop(task)
-        assert asked.keys == tuple(map(key, batch))
-        return self.work(asked)
+    def get(self, worker: int) -> str:
+        return self.answer()
 
 
 def rehearse(
-    monkeypatch: pytest.MonkeyPatch,
-    store: Store,
-    work: Callable[[cluster.Task], cluster.Answer],
-    deadline: float | None = None,
+    monkeypatch: pytest.MonkeyPatch, store: Store, answer: Callable[[], str]
 ) -> tuple[bool, Rehearsal]:
-    rehearsal = Rehearsal(work)
-    monkeypatch.setattr(cluster, "_cluster", lambda *_: nullcontext(rehearsal))
-    return cluster.run([PANEL], store, deadline=deadline, quiet=True), rehearsal
+    rehearsal = Rehearsal(answer)
+    monkeypatch.setattr(cluster, "_cluster", lambda *_: nullcontext((rehearsal, CPU)))
+    return cluster.run_on_ray([PANEL], store, quiet=True), rehearsal
 
 
-def test_the_most_valuable_is_asked_first_new_work_as_it_appears_and_what_was_left_again(
+def test_every_place_of_the_cluster_has_a_worker_until_nothing_lacks(
     smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = {key(c): c for c in planned(PANEL, smoke)}
-    left = [key(PANEL.retrained), key(PANEL.retrained)]
+    def adopt() -> str:
+        for config in planned(PANEL, smoke):
+            if not store.has(config):
+                store.adopt(smoke.load(config))
+        return ""
 
-    def work(task: cluster.Task) -> cluster.Answer:
-        (run,) = task.keys
-        if run in left:
-            left.remove(run)
-            return cluster.Answer(False)
-        store.adopt(smoke.load(configs[run]))
-        return cluster.Answer(True)
-
-    is_complete, rehearsal = rehearse(monkeypatch, store, work)
+    is_complete, rehearsal = rehearse(monkeypatch, store, adopt)
     assert is_complete
-    asked = [task.keys[0] for task in rehearsal.begun]
-    assert Counter(asked) == Counter([*configs, key(PANEL.retrained), key(PANEL.retrained)])
-    assert list(dict.fromkeys(asked)) == list(configs)
-    assert rehearsal.most == 2
+    assert rehearsal.begun == 3, "one at first, one more for each place that came"
+    assert not list((store.root / ".work").glob("*.sweep"))
 
 
-def test_at_the_deadline_what_has_no_worker_is_taken_back(
-    smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(cluster.sweep, "is_over", lambda deadline: now[0] >= deadline)
-    given_back = []
-
-    def work(task: cluster.Task) -> cluster.Answer:
-        now[0] += 1
-        if task.deadline == 0:
-            given_back.append(task.keys[0])
-            return cluster.Answer(False)
-        store.adopt(smoke.load(PANEL.lobsters[0]))
-        return cluster.Answer(True)
-
-    is_complete, rehearsal = rehearse(monkeypatch, store, work, deadline=1.0)
-    assert not is_complete
-    assert [task.keys[0] for task in rehearsal.begun] == [key(PANEL.lobsters[0]), *given_back]
-    assert given_back == [key(PANEL.dense)]
-
-
-TASK = cluster.Task(("figure_1a",), "smoke", 0, (key(PANEL.dense),), "cpu", "", None)
-
-
-def test_a_task_is_done_left_or_wrong(
-    smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cluster.make(replace(TASK, root=str(smoke.root))) == cluster.Answer(True)
-    task = replace(TASK, root=str(store.root))
-    with store.lock(PANEL.dense):
-        assert cluster.make(task) == cluster.Answer(False)
-    assert cluster.make(replace(task, deadline=0.0)) == cluster.Answer(False)
-    assert not store.has(PANEL.dense)
-    answer = cluster.make(replace(task, device="tpu"))
-    assert answer == cluster.Answer(False, "device must be one of auto, cpu, cuda; got 'tpu'.")
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
-    answer = cluster.make(replace(task, keys=("0123456789abcdef",)))
-    assert answer.wrong.startswith("A worker does not know the run 0123456789abcdef: every machine")
-
-
-def test_a_run_that_only_a_worker_sees_is_refused(
+def test_what_a_worker_says_is_wrong_ends_the_sweep(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
-    with pytest.raises(PsplibError, match=f"made the run {key(PANEL.dense)}, and it is not under"):
-        cluster._await((PANEL.dense,), store)
+    def fail() -> str:
+        raise RuntimeError("lost\nthe node died")
+
+    with pytest.raises(PsplibError, match="no data"):
+        rehearse(monkeypatch, store, lambda: "no data")
+    with pytest.raises(PsplibError, match=r"failed \(RuntimeError: the node died\)"):
+        rehearse(monkeypatch, store, fail)
 
 
 def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
