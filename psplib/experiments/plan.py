@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from psplib.core.config import key
-from psplib.experiments.scales import Beyond, Experiment, Minima, Panel, Rivals
+from psplib.experiments.scales import Beyond, Experiment, Minima, Panel, Replication, Rivals
+from psplib.pruning.lobster import KEPT_ABOVE
 from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs.run import Batch, Run
 from psplib.runs.store import Store
@@ -22,6 +23,8 @@ def planned(panel: Experiment, store: Store) -> list[Run]:
     """
     if isinstance(panel, Beyond):
         return [c for rivals in panel.networks for c in plan_rivals(rivals, store)]
+    if isinstance(panel, Replication):
+        return _plan_replication(panel, store)
     return _plan_minima(panel, store) if isinstance(panel, Minima) else _plan_panel(panel, store)
 
 
@@ -62,6 +65,18 @@ def _plan_minima(panel: Minima, store: Store) -> list[Run]:
     # The first run's map and curvature come before everything that is not there yet.
     there = [c for c in found if store.has(c)]
     return [*there, *later, *(c for c in found if c not in there), *last]
+
+
+def _plan_replication(panel: Replication, store: Store) -> list[Run]:
+    found: list[Run] = list(panel.lobsters)
+    for lobster in panel.lobsters[1:]:
+        if store.has(lobster):
+            sparsities = store.load(lobster).table("points")["sparsity"].tolist()
+            for retraining in panel.retrainings(lobster, sparsities):
+                found.append(retraining)
+                if store.has(retraining) and sparsities[retraining.point] >= KEPT_ABOVE:
+                    found.append(panel.census(retraining))
+    return found
 
 
 def _plan_panel(panel: Panel, store: Store) -> list[Run]:

@@ -181,7 +181,37 @@ class Beyond:
         return self.networks[0].retrained
 
 
-Experiment = Panel | Minima | Beyond
+@dataclass(frozen=True)
+class Replication:
+    """Fig. 1a over many gradual runs: from masks of each but the first, which the figure itself
+    retrains from, fewer replicas of two arms at three points; and the censuses of Figs. 2 to 4
+    where the replicas' weights are kept."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    lobsters: tuple[Lobster, ...]
+    retrained: Retraining
+    samples: int
+
+    def retrainings(self, lobster: Lobster, sparsities: list[float]) -> list[Retraining]:
+        """The arms of a gradual run, at its pruned points nearest to 90 % and to 95 % sparsity and
+        at its last; `sparsities` are those of its points, the dense one first."""
+        pruned = range(1, len(sparsities))
+        goals = [min(pruned, key=lambda p: abs(sparsities[p] - goal)) for goal in (0.90, 0.95)]
+        return [
+            dataclasses.replace(self.retrained, lobster=lobster, point=point, arm=arm)
+            for arm in ("rewound", "reinitialised")
+            for point in sorted({*goals, pruned[-1]}, reverse=True)
+        ]
+
+    def census(self, retraining: Retraining) -> Census:
+        """The census of a retraining."""
+        return Census(retraining, self.samples, min(self.samples, 2_000))
+
+
+Experiment = Panel | Minima | Beyond | Replication
 
 
 def spread(densities: list[float], most: int) -> list[int]:
@@ -374,6 +404,21 @@ def beyond(scale: str, seed: int = 0) -> Beyond:
     return Beyond("beyond", scale, seed, "Beyond the paper", networks)
 
 
+def replication(scale: str, seed: int = 0) -> Replication:
+    """LeNet-300 on MNIST: ten gradual runs at the paper's scale, of which the first are those of
+    Fig. 1a."""
+    first = figure_1a(scale, seed)
+    runs, replicas, samples = {"smoke": (1, 2, 100), "quick": (1, 3, 5_000)}.get(
+        scale, (10, 5, 10_000)
+    )
+    numbers = _numbers(seed, runs)
+    lobsters = tuple(dataclasses.replace(first.lobsters[0], seed=number) for number in numbers)
+    template = dataclasses.replace(
+        first.retrained, lobster=lobsters[0], replicas=_numbers(seed, replicas)
+    )
+    return Replication("replication", scale, seed, first.title, lobsters, template, samples)
+
+
 PANELS: dict[str, Callable[[str, int], Panel]] = {
     "figure_1a": figure_1a,
     "figure_1b": figure_1b,
@@ -389,6 +434,7 @@ EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
     "figure_1c": figure_1c,
     "figure_1d": figure_1d,
     "beyond": beyond,
+    "replication": replication,
 }
 
 

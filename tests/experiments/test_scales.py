@@ -9,9 +9,11 @@ import pytest
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
+from psplib.experiments.plan import planned
 from psplib.experiments.progress import seconds
 from psplib.paper import choices as deviations
 from psplib.paper import tables
+from psplib.pruning.retraining import Retraining
 from psplib.runs import store as runs
 from psplib.runs.run import Run
 from psplib.runs.store import Store
@@ -193,3 +195,20 @@ def test_every_run_has_a_cost(tmp_path: Path) -> None:
         assert 0 < hours[name, "smoke"] < 0.05
         assert hours[name, "smoke"] < hours[name, "quick"] < hours[name, "paper"]
     assert hours["figure_1d", "quick"] < 3
+
+
+def test_a_replication_retrains_at_90_and_95_per_cent_and_at_the_end_of_every_later_run() -> None:
+    panel = scales.replication("paper")
+    assert panel.lobsters[:3] == scales.figure_1a("paper").lobsters
+    assert [run.seed for run in panel.lobsters] == list(range(10))
+    found = panel.retrainings(panel.lobsters[4], [0.0, 0.8, 0.91, 0.93, 0.955, 0.97, 0.99])
+    assert [(r.arm, r.point) for r in found] == [
+        (arm, point) for arm in ("rewound", "reinitialised") for point in (6, 4, 2)
+    ]
+    assert found[0] == Retraining(panel.lobsters[4], 6, "rewound", (0, 1, 2, 3, 4), epochs=40)
+    assert panel.census(found[0]).samples == 10_000
+
+
+def test_the_first_replicated_run_is_that_of_the_figure(smoke: Store) -> None:
+    (only,) = planned(scales.replication("smoke"), smoke)
+    assert smoke.has(only)
