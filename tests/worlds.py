@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from psplib.experiments import scales
-from psplib.paper import claims_minima
+from psplib.paper import choices, figure_4
 from psplib.paper.figure_1 import COLUMNS, Figure1
-from psplib.paper.tables import Figures2to4
+from psplib.paper.minima import Figures2to4
 
 ARMS = ("dense", "rewound", "reinitialised")
 LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}
@@ -80,17 +80,21 @@ def world(runs: int = 2, replicas: int = 6, **values: tuple[float, float]) -> Fi
             neurons += [
                 row
                 | {"layer": layer, "class": c, "z2": scale * values["z2"][which] * factor}
-                | {o: scale * values[o][which] * factor / 10 for o in claims_minima.ORDERS}
+                | {o: scale * values[o][which] * factor / 10 for o in figure_4.ORDERS}
                 for layer, scale in LAYERS.items()
                 for c in range(10)
             ]
+    panel = scales.minima("paper")
     return Figures2to4(
-        scales.minima("paper"),
+        panel,
         pd.DataFrame(rows),
         pd.DataFrame(neurons),
-        {"map": bowl(), "pairs": bowl()},
-        {"line": line(), "line, all": line(10), "line, legacy": line(0.9)},
-        0,
+        {choices.map_of("surviving", pairs)(panel): bowl() for pairs in (False, True)},
+        {
+            choices.line_of("surviving")(panel): line(),
+            choices.line_of("all")(panel): line(10),
+            choices.line_of("surviving", "legacy")(panel): line(0.9),
+        },
         (),
         (),
     )

@@ -24,6 +24,7 @@ from psplib.experiments import scales, sweep
 from psplib.paper import display, tables
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.figure_1 import Figure1
+from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
@@ -52,11 +53,11 @@ class Chapter:
         """The four panels of Fig. 1, in their order."""
         return tuple(self.figure_1(name) for name in scales.PANELS)
 
-    def minima(self) -> tables.Figures2to4:
+    def minima(self) -> Figures2to4:
         """What Figs. 2 to 4 are made of: published, or computed here."""
         panel, store = self._runs("minima")
         assert isinstance(panel, scales.Minima)
-        return tables.collect_minima(panel, store)
+        return collect_minima(panel, store)
 
     def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from psplib.paper import figure_1_slides, slides
+from psplib.paper import figure_1_slides, figure_4
 from psplib.paper.figure_1 import Figure1
+from psplib.paper.minima import Figures2to4
+from psplib.paper.plane import map_slides
 from psplib.paper.slide import Slide, Slides
 from psplib.paper.style import ARMS
-from psplib.paper.tables import Figures2to4
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
 
@@ -167,20 +168,20 @@ def prunings(config: Lobster, store: Store) -> Shown:
 
 
 def plane(figures: Figures2to4, *quantities: str) -> Shown:
-    """Maps of the plane through G and 1-S: some of `figures_minima.LABELS`, by layer, with the
+    """Maps of the plane through G and 1-S: some of `plane.LABELS`, by layer, with the
     random direction in surviving or in all coordinates."""
-    pictures = slides.planes(figures, quantities)
+    pictures = map_slides(figures, quantities)
     return explore(pictures, dict.fromkeys(("quantity", "layer", "coordinates"), dropdown))
 
 
 def classes(figures: Figures2to4) -> Shown:
     """PSP-entropy by class, for each definition and layer."""
-    return explore(slides.classes(figures), {"definition": dropdown, "layer": dropdown})
+    return explore(figure_4.class_slides(figures), {"definition": dropdown, "layer": dropdown})
 
 
 def neurons(figures: Figures2to4) -> Shown:
     """The neurons of G and 1-S sorted by first-order entropy, for each layer and class."""
-    return explore(slides.neurons(figures), {"layer": dropdown, "class": dropdown})
+    return explore(figure_4.neuron_slides(figures), {"layer": dropdown, "class": dropdown})
 
 
 def arms(*figures: Figure1) -> Shown:

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from psplib.paper import claims_minima, display
+from psplib.paper import display
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
+from psplib.paper.figure_2 import claims_of_figure_2, sharp_and_good
+from psplib.paper.figure_3 import claims_of_figure_3
+from psplib.paper.figure_4 import claims_of_figure_4
+from psplib.paper.minima import Figures2to4
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
     LEVEL,
     MIXED,
     NOT_RUN,
-    UNDECIDED,
     VERDICTS,
     Verdict,
-    everywhere,
     holm,
 )
-from psplib.paper.tables import Figures2to4
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,11 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
         for v in panel_claims(figure)
     ]
     found += [Entry(v, "figure_1", v.basis) for v in claims_across(panels)]
-    second = claims_minima.figure_2(minima)
     basis = display.basis(minima.panel)
     for chapter, verdicts in (
-        ("figure_2", [*second, _sharp_and_good(second)]),
-        ("figure_3", claims_minima.figure_3(minima)),
-        ("figure_4", claims_minima.figure_4(minima)),
+        ("figure_2", [*claims_of_figure_2(minima), sharp_and_good(minima)]),
+        ("figure_3", claims_of_figure_3(minima)),
+        ("figure_4", claims_of_figure_4(minima)),
     ):
         found += [Entry(v, chapter, basis) for v in verdicts]
     return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
@@ -103,18 +103,6 @@ def survives(found: Sequence[Entry]) -> list[str]:
         else "–"
         for e in found
     ]
-
-
-def _sharp_and_good(verdicts: Sequence[Verdict]) -> Verdict:
-    better, narrow = verdicts[1], verdicts[3]
-    both = [better.verdict, narrow.verdict]
-    together = NOT_RUN if NOT_RUN in both else everywhere(both)
-    return Verdict(
-        "Not all narrow minima generalise worse than wide ones.",
-        "5.2",
-        "both hold: G generalises better, and its minimum is narrower (surviving coordinates)",
-        together if together in (HOLDS, NOT_RUN) else UNDECIDED,
-    )
 
 
 def count(found: Sequence[Entry]) -> str:

@@ -1,6 +1,7 @@
 """Widgets: slides say what the tables say, controls are linked to them, pages stay small."""
 
 import base64
+import dataclasses
 import io
 import re
 from typing import Any
@@ -18,9 +19,9 @@ from psplib.book import widgets
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
-from psplib.paper import figure_1_slides, figures_minima, slides, statistics, tables
+from psplib.paper import choices, figure_1_slides, figure_4, plane, statistics
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.tables import Figures2to4
+from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
@@ -68,7 +69,11 @@ def gradual(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def minima() -> Figures2to4:
     """Figs. 2 to 4 of a world in which each neuron of G is a fair coin for class 0 only."""
     found = world(runs=2, replicas=3)
-    found.maps["map, all"] = found.maps.pop("pairs").drop(columns=["joint", "mutual"])
+    pairs, everywhere = (
+        choices.map_of(*which)(found.panel) for which in (("surviving", True), ("all",))
+    )
+    maps = {m: t for m, t in found.maps.items() if m != pairs}
+    maps[everywhere] = found.maps[pairs].drop(columns=["joint", "mutual"])
     active = {f"active_{c}": [50 * (c == 0)] * 3 for c in range(10)}
     neurons = pd.DataFrame({"arm": ["lobster", "lobster", "rewound"], "replica": [-1, -1, 0]})
     neurons = neurons.assign(layer="relu1", neuron=[3, 5, 3], **active)
@@ -78,8 +83,7 @@ def minima() -> Figures2to4:
         "layers": pd.DataFrame({"layer": ["relu1"], "neurons": [40]}),
         "classes": pd.DataFrame({"class": range(10), "samples": 100}),
     }
-    found.profile.update(tables)
-    return found
+    return dataclasses.replace(found, maps=maps, profile=tables)
 
 
 def _all() -> dict[str, ipw.Widget]:
@@ -135,7 +139,7 @@ def test_the_player_says_what_each_pruning_takes(gradual: Store) -> None:
 
 
 def test_maps_quote_their_tables(minima: Figures2to4) -> None:
-    found = slides.planes(minima, ("loss", "joint"))
+    found = plane.map_slides(minima, ("loss", "joint"))
     assert list(found) == [
         ("training loss [nats]", "all layers", "surviving"),
         ("training loss [nats]", "all layers", "all"),
@@ -150,11 +154,11 @@ def test_maps_quote_their_tables(minima: Figures2to4) -> None:
 
 @pytest.mark.slow
 def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
-    found = slides.classes(minima)
+    found = figure_4.class_slides(minima)
     assert len(found) == 4 * (3 + 1)
     alt = found["second order, joint [bits]", "relu2"].alt
     assert "Run 1: over all classes G has 1.0000 bits, the networks from original" in alt
-    neurons = slides.neurons(minima)
+    neurons = figure_4.neuron_slides(minima)
     assert len(neurons) == 1 + 10
     alt = neurons["relu1", "all classes"].alt
     assert "of 40. G has 2 that vary, the highest 1.000 bits; the mean over all is 0.0500" in alt
@@ -253,11 +257,11 @@ def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
 
 def test_without_runs_a_widget_says_so(tmp_path) -> None:
     empty = Store(tmp_path)
-    nothing = tables.collect_minima(scales.minima("paper"), empty)
+    nothing = collect_minima(scales.minima("paper"), empty)
     for shown in (
         widgets.survivors(GRADUAL, empty),
         widgets.prunings(GRADUAL, empty),
-        widgets.plane(nothing, *figures_minima.LABELS),
+        widgets.plane(nothing, *plane.LABELS),
         widgets.classes(nothing),
         widgets.neurons(nothing),
         widgets.arms(Figure1.collect(scales.figure_1a("paper"), empty)),

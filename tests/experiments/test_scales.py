@@ -11,8 +11,7 @@ from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.plan import planned
 from psplib.experiments.progress import seconds
-from psplib.paper import choices as deviations
-from psplib.paper import tables
+from psplib.paper import choices, tables
 from psplib.pruning.retraining import Retraining
 from psplib.runs import store as runs
 from psplib.runs.run import Run
@@ -133,7 +132,9 @@ def test_a_source_is_that_of_the_panel(
 
 def cells_of(experiment: str, part: str) -> str:
     """A table of deviations without the names that its cells carry."""
-    return re.sub(r' data-name="[^"]*"', "", deviations.table(experiment, part).data)
+    picks = {"lobster": choices.gradual_pruning, "retraining": choices.retrained}
+    table = choices.settings_table(experiment, picks[part]).data
+    return re.sub(r' data-name="[^"]*"', "", table)
 
 
 def test_values_of_every_kind_can_be_read_in_the_table() -> None:

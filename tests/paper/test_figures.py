@@ -14,7 +14,6 @@ from worlds import ARMS, panel, papers_world
 
 from psplib.core.config import canonical
 from psplib.experiments import scales
-from psplib.paper import choices as deviations
 from psplib.paper import display, figure_1, statistics, style
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import answer, claims_across, panel_claims
@@ -87,16 +86,6 @@ def test_the_reading_quotes_the_table(figure) -> None:
     text = figure_1.panel_in_words(figure)
     assert "1.80 % at 99.00 % sparsity" in text.replace("\u00a0", " ")
     assert "new initial values raise the error by 0.02 ± 0.00 points" in text.replace("\u00a0", " ")
-
-
-def test_every_setting_is_in_the_deviations() -> None:
-    gradual = deviations.table("figure_1a", "lobster").data
-    for text in ("learning rate", "TWT", "PWE", "0.985", "split seed", "0 to 2"):
-        assert text in gradual
-    retrained = deviations.table("figure_1a", "retraining").data
-    assert "epochs" in retrained
-    assert "0 to 9" in retrained
-    assert str(scales.figure_1a("paper").retrained.epochs) in retrained
 
 
 def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:

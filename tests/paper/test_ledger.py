@@ -3,7 +3,7 @@
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
-from psplib.paper import claims_minima, ledger
+from psplib.paper import figure_2, figure_3, figure_4, ledger
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
@@ -20,9 +20,9 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
     for chapter, verdicts in (
         *(("figure_1", panel_claims(figure)) for figure in PANELS),
         ("figure_1", claims_across(PANELS)),
-        ("figure_2", claims_minima.figure_2(minima)),
-        ("figure_3", claims_minima.figure_3(minima)),
-        ("figure_4", claims_minima.figure_4(minima)),
+        ("figure_2", figure_2.claims_of_figure_2(minima)),
+        ("figure_3", figure_3.claims_of_figure_3(minima)),
+        ("figure_4", figure_4.claims_of_figure_4(minima)),
     ):
         assert {(chapter, v.test, v.verdict) for v in verdicts} <= listed
     not_run = [

@@ -1,0 +1,162 @@
+"""The plane through G and 1-S, as maps in colours (Figs. 2a, 3 and 4), and as slides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from psplib.paper.minima import Figures2to4
+from psplib.paper.slide import Slide, Slides, draw_slide
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, Verdict
+from psplib.paper.style import ARMS, STYLE
+
+LABELS = {
+    "loss": "training loss [nats]",
+    "error": "training error [%]",
+    "magnitude": "mean z²",
+    "first_order": "first order [bits]",
+    "joint": "second order, joint [bits]",
+    "mutual": "second order, mutual [bits]",
+    "agreement": "second order, agreement [bits]",
+}
+# The two solutions: where they are on the line, their colours and names.
+SOLUTIONS = ((0.0, ARMS["lobster"].color, "G"), (1.0, ARMS["rewound"].color, "1-S"))
+ALL_LAYERS = "all layers"
+
+# A map's table, if it is there, and the column of it that is drawn.
+Shown = tuple[pd.DataFrame | None, str]
+
+
+def at(points: pd.DataFrame, alpha: float) -> pd.Series:
+    """The row of a map at a point of the line through G and 1-S."""
+    found = points[(points["alpha"] == alpha) & (points["beta"] == 0)]
+    return found.iloc[0]
+
+
+def layer_columns(points: pd.DataFrame, quantity: str) -> dict[str, str]:
+    """The columns of a map that hold a quantity of single layers, by the layer."""
+    named = f"{quantity}."
+    return {c.removeprefix(named): c for c in points.columns if c.startswith(named)}
+
+
+def maps_plot(shown: Sequence[Shown], columns: int = 2) -> Figure | None:
+    """Maps with the contours of the training loss over them; None if none of them is there."""
+    there = [(points, column) for points, column in shown if points is not None]
+    if not there:
+        return None
+    columns = min(columns, len(there))
+    rows = -(-len(there) // columns)
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(4.7 * columns, 4.2 * rows), layout="constrained")
+        axes = fig.subplots(rows, columns, squeeze=False)
+        for ax, (points, column) in zip(axes.flat, there, strict=False):
+            heat(ax, points, column)
+        for ax in axes.flat[len(there) :]:
+            ax.set_axis_off()
+    return fig
+
+
+def grid(points: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """alpha, beta and a quantity as matrices, a row for each beta."""
+    table = points.pivot(index="beta", columns="alpha", values=column)
+    x, y = np.meshgrid(table.columns, table.index)
+    return x, y, table.to_numpy()
+
+
+def heat(ax: Axes, points: pd.DataFrame, column: str) -> None:
+    """A map's column in colours, the contours of the training loss in white, G and 1-S as dots."""
+    x, y, z = grid(points, column)
+    _, _, loss = grid(points, "loss")
+    positive = z.min() > 0 and column in ("loss", "magnitude")
+    norm = LogNorm(z.min(), z.max()) if positive else Normalize(z.min(), z.max())
+    drawn = ax.pcolormesh(x, y, z, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85)
+    if positive and z.max() / z.min() < 20:
+        bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    levels = np.geomspace(loss.min() * 1.15, loss.max() * 0.9, 7)
+    if levels[0] < levels[-1]:
+        ax.contour(x, y, loss, levels=levels, colors="white", linewidths=0.8, alpha=0.85)
+    for alpha, color, label in SOLUTIONS:
+        ax.plot(alpha, 0, "o", ms=7, color=color, mec="white", mew=1.5, zorder=5)
+        ax.annotate(
+            label,
+            (alpha, 0),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            color="white",
+            weight="bold",
+            zorder=6,
+        )
+    ax.grid(False)
+    ax.set(xlabel="α", ylabel="β", title=map_title(column), aspect="equal")
+
+
+def map_title(column: str) -> str:
+    """What a map's column holds: a quantity of `LABELS`, of a single layer where it names one."""
+    quantity, _, layer = column.partition(".")
+    return LABELS[quantity] + (f", {layer}" if layer else "")
+
+
+def lossy_below(claim: str, points: pd.DataFrame | None, column: str) -> Verdict:
+    """Of "the points of the map that are lower than G have a higher loss than G"."""
+    if points is None:
+        return Verdict(claim, "5.3", "", NOT_RUN)
+    g = at(points, 0.0)
+    lower = points[points[column] < g[column]]
+    share = float((lower["loss"] > g["loss"]).mean()) if len(lower) else 0.0
+    return Verdict(
+        claim,
+        "5.3",
+        f"of {len(points)} points of the plane {len(lower)} lie lower than the gradual solution; "
+        f"{100 * share:.1f} % of them have a higher training loss (all of them should)",
+        HOLDS if len(lower) and share == 1 else FAILS,
+        n=1,
+    )
+
+
+def map_slides(figures: Figures2to4, quantities: Sequence[str]) -> Slides:
+    """By quantity, layer and coordinates: a map of the plane through G and 1-S, with the contours
+    of the training loss. Those that are there; where two maps have a quantity, that of the finer
+    grid."""
+    found: Slides = {}
+    for quantity in quantities:
+        for coordinates, points in _by_coordinates(figures):
+            columns = {ALL_LAYERS: quantity} if quantity in points else {}
+            for layer, column in (columns | layer_columns(points, quantity)).items():
+                key = (LABELS[quantity], layer, coordinates)
+                if key not in found:
+                    found[key] = _map_slide(points, column, coordinates)
+    return found
+
+
+def _by_coordinates(figures: Figures2to4) -> Iterator[tuple[str, pd.DataFrame]]:
+    for coordinates in ("surviving", "all"):
+        for pairs in (False, True):
+            if (points := figures.map(coordinates, pairs)) is not None:
+                yield coordinates, points
+
+
+def _map_slide(points: pd.DataFrame, column: str, coordinates: str) -> Slide:
+    if column == "error":
+        points = points.assign(error=100 * points["error"])
+    at_g, at_s = (at(points, alpha)[column] for alpha, _, _ in SOLUTIONS)
+    lowest = points.loc[points[column].idxmin()]
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(5.2, 4.2))
+        heat(fig.add_axes((0.16, 0.12, 0.78, 0.79)), points, column)
+        alt = (
+            f"Map of {map_title(column)} over the plane through G and 1-S, the random "
+            f"direction in {coordinates} coordinates, {points['alpha'].nunique()} × "
+            f"{points['beta'].nunique()} points, with contours of the training loss: "
+            f"{at_g:.4g} at G, {at_s:.4g} at 1-S; from {lowest[column]:.4g}, at "
+            f"α = {lowest['alpha']:.2f}, β = {lowest['beta']:.2f}, to {points[column].max():.4g}."
+        )
+        return draw_slide(fig, alt, 128)

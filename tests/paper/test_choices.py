@@ -1,0 +1,53 @@
+"""The tables of settings list every choice, with its source."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from psplib.experiments import scales
+from psplib.paper import choices
+
+
+@pytest.mark.parametrize(
+    ("pick", "names"),
+    [
+        (choices.gradual_pruning, ["seed", "target sparsity"]),
+        (choices.retrained, ["epochs"]),
+        (choices.each_network, ["samples", "samples all"]),
+        (choices.single_neurons, ["samples"]),
+        (choices.map_of("surviving"), ["steps", "margin", "direction"]),
+        (choices.map_of("surviving", pairs=True), ["steps"]),
+        (choices.line_of("all", "legacy"), ["steps"]),
+    ],
+)
+def test_every_setting_is_listed(pick: Callable[[Any], Any], names: list[str]) -> None:
+    html = choices.settings_table("minima", pick).data
+    for name in names:
+        assert f'<td data-name="setting">{name}</td>' in html
+    assert "retraining</td>" not in html
+
+
+def test_an_experiment_may_have_a_source_of_its_own() -> None:
+    fashion, digits = (
+        choices.settings_table(name, choices.gradual_pruning).data
+        for name in ("figure_1c", "figure_1a")
+    )
+    assert "far beyond the 80 %" in fashion
+    assert "far beyond the 80 %" not in digits
+
+
+def test_weight_decay_has_the_seeds_of_its_own_runs() -> None:
+    html = choices.settings_table("beyond", choices.weight_decay("lenet-300")).data
+    assert '<td data-name="setting">seed</td>' in html
+    assert '<td data-name="paper">0 to 2</td>' in html
+
+
+def test_values_and_reasons_are_those_of_the_configurations() -> None:
+    gradual = choices.settings_table("figure_1a", choices.gradual_pruning).data
+    for text in ("learning rate", "TWT", "PWE", "0.985", "split seed", "0 to 2"):
+        assert text in gradual
+    retrained = choices.settings_table("figure_1a", choices.retrained).data
+    assert "epochs" in retrained
+    assert "0 to 9" in retrained
+    assert str(scales.figure_1a("paper").retrained.epochs) in retrained

@@ -1,0 +1,38 @@
+"""Fig. 4: the claims on PSP-entropy, by each definition, and its sentences."""
+
+import re
+
+from worlds import PAPER, world
+
+from psplib.paper import display, figure_4
+from psplib.paper.statistics import FAILS
+
+
+def test_in_the_opposite_world_no_claim_holds() -> None:
+    turned = {name: PAPER[name][::-1] for name in figure_4.SECOND} | {"first": (1.0, 1.2)}
+    opposite = world(**turned)
+    opposite.map()["loss"] *= -1
+    assert {v.verdict for v in figure_4.claims_of_figure_4(opposite)} == {FAILS}
+
+
+def test_definitions_that_disagree_are_named() -> None:
+    said = figure_4.definitions_in_words(world(mutual=(0.04, 0.05)))
+    assert "by *joint* it **holds**" in said
+    assert "by *mutual* it **does not hold**" in said
+    assert "agree: the claim **holds**" in figure_4.definitions_in_words(world())
+
+
+def test_the_reading_quotes_the_censuses() -> None:
+    assert "G has 2.0000 bits against 1.9000" in figure_4.reading_of_figure_4(world())
+
+
+def test_a_difference_is_bold_where_its_interval_excludes_zero() -> None:
+    table = figure_4.entropy_by_layer(world(first=(1.0, 1.0)))
+    assert table["layer"].tolist() == ["relu1", "relu2", "relu3"] * 2
+    assert table["joint"][0] == "<b>+0.1000</b>"
+    assert table["first order"][0] == "+0.0000"
+
+
+def test_bits_stand_beside_the_effects() -> None:
+    html = display.verdict_table(figure_4.claims_of_figure_4(world())).data
+    assert re.search(r"\+0\.10\d\d \[.*\] bits", html)
