@@ -239,9 +239,8 @@ class Trainer(ABC):
         self._pass_idle(update, -(-len(orders[0]) // self.batch_size))
         lost = (~self._weights.isfinite().all(1)).nonzero().flatten().tolist()
         if lost:
-            raise PsplibError(
-                f"The training of networks {lost} diverged: weights are not finite any more."
-            )
+            whose = f" of networks {lost}" if len(self) > 1 else ""
+            raise PsplibError(f"The training{whose} diverged: its weights are not finite any more.")
         pruned = self._weights.masked_select(~self._within)
         assert not bool(pruned.any()), "a pruned weight came back to life"
 
