@@ -186,8 +186,8 @@ def fit(
         tensors, state = saved
         if "runs" not in state:
             raise PsplibError(
-                f"{checkpoint.path} was begun by another version of psplib; remove it, and its run "
-                "begins anew."
+                f"{checkpoint.path} was begun by another version of psplib; move it away, and its "
+                "run begins anew."
             )
         for i, one in enumerate(trials):
             one.load(under(f"{i}/", tensors), state["runs"][i])
@@ -270,7 +270,7 @@ class Checkpoint:
             return None
         tensors, kept = files.read_tensors(self.path)
         if not isinstance(kept, dict) or kept.get("sha256") != files.digest(tensors):
-            raise PsplibError(f"{self.path} is damaged; remove it, and its run begins anew.")
+            raise PsplibError(f"{self.path} is damaged; move it away, and its run begins anew.")
         self._before = kept["elapsed"]
         return tensors, kept["state"]
 

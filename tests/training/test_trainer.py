@@ -417,5 +417,5 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     whole = checkpoint.path.read_bytes()
     for content in (b"", b"not a checkpoint", whole[:-1], b"\xff" * 8 + whole[8:]):
         checkpoint.path.write_bytes(content)
-        with pytest.raises(PsplibError, match=r"checkpoint\.safetensors is damaged.*remove it"):
+        with pytest.raises(PsplibError, match=r"checkpoint\.safetensors is damaged.*move it away"):
             Checkpoint(tmp_path).load()
