@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from psplib.book import build as book
-from psplib.book import lab
+from psplib.book import chapter, lab
 from psplib.book.lab import REACH, Setting, Snapshot
 from psplib.paper.display import unbroken
 from psplib.paper.style import ARMS, plain_ticks
@@ -436,7 +435,7 @@ class Panel:
 def is_live() -> bool:
     """Whether a person is likely to sit before this notebook: it has a kernel, and papermill has
     set no parameters. The book is always executed with parameters."""
-    return get_ipython() is not None and not book.injected()
+    return get_ipython() is not None and not chapter.injected()
 
 
 def show(recordings: Mapping[str, Recording], knob: str) -> None:

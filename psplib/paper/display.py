@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -100,14 +99,9 @@ def missing_runs(results: Results) -> str:
     return f"{are}; `{command}` makes what is missing."
 
 
-# Set while the book executes a chapter: the notebook that lies beside its page.
-NOTEBOOK = "PSPLIB_NOTEBOOK"
-
-
 def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
     """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
-    content, so that they work in a live notebook, in the static page and without a network. In the
-    book's page, also a link to the notebook that draws it."""
+    content, so that they work in a live notebook, in the static page and without a network."""
     svg = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(svg, format="svg", metadata={"Date": None})
@@ -121,8 +115,6 @@ def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
         f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{label}</a>'
         for label, ending, kind, content in files
     ]
-    if notebook := os.environ.get(NOTEBOOK):
-        links.append(f'<a download href="{html.escape(notebook)}">notebook</a>')
     return f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
 
 
@@ -158,8 +150,8 @@ def picture(fig: Figure) -> Any:
 
 
 def describe(fig: Figure) -> str:
-    """A figure in words, for who does not see it: of each panel its title, its axes, its legend."""
-    fig.draw_without_rendering()  # layouts and offsets write their texts only now
+    """A drawn figure in words, for who does not see it: of each panel its title, its axes, its
+    legend. (Only drawing writes the texts of layouts and offsets.)"""
     panels = [text for ax in fig.axes if (text := _axes_in_words(ax))]
     names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
     return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."

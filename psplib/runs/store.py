@@ -33,11 +33,6 @@ from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint, Report
 
-# Names a file to which every run that is asked for is added, so that who executes a chapter knows
-# which runs it shows.
-ASKED = "PSPLIB_ASKED"
-
-
 @dataclass(frozen=True)
 class Store:
     """All runs under one root folder."""
@@ -46,7 +41,7 @@ class Store:
 
     def folder(self, config: Any) -> Path:
         """Where the run of `config` is or will be."""
-        return _asked(self.root / kind(config).lower() / key(config))
+        return self.root / kind(config).lower() / key(config)
 
     def work(self, config: Any) -> Path:
         """Where the run of `config` is being made."""
@@ -74,7 +69,7 @@ class Store:
 
     def all(self) -> Iterator[Path]:
         """Every finished run's folder, in a fixed order."""
-        if _asked(self.root).exists():
+        if self.root.exists():
             yield from sorted(p for p in self.root.glob("[!.]*/*") if p.is_dir())
 
     def adopt(self, artefact: Artefact) -> None:
@@ -211,13 +206,6 @@ class Store:
             whole.rename(folder)
         except OSError as error:
             raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
-
-
-def _asked(folder: Path) -> Path:
-    if log := os.environ.get(ASKED):
-        with open(log, "a") as file:
-            file.write(f"{'+' if folder.exists() else '-'} {folder.absolute()}\n")
-    return folder
 
 
 def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:

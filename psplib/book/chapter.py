@@ -1,0 +1,92 @@
+"""What a chapter calls first: its parameters checked, and the results that it shows."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+import torch
+
+from psplib.core import errors
+from psplib.experiments import scales, sweep
+from psplib.paper import tables
+from psplib.paper.beyond import FigureBeyond
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.minima import Figures2to4, collect_minima
+from psplib.runs import store as runs
+
+PARAMETERS = ("scale", "device", "seed")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The parameters of a chapter, checked."""
+
+    scale: str
+    device: torch.device
+    seed: int
+
+    @property
+    def store(self) -> runs.Store:
+        """Where the chapter's runs are: among the published results, or on this machine."""
+        return store_of(self.scale)
+
+    def figure_1(self, name: str) -> Figure1:
+        """A panel of Fig. 1: published, or computed here from what is not there yet."""
+        panel, store = self._runs(name)
+        assert isinstance(panel, scales.Panel)
+        return Figure1.collect(panel, store)
+
+    def panels(self) -> tuple[Figure1, ...]:
+        """The four panels of Fig. 1, in their order."""
+        return tuple(self.figure_1(name) for name in scales.PANELS)
+
+    def minima(self) -> Figures2to4:
+        """What Figs. 2 to 4 are made of: published, or computed here."""
+        panel, store = self._runs("minima")
+        assert isinstance(panel, scales.Minima)
+        return collect_minima(panel, store)
+
+    def beyond(self) -> FigureBeyond:
+        """What "beyond the paper" is made of: published, or computed here."""
+        panel, store = self._runs("beyond")
+        assert isinstance(panel, scales.Beyond)
+        return FigureBeyond.collect(panel, store)
+
+    def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
+        if self.scale == scales.PUBLISHED:
+            return tables.largest_published(name, self.store), self.store
+        panel = scales.experiment(name, self.scale, self.seed)
+        sweep.run([panel], self.store, self.device)
+        return panel, self.store
+
+
+def store_of(scale: str) -> runs.Store:
+    """Where the runs of a scale are: among the published results, or on this machine."""
+    return runs.published() if scale == scales.PUBLISHED else runs.local()
+
+
+def begin(scale: str, device: str, seed: int) -> Chapter:
+    """Begin a chapter: `PsplibError` for an unknown or a bad parameter, before anything is
+    computed."""
+    for name in injected():
+        errors.one_of("parameter", name, PARAMETERS)
+    scales.check_scale(scale, seed)
+    return Chapter(scale, errors.device(device), seed)
+
+
+def injected() -> list[str]:
+    """The names that papermill set in this notebook (it only warns of unknown ones)."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return []
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    names = []
+    for cell in cells:
+        if cell.startswith("# Parameters\n"):
+            for node in ast.parse(cell).body:
+                if isinstance(node, ast.Assign):
+                    names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+    return names

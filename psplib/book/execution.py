@@ -1,0 +1,126 @@
+"""Template -> executed chapter, by papermill, in this very process.
+
+The build forks a process for each chapter from one that has imported all this, so that torch,
+pandas and matplotlib are loaded once for the whole book. So a chapter needs no kernel here: IPython
+runs its cells. Wherever else papermill runs a chapter, it does so in a kernel.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import papermill.engines
+import scipy.stats
+import torch
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import publish_display_data
+from IPython.utils.capture import RichOutput, capture_output
+from ipywidgets import Widget
+from traitlets.config import Config
+
+from psplib.book import lab_panel, widgets
+from psplib.core import files
+from psplib.core.errors import PsplibError
+from psplib.paper import ledger
+
+PRELOADED = (scipy.stats, lab_panel, widgets, ledger)  # what chapters import
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+
+
+class Hook(DisplayHook):
+    """Puts a cell's result where `display` puts what it shows."""
+
+    def write_output_prompt(self) -> None:
+        """Say nothing before a result."""
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        """Publish a result."""
+        publish_display_data(format_dict, md_dict)
+
+    def finish_displayhook(self) -> None:
+        """Say nothing after it."""
+
+
+class Here(papermill.engines.Engine):
+    """Runs a notebook's cells in this process, and keeps the state of the widgets they make."""
+
+    @classmethod
+    def execute_managed_notebook(cls, manager: Any, kernel_name: str, **_: Any) -> None:
+        """Run every cell; an exception of a cell ends the notebook."""
+        InteractiveShell.clear_instance()
+        without_history = Config(HistoryManager={"enabled": False})
+        shell = InteractiveShell.instance(config=without_history, displayhook_class=Hook)
+        for index, cell in enumerate(manager.nb.cells):
+            if cell.cell_type != "code":
+                continue
+            manager.cell_start(cell, index)
+            with capture_output() as said:
+                done = shell.run_cell(cell.source, store_history=True)
+            cell.execution_count = done.execution_count
+            cell.outputs = outputs(said.stdout, said.outputs)
+            if error := done.error_before_exec or done.error_in_exec:
+                raise PsplibError(
+                    f"cell {done.execution_count} failed: {type(error).__name__}: {error}"
+                )
+            manager.cell_complete(cell, index)
+        manager.nb.metadata["widgets"] = {WIDGETS: Widget.get_manager_state()}
+
+
+papermill.engines.papermill_engines.register("here", Here)
+
+
+def outputs(printed: str, shown: list[RichOutput]) -> list[Any]:
+    """What a cell printed and displayed, as a notebook keeps it."""
+    new = nbformat.v4.new_output
+    text = [new("stream", name="stdout", text=printed)] if printed else []
+    return text + [new("display_data", data=o.data, metadata=o.metadata or {}) for o in shown]
+
+
+def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a chapter for its page; `PsplibError` names the cell that fails.
+
+    The page does not show the injected parameters, says what each picture shows, and offers the
+    notebook beside it.
+    """
+    torch.set_num_threads(1)  # chapters run side by side
+    try:
+        notebook = papermill.execute_notebook(
+            str(template),
+            None,
+            parameters,
+            engine_name="here",
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    except PsplibError as error:
+        raise PsplibError(f"{template.name}: {error}") from None
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+        if text := alternative_text(cell):
+            cell.metadata["mystnb"] = {"image": {"alt": text}}
+        for output in cell.get("outputs", []):
+            if html := output.get("data", {}).get("text/html"):
+                output["data"]["text/html"] = with_notebook(html, template.name)
+    files.make_folder(target.parent)
+    files.write(target, nbformat.writes(notebook).encode())
+
+
+def alternative_text(cell: Any) -> str | None:
+    """What a cell's picture shows: IPython notes it in the output, myst-nb reads it in the cell."""
+    for output in cell.get("outputs", []):
+        for facts in output.get("metadata", {}).values():
+            if isinstance(facts, dict) and "alt" in facts:
+                return str(facts["alt"])
+    return None
+
+
+def with_notebook(html: str, name: str) -> str:
+    """A figure's downloads with the notebook that draws it, which lies beside its page."""
+    link = f'<a download href="{name}">notebook</a>'
+    return re.sub(r'(<p class="psplib-downloads">.*?)</p>', rf"\1 {link}</p>", html)
