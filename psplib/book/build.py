@@ -109,12 +109,13 @@ def apart(tasks: Iterable[Task], done: Callable[[], object] = lambda: None) -> N
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
                 task = waiting.pop(0)
-                answer, send = context.Pipe(duplex=False)
+                receive, send = context.Pipe(duplex=False)
                 process = context.Process(target=_answer, args=(send, *task))
                 process.start()
                 send.close()
-                running[answer] = process
-            for answer in connection.wait(list(running)):
+                running[receive] = process
+            for ready in connection.wait(list(running)):
+                answer: Any = ready
                 process = running.pop(answer)
                 try:
                     failure = answer.recv()

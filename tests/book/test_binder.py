@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jupyter_book.config import get_final_config
 
-from psplib.book import binder as launch
+from psplib.book import binder
 
 ROOT = Path(__file__).parents[2]
 CHAPTER = ROOT / "book" / "figure_1.ipynb"
@@ -36,15 +36,15 @@ def test_only_an_origin_on_github_has_an_address(
     subprocess.run([*git, "init", "--quiet"], check=True)
     if origin:
         subprocess.run([*git, "remote", "add", "origin", origin], check=True)
-    assert launch.repository(tmp_path) == address
+    assert binder.repository(tmp_path) == address
 
 
 def test_a_folder_that_is_no_repository_has_none(tmp_path: Path) -> None:
-    assert launch.repository(tmp_path / "none") is None
+    assert binder.repository(tmp_path / "none") is None
 
 
 def test_jupyter_book_understands_the_configuration(tmp_path: Path) -> None:
-    text = launch.configured(ROOT / "_config.yml", ADDRESS)
+    text = binder.configured(ROOT / "_config.yml", ADDRESS)
     before, after = yaml.safe_load((ROOT / "_config.yml").read_bytes()), yaml.safe_load(text)
     options = after["sphinx"]["config"]["html_theme_options"]
     added = options.keys() - before["sphinx"]["config"]["html_theme_options"].keys()
@@ -61,9 +61,9 @@ def test_jupyter_book_understands_the_configuration(tmp_path: Path) -> None:
 
 
 def test_a_downloaded_chapter_installs_psplib_only_where_it_knows_from_where() -> None:
-    plain = nbformat.reads(launch.notebook(CHAPTER, None), as_version=4)
+    plain = nbformat.reads(binder.notebook(CHAPTER, None), as_version=4)
     assert plain == nbformat.read(CHAPTER, as_version=4)
-    found = nbformat.reads(launch.notebook(CHAPTER, ADDRESS), as_version=4)
+    found = nbformat.reads(binder.notebook(CHAPTER, ADDRESS), as_version=4)
     nbformat.validate(found)
     added = found.cells.pop(1)
     assert found == plain

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from psplib.book import build as book
+from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
 from psplib.runs.store import Store
 
@@ -55,7 +55,7 @@ def test_papermill_with_a_bad_parameter_fails_before_anything_is_computed(
 )
 def test_a_chapter_refuses_bad_values(scale: str, device: str, seed: int, sentence: str) -> None:
     with pytest.raises(PsplibError) as refused:
-        book.chapter(scale, device, seed)
+        begin(scale, device, seed)
     assert str(refused.value) == sentence
 
 

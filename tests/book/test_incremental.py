@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -15,99 +15,134 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Markdown
 from IPython.utils.capture import capture_output
 
-from psplib.book import build as book
-from psplib.book import freshness, rendering
+from psplib.book import build, execution, pages
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.plan import planned
 from psplib.paper import tables
 from psplib.runs import store as runs
-from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
-SMOKE = scales.figure_1a("smoke")
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The names of the chapters that are executed; a chapter asks for one run and leaves itself."""
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sources of a book of one page of prose and two chapters, with results of its own."""
+    root = tmp_path / "root"
+    (root / "book").mkdir(parents=True)
+    (root / "_config.yml").write_text("title: small\nonly_build_toc_files: true\n")
+    chapters = "chapters:\n  - file: book/a\n  - file: book/b\n"
+    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\n{chapters}")
+    (root / "book" / "index.md").write_text("# One\n\nfirst\n")
+    for name in ("a", "b"):
+        chapter(root / "book" / f"{name}.ipynb", f"print('from {name}')")
+    (root / "results").mkdir()
+    monkeypatch.setattr(runs, "checkout", lambda: root)
+    monkeypatch.setenv("PSPLIB_RESULTS", str(root / "results"))
+    return root
+
+
+def chapter(path: Path, source: str) -> Path:
+    title = nbformat.v4.new_markdown_cell(f"# {path.stem}", id="title")
+    parameters = nbformat.v4.new_code_cell(
+        "scale = 'smoke'", id="given", metadata={"tags": ["parameters"]}
+    )
+    cells = [title, parameters, nbformat.v4.new_code_cell(source, id="code")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+@pytest.fixture
+def rebuilt(book: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Builds the book; says what is done, which here is next to nothing."""
     names: list[str] = []
 
-    def execute(template: Path, target: Path, parameters: dict) -> None:
-        names.append(template.name)
-        Store(tmp_path / "runs").has(SMOKE.dense)
-        shutil.copy(template, target)
+    def apart(tasks: list[Any], done: Callable[[], object] = lambda: None) -> None:
+        for work, *arguments in tasks:
+            if work is execution.execute:
+                template, target, _ = arguments
+                names.append(template.stem)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(template.read_text())
+            elif work is pages.render:
+                _, beside, html = arguments
+                names.append("pages")
+                html.mkdir(parents=True, exist_ok=True)
+                (html / build.MADE_FROM).write_bytes(beside[Path(build.MADE_FROM)])
+            done()
 
-    monkeypatch.setattr(book, "execute", execute)
-    return names
+    monkeypatch.setattr(build, "apart", apart)
 
+    def again(scale: str = scales.PUBLISHED) -> list[str]:
+        names.clear()
+        build.build(scale, "cpu", book / "_build")
+        return sorted(names)
 
-@pytest.fixture
-def refresh(tmp_path: Path, executed: list[str]):
-    template, kept = tmp_path / "page.ipynb", tmp_path / "kept"
-    template.write_text("one")
-    kept.mkdir()
-    return lambda scale="smoke", source="a": book.refresh(
-        template, kept / template.name, {"scale": scale}, source
-    )
-
-
-def test_a_chapter_is_executed_again_only_if_something_changed(refresh, tmp_path: Path) -> None:
-    assert refresh()
-    assert not refresh()
-    assert refresh(scale="quick"), "another parameter"
-    assert refresh(scale="quick", source="b"), "another psplib"
-    (tmp_path / "page.ipynb").write_text("two")
-    assert refresh(scale="quick", source="b"), "another template"
-    assert (tmp_path / "kept" / "page.ipynb").read_text() == "two"
-    assert not refresh(scale="quick", source="b")
+    return again
 
 
-def test_a_run_that_appears_or_changes_makes_its_chapter_anew(refresh, tmp_path: Path) -> None:
-    assert refresh()
-    folder = Store(tmp_path / "runs").folder(SMOKE.dense)
-    folder.mkdir(parents=True)
-    (folder / "points.csv").write_text("1")
-    assert refresh(), "the run is there now"
-    assert not refresh()
-    (folder / "points.csv").write_text("2")
-    assert refresh(), "its table is another"
-    (folder.parent / "other").mkdir()
-    (folder.parent / "other" / "points.csv").write_text("3")
-    assert not refresh(), "a run that the chapter does not show"
+ALL = ["a", "b", "pages"]
 
 
-def test_an_interrupted_execution_is_not_taken_for_an_older_one(
-    refresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_done_again_unless_something_changed(
+    book: Path, rebuilt: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refresh(source="a")
-
-    def interrupted(template: Path, target: Path, parameters: dict) -> None:
-        target.write_text("of b")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(book, "execute", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            refresh(source="b")
-    assert refresh(source="a"), "what is kept is of b"
-
-
-def test_the_source_of_psplib_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = freshness.library()
-    monkeypatch.setattr(freshness, "__file__", str(tmp_path / "freshness.py"))
-    (tmp_path / "freshness.py").write_text("other")
-    assert freshness.library() != before
+    assert rebuilt() == ALL
+    assert rebuilt() == []
+    chapter(book / "book" / "a.ipynb", "print('anew')")
+    assert rebuilt() == ["a", "pages"]
+    (book / "book" / "index.md").write_text("# One\n\nchanged\n")
+    assert rebuilt() == ["pages"]
+    (book / "_config.yml").write_text("title: changed\n")
+    assert rebuilt() == ["pages"]
+    monkeypatch.setattr(build, "packages", lambda: ["torch==0"])
+    assert rebuilt() == ALL
+    monkeypatch.setattr(build, "library", lambda: {"psplib.py": "0"})
+    assert rebuilt() == ALL
+    assert rebuilt() == []
 
 
-def test_equal_files_keep_their_date_and_others_go(tmp_path: Path) -> None:
-    original, folder = tmp_path / "original", tmp_path / "source"
-    original.write_text("x")
-    rendering.mirror({Path("a/b.md"): original, Path("c.md"): original}, folder)
-    date = (folder / "a" / "b.md").stat().st_mtime_ns
-    rendering.mirror({Path("a/b.md"): original}, folder)
-    assert (folder / "a" / "b.md").stat().st_mtime_ns == date
-    assert not (folder / "c.md").exists()
+def test_a_chapter_is_never_shown_from_other_results(
+    book: Path,
+    rebuilt: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert rebuilt() == ALL
+    table = book / "results" / "lobster" / "0" / "points.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("1")
+    assert rebuilt() == ALL, "a run has appeared"
+    stat = table.stat()
+    table.write_text("2")
+    os.utime(table, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert rebuilt() == ALL, "its table is another one of the same size and date"
+    monkeypatch.setenv("PSPLIB_RUNS", str(tmp_path / "runs"))
+    assert rebuilt("smoke") == ALL, "another scale"
+    assert rebuilt() == ALL, "nothing is kept of the scale before"
+    monkeypatch.setenv("PSPLIB_RESULTS", str(tmp_path / "none"))
+    assert rebuilt() == ALL, "another folder"
+
+
+def test_the_digest_is_of_psplib_and_of_all_packages() -> None:
+    assert {"core/errors.py", "book/build.py"} <= build.library().keys()
+    assert not any("__pycache__" in name for name in build.library())
+    assert any(package.startswith("torch==") for package in build.packages())
+
+
+@pytest.mark.slow
+def test_a_book_with_a_warning_leaves_the_old_pages(book: Path) -> None:
+    first = build.build(scales.PUBLISHED, "cpu", book / "_build")
+    html = first.parent
+    assert "from b" in (html / "book" / "b.html").read_text()
+    assert (html / "book" / "b.ipynb").exists()
+    (book / "book" / "index.md").write_text("# One\n\n[none](none.md)\n")
+    for _ in range(2):
+        with pytest.raises(PsplibError, match="Jupyter Book warns") as refused:
+            build.build(scales.PUBLISHED, "cpu", book / "_build")
+        assert "none.md" in str(refused.value)
+    assert "first" in (html / "book" / "index.html").read_text()
 
 
 def test_a_replacement_that_fails_leaves_the_old_pages(
@@ -120,51 +155,17 @@ def test_a_replacement_that_fails_leaves_the_old_pages(
     rename = Path.rename
 
     def interrupted(path: Path, target: Path) -> Path:
-        if path.name == ".html.new":
+        if path.name == "new":
             raise KeyboardInterrupt
         return rename(path, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            rendering.replace(old, new)
+            pages.replace(old, new)
     assert (old / "index.html").read_text() == "html"
-    rendering.replace(old, new)
+    pages.replace(old, new)
     assert (old / "index.html").read_text() == "new"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """The source of a book of two pages."""
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "_config.yml").write_text("title: small\nonly_build_toc_files: true\n")
-    (source / "_toc.yml").write_text("format: jb-book\nroot: one\nchapters:\n  - file: two\n")
-    (source / "one.md").write_text("# One\n\nfirst\n")
-    (source / "two.md").write_text("# Two\n\nsecond\n")
-    return source
-
-
-@pytest.mark.slow
-def test_pages_are_rendered_again_only_if_something_changed(small: Path, tmp_path: Path) -> None:
-    warm, cold = tmp_path / "warm", tmp_path / "cold"
-    assert rendering.render(small, warm, {})
-    assert not rendering.render(small, warm, {})
-    untouched = (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns
-    (small / "one.md").write_text("# One\n\nchanged\n")
-    assert rendering.render(small, warm, {})
-    assert (warm / "sphinx" / "_build" / "html" / "two.html").stat().st_mtime_ns == untouched
-    assert rendering.render(small, cold, {})
-    for page in ("one.html", "two.html", "searchindex.js"):
-        first, second = ((where / "html" / page).read_text() for where in (warm, cold))
-        # myst-nb writes its style sheet after the pages: only a later build knows its checksum.
-        # A word that has gone stays in the index, with no page.
-        assert re.sub(r"(mystnb\.\w+\.css)\?v=\w+|\"\w+\": \[\], ", r"\1", first) == second
-    (small / "two.md").write_text("# Two\n\n[none](none.md)\n")
-    for _ in range(2):
-        with pytest.raises(PsplibError, match="Jupyter Book warns"):
-            rendering.render(small, warm, {})
-    assert "second" in (warm / "html" / "two.html").read_text(), "the old pages are whole"
 
 
 # --- results that are not there -------------------------------------------------------------------
@@ -183,7 +184,6 @@ def shell() -> Iterator[InteractiveShell]:
 
 
 @pytest.mark.parametrize("template", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda p: p.stem)
-@pytest.mark.slow
 def test_a_chapter_without_results_says_so_and_goes_on(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,42 +227,58 @@ def test_an_experiment_without_results_is_the_papers_without_runs(
     assert not any(store.has(c) for c in planned(found, store))
 
 
-# --- chapters side by side ------------------------------------------------------------------------
+# --- processes of their own -----------------------------------------------------------------------
 
 
-def small_chapter(folder: Path, name: str, source: str) -> tuple[Path, Path, dict, str]:
-    template, kept = folder / f"{name}.ipynb", folder / "kept"
-    kept.mkdir(exist_ok=True)
-    cell = nbformat.v4.new_code_cell(source)
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), template)
-    return template, kept / template.name, {}, "a"
+def note(path: Path, name: str) -> None:
+    path.with_name(name).write_text(str(os.getpid()))
 
 
-@pytest.mark.slow
-def test_chapters_side_by_side_are_each_executed_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    source = f"with open({str(log)!r}, 'a') as log: log.write('{{}} ')"
-    chapters = [small_chapter(tmp_path, n, source.format(n)) for n in ("a", "b")]
-    book.refresh_all(chapters, 2)
-    book.refresh_all(chapters, 2)
-    assert sorted(log.read_text().split()) == ["a", "b"]
-    assert all(book.is_fresh(*chapter) for chapter in chapters)
+def test_each_task_has_a_process_of_its_own(tmp_path: Path) -> None:
+    count: list[int] = []
+    build.apart([(note, tmp_path / "x", n) for n in "abcde"], lambda: count.append(1))
+    pids = {(tmp_path / n).read_text() for n in "abcde"}
+    assert len(pids) == len(count) == 5
+    assert str(os.getpid()) not in pids
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("1 / 0", r"b\.ipynb failed in cell 1: ZeroDivisionError"),
-        ("import os\nos.kill(os.getpid(), 9)", r"not executed: Kernel died"),
+        ("print(1)\n1 / 0", r"^b\.ipynb: cell 3 failed: ZeroDivisionError: division by zero"),
+        ("import os\nos.kill(os.getpid(), 9)", r"process of the build has died \(exit status -9"),
     ],
 )
-@pytest.mark.slow
 def test_a_chapter_that_fails_keeps_what_others_have_made(
-    source: str, message: str, tmp_path: Path
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chapters = [small_chapter(tmp_path, "a", "1"), small_chapter(tmp_path, "b", source)]
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    made = [tmp_path / "made" / f"{name}.ipynb" for name in "ab"]
+    templates = [chapter(tmp_path / "a.ipynb", "1 + 1"), chapter(tmp_path / "b.ipynb", source)]
     with pytest.raises(PsplibError, match=message):
-        book.refresh_all(chapters, 1)
-    assert book.is_fresh(*chapters[0])
-    assert not book.is_fresh(*chapters[1])
+        build.execute_all(dict(zip(templates, made, strict=True)), {"scale": "published"})
+    assert not made[1].exists()
+    given, code = (c for c in nbformat.read(made[0], as_version=4).cells[2:])
+    assert given.source == '# Parameters\nscale = "published"\n'
+    assert "remove-cell" in given.metadata.tags
+    assert code.outputs[0].data["text/plain"] == "2"
+
+
+def test_a_chapter_keeps_all_that_it_shows(tmp_path: Path) -> None:
+    source = """from IPython.display import HTML, Image, display
+import ipywidgets
+print("printed")
+display(HTML('<p class="psplib-downloads">Download: SVG</p>'))
+display(Image(b"png", format="png", alt="a picture"))
+ipywidgets.IntSlider(7)"""
+    template, made = chapter(tmp_path / "a.ipynb", source), tmp_path / "made" / "a.ipynb"
+    build.execute_all({template: made}, {"scale": "published"})
+    found = nbformat.read(made, as_version=4)
+    nbformat.validate(found)
+    printed, link, image, widget = found.cells[-1].outputs
+    assert printed.text == "printed\n"
+    assert link.data["text/html"].endswith('<a download href="a.ipynb">notebook</a></p>')
+    assert "image/png" in image.data
+    assert found.cells[-1].metadata["mystnb"] == {"image": {"alt": "a picture"}}
+    view = widget.data["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert found.metadata["widgets"][execution.WIDGETS]["state"][view]["state"]["value"] == 7

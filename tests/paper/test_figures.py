@@ -65,15 +65,6 @@ def test_downloads_carry_their_content(figure) -> None:
     assert table["test_error"].tolist() == figure.table["test_error"].tolist()
 
 
-def test_in_the_book_the_notebook_can_be_downloaded_too(
-    figure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
-    assert "notebook" not in display.downloads(*arguments)
-    monkeypatch.setenv(display.NOTEBOOK, "figure_1.ipynb")
-    assert '<a download href="figure_1.ipynb">notebook</a>' in display.downloads(*arguments)
-
-
 def test_the_svg_is_deterministic(figure) -> None:
     first, second = (
         display.downloads("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
