@@ -33,6 +33,7 @@ from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint, Report
 
+
 @dataclass(frozen=True)
 class Store:
     """All runs under one root folder."""
