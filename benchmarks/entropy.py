@@ -101,7 +101,7 @@ def prepare(folder: Path) -> None:
 
 def measure(contender: str, folder: Path) -> None:
     compute, network, _ = CONTENDERS[contender]
-    test = data.load("mnist").test
+    test = data.load_data("mnist").test
     model = models.build("lenet-5", 0)
     weights = load_file(folder / network)["weights"]
     nn.utils.vector_to_parameters(weights, model.parameters())

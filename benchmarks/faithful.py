@@ -19,7 +19,7 @@ from psplib.training.trainer import flat
 
 
 def main() -> None:
-    loaded = data.load("mnist")
+    loaded = data.load_data("mnist")
     few = Split(loaded.train.x[:5000], loaded.train.y[:5000])
     spent = [0.0]
 

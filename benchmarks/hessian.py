@@ -111,7 +111,7 @@ def compare(title: str, model: nn.Module, split: Split, mask: Mask, rounds: int)
 def main(rounds: int = 3) -> None:
     print(f"Leading {K} Hessian eigenvalues of LeNet-5, {SAMPLES:,} MNIST images;")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds in turn")
-    loaded = data.load("mnist")
+    loaded = data.load_data("mnist")
     split = Split(loaded.train.x[:SAMPLES].clone(), loaded.train.y[:SAMPLES].clone())
     dense, sparse = problem.dense(), problem.sparse()
     compare("dense", dense.model(), split, dense.mask, rounds)

@@ -76,7 +76,7 @@ def main(whole: bool = False) -> None:
     # From G to the initial values under its mask.
     initial = flat(models.build("lenet-5", 0)) * network.mask.flat
     plane = landscape.plane(network.weights, initial, network.mask, 0)
-    images = data.load("mnist").train
+    images = data.load_data("mnist").train
     split = Split(images.x[:SAMPLES], images.y[:SAMPLES])
     units = compact.compact(network.model(), network.mask, sparse=False).units
     points = len(GRID) ** 2

@@ -29,7 +29,7 @@ CONFIG = Lobster(architecture="lenet-300", data="mnist", seed=0)
 
 def psplib_epoch() -> Callable[[int], float]:
     """An epoch of psplib; returns the validation loss."""
-    loaded = data.load("mnist")
+    loaded = data.load_data("mnist")
     model = models.build(CONFIG.architecture, CONFIG.seed)
     trainer = CompactTrainer(model, [Mask.dense(model)], loaded, CONFIG.batch_size)
     update = LobsterStep(CONFIG.learning_rate, CONFIG.shrinkage)

@@ -79,7 +79,7 @@ def _gradual(store: Store) -> Network | None:
 
 
 def _trained(where: str, mask: Mask, weights: Tensor) -> Network:
-    loaded = data.load("mnist")
+    loaded = data.load_data("mnist")
     trainer = CompactTrainer(models.build("lenet-5", 0), [mask], loaded, 100)
     trainer.set_weights(0, weights)
     trainer.epoch([order(len(loaded.train), 0, 1)], [Sgd(0.1)])

@@ -57,7 +57,7 @@ Epoch = Callable[[int], None]
 
 def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
     """An epoch of one network in compact form."""
-    model, loaded = models.build(name, 0), data.load("mnist")
+    model, loaded = models.build(name, 0), data.load_data("mnist")
     one = CompactTrainer(model, [mask], loaded, BATCH, precision)
 
     def epoch(number: int) -> None:
@@ -69,7 +69,7 @@ def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
 
 def in_one_program(name: str) -> Epoch:
     """An epoch of all networks in one program."""
-    model, loaded = models.build(name, 0), data.load("mnist")
+    model, loaded = models.build(name, 0), data.load_data("mnist")
     team = StackedTrainer(model, [ticket(name)] * REPLICAS, loaded, BATCH)
 
     def epoch(number: int) -> None:
@@ -178,7 +178,7 @@ def main() -> None:
 
 def precision(name: str, epochs: int = 5, replicas: int = 3) -> None:
     """What bfloat16 does to the result: rewound networks, the same orders in both."""
-    loaded, model, mask = data.load("mnist"), models.build(name, 0), ticket(name)
+    loaded, model, mask = data.load_data("mnist"), models.build(name, 0), ticket(name)
     print(f"Test error in % after {epochs} epochs, {replicas} orders of the samples")
     for precision in ("float32", "bfloat16"):
         errors = []
@@ -204,7 +204,7 @@ def on_device(name: str = "cuda", sizes: tuple[int, ...] = (1, 10, 50)) -> None:
     peak = 2 * side**3 / _seconds(lambda: a @ a, device)
     print(f"{device}: matrix products of float32 at {peak / 1e12:.1f} TFLOP/s")
     for architecture, source, batch in (("lenet-5", "mnist", 100), ("resnet-32", "cifar10", 128)):
-        loaded = data.load(source, device=device, samples=None if side > 512 else 2 * batch)
+        loaded = data.load_data(source, device=device, samples=None if side > 512 else 2 * batch)
         model = models.build(architecture, 0)
         update = Sgd(0.1, 0.9 if batch == 128 else 0.0, 1e-4 if batch == 128 else 0.0)
         plain_seconds = _plain_on(device, model, source, batch)
@@ -257,7 +257,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _plain_on(device: torch.device, model: nn.Module, source: str, batch: int) -> float:
     """Seconds an image of the plain loop: images through a DataLoader, one network."""
-    loaded = data.load(source, samples=20 * batch)
+    loaded = data.load_data(source, samples=20 * batch)
     pairs = list(zip(loaded.train.x, loaded.train.y, strict=True))
     network = models.build("lenet-5" if source == "mnist" else "resnet-32", 1).to(device)
     optimiser = torch.optim.SGD(network.parameters(), 0.1)

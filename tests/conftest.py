@@ -90,7 +90,7 @@ def tiny_colour() -> Data:
 def digits() -> Data:
     from psplib.nn import data
 
-    return data.load("digits")
+    return data.load_data("digits")
 
 
 def runs_of(*names: str) -> Store:

@@ -72,7 +72,7 @@ def test_absent_data_are_one_sentence(
     assert done.stderr.count("mnist was not found") == 1
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith("psplib: The data set mnist was not found (looked for ")
-    assert sentence.endswith("or call psplib.nn.data.load('mnist', download=True) once.")
+    assert sentence.endswith("or call psplib.load_data('mnist', download=True) once.")
     assert not [*Store(tmp_path / "runs").all()]
 
 

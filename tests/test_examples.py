@@ -5,6 +5,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,24 @@ def test_the_example_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     layers, joint, *_ = capsys.readouterr().out.splitlines()
     assert list(ast.literal_eval(layers)) == ["relu1", "relu2", "relu3"]
     assert 0 < float(joint) < 20
+
+
+def test_the_public_face_is_there_and_costs_nothing_until_it_is_used() -> None:
+    words = (
+        "import sys, psplib; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", words]).returncode == 0
+    for name in psplib.__all__:
+        assert getattr(psplib, name) is not None
+    assert set(psplib.__all__) <= set(dir(psplib))
+    with pytest.raises(AttributeError, match="psplib has no 'prun'; it offers Agreement, "):
+        psplib.prun  # noqa: B018
+
+
+def test_the_example_of_the_api_page(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "book" / "api.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(example, "api.md", "exec"), {})
+    layers, values = capsys.readouterr().out.splitlines()
+    assert list(ast.literal_eval(layers)) == ["relu1", "relu2"]
+    assert values.startswith("tensor(")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psplib.analysis.eigen import check_exact, check_finite, leading, legacy
+from psplib.analysis.eigen import Eigenpairs, check_exact, check_finite, leading, legacy
 from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import Compact, check_belongs, compact
@@ -234,6 +234,25 @@ def _agrees(
     plain = Autograd(own, values.double().to(where), few.to(where), labels.to(where), CHECKED, loss)
     expected = plain.product(form.expand(vector).to(where)).cpu()
     return agrees(product, expected[form.index])
+
+
+def eigenvalues(
+    model: nn.Module,
+    data: Minibatches,
+    k: int = 5,
+    mask: Mask | None = None,
+    subspace: str = "surviving",
+    *,
+    tolerance: float = 1e-3,
+    loss: Loss = F.cross_entropy,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The `k` leading eigenpairs of the Hessian of a network's mean loss, with their residuals.
+
+    Lanczos until every residual ‖Hv − λv‖ is at most `tolerance`·|λ₁|; see `hessian` for the
+    arguments and the errors, `leading` for the algorithm.
+    """
+    return leading(hessian(model, data, mask, subspace, loss=loss), k, tolerance, seed=seed)
 
 
 def eigenvalues_along(

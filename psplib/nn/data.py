@@ -115,7 +115,7 @@ def folders() -> list[Path]:
     return [Path(named), cache] if named else [cache]
 
 
-def load(
+def load_data(
     name: str,
     *,
     device: torch.device | str = "cpu",
@@ -250,7 +250,7 @@ def _pinned(name: str, download: bool) -> tuple[dict[str, np.ndarray], str, str]
             places = " or ".join(str(p) for p in looked)
             raise PsplibError(
                 f"The data set {name} was not found (looked for {places}); put {name}.npz there, "
-                f"point PSPLIB_DATA at its folder, or call psplib.nn.data.load({name!r}, "
+                f"point PSPLIB_DATA at its folder, or call psplib.load_data({name!r}, "
                 "download=True) once."
             )
         path = _download(name, looked[-1])

@@ -219,7 +219,7 @@ def points_with_weights(kept: list[int]) -> list[int]:
 def _load(
     name: str, device: torch.device, seed: int, image: tuple[int, int, int], samples: int | None
 ) -> Data:
-    return data_sets.load(name, device=device, seed=seed, image=image, samples=samples)
+    return data_sets.load_data(name, device=device, seed=seed, image=image, samples=samples)
 
 
 def _make_together(

@@ -77,7 +77,7 @@ def test_train_and_validation_are_a_shuffled_90_10_split_of_the_file(
 ) -> None:
     raw = arrays(name)
     np.savez(places[0] / f"{name}.npz", **raw)
-    loaded = data.load(name)
+    loaded = data.load_data(name)
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (18, 2, 10)
     images = pixels(loaded, loaded.train, loaded.validation)
     labels = torch.cat([loaded.train.y, loaded.validation.y]).tolist()
@@ -95,7 +95,7 @@ def test_train_and_validation_are_a_shuffled_90_10_split_of_the_file(
 
 def test_the_seed_draws_the_split_and_nothing_else(places: tuple[Path, Path]) -> None:
     np.savez(places[0] / "mnist.npz", **arrays("mnist"))
-    one, same, other = (data.load("mnist", seed=seed) for seed in (3, 3, 4))
+    one, same, other = (data.load_data("mnist", seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.train.x, same.train.x)
     assert torch.equal(one.validation.y, same.validation.y)
     assert not torch.equal(one.train.x, other.train.x)
@@ -109,7 +109,7 @@ def test_the_standard_training_set_has_mean_0_and_deviation_1_in_each_channel(
 ) -> None:
     raw = arrays(name)
     np.savez(places[0] / f"{name}.npz", **raw)
-    loaded = data.load(name)
+    loaded = data.load_data(name)
     x = torch.cat([loaded.train.x, loaded.validation.x]).double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(x.mean(1), torch.zeros(len(x)).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(
@@ -124,7 +124,7 @@ def test_the_digest_is_that_of_the_bytes_of_all_arrays(places: tuple[Path, Path]
     raw = arrays("mnist")
     np.savez_compressed(places[0] / "mnist.npz", **raw)
     expected = hashlib.sha256(b"".join(raw[part].tobytes() for part in sorted(raw)))
-    assert data.load("mnist").digest == expected.hexdigest()
+    assert data.load_data("mnist").digest == expected.hexdigest()
 
 
 @pytest.mark.parametrize("name", data.PINNED)
@@ -132,7 +132,7 @@ def test_absent_data_are_an_error_that_says_which_where_and_what_to_do(
     name: str, places: tuple[Path, Path], offline: None
 ) -> None:
     with pytest.raises(PsplibError) as caught:
-        data.load(name)
+        data.load_data(name)
     for part in (
         f"set {name} ",
         *(str(p / f"{name}.npz") for p in places),
@@ -145,14 +145,14 @@ def test_absent_data_are_an_error_that_says_which_where_and_what_to_do(
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PsplibError, match=r"digits, mnist, fashion-mnist, cifar10; got 'imagenet'"):
-        data.load("imagenet")
+        data.load_data("imagenet")
 
 
 def test_images_of_another_shape_cannot_be_asked_for(places: tuple[Path, Path]) -> None:
     np.savez(places[0] / "mnist.npz", **arrays("mnist"))
-    assert data.load("mnist", image=(1, 6, 5)).train.x.shape[1:] == (1, 6, 5)
+    assert data.load_data("mnist", image=(1, 6, 5)).train.x.shape[1:] == (1, 6, 5)
     with pytest.raises(PsplibError, match=r"mnist .*\(1, 6, 5\).*\(3, 32, 32\)"):
-        data.load("mnist", image=(3, 32, 32))
+        data.load_data("mnist", image=(3, 32, 32))
 
 
 class Bomb:
@@ -222,7 +222,7 @@ def test_a_file_is_refused_by_name_for(
     path = places[0] / "mnist.npz"
     write(path)
     with pytest.raises(PsplibError, match=reason) as caught:
-        data.load("mnist")
+        data.load_data("mnist")
     assert str(path) in str(caught.value)
     assert not (places[0] / "exploded").exists()
 
@@ -233,12 +233,12 @@ def test_no_damaged_byte_changes_the_data(
 ) -> None:
     path = places[0] / "mnist.npz"
     save(path, **arrays("mnist"))
-    whole, expected = path.read_bytes(), data.load("mnist")
+    whole, expected = path.read_bytes(), data.load_data("mnist")
     refusals = []
     for position in range(0, len(whole), 3):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
-            found = data.load("mnist")
+            found = data.load_data("mnist")
         except PsplibError as error:
             refusals.append(str(error))
         else:  # a byte that carries no data, such as a date
@@ -262,14 +262,14 @@ def test_both_variants_of_the_cifar10_test_set_are_accepted_by_digest(
     variants = {}
     for content in (raw, official):
         np.savez(path, **content)
-        loaded = data.load("cifar10")
+        loaded = data.load_data("cifar10")
         np.testing.assert_array_equal(pixels(loaded, loaded.test), by_channel(content["x_test"]))
         variants[loaded.variant] = loaded.digest
     assert len(variants) == len(set(variants.values())) == 2
     for part in official:
         np.savez(path, **(official | {part: official[part] ^ 1}))
         with pytest.raises(PsplibError, match=part):
-            data.load("cifar10")
+            data.load_data("cifar10")
 
 
 class Shelf:
@@ -295,11 +295,11 @@ def test_a_download_is_written_once_into_the_cache(
 ) -> None:
     shelf = Shelf(arrays(name))
     monkeypatch.setattr(torchvision.datasets, data.PINNED[name].torchvision, shelf)
-    first = data.load(name, download=True)
+    first = data.load_data(name, download=True)
     assert shelf.asked == [True, False]
     assert [p.name for p in places[1].iterdir()] == [f"{name}.npz"]
     assert list(places[0].iterdir()) == []
-    for again in (data.load(name), data.load(name, download=True)):
+    for again in (data.load_data(name), data.load_data(name, download=True)):
         assert torch.equal(again.train.x, first.train.x)
         assert torch.equal(again.test.y, first.test.y)
     assert shelf.asked == [True, False]
@@ -319,7 +319,7 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(torchvision.datasets, "MNIST", shelf)
     with pytest.raises(PsplibError, match="mnist"):
-        data.load("mnist", download=True)
+        data.load_data("mnist", download=True)
     assert list(places[0].parent.rglob("*.npz*")) == []
 
 
@@ -328,14 +328,14 @@ def test_a_full_disk_leaves_no_half_of_a_download(
 ) -> None:
     monkeypatch.setattr(torchvision.datasets, "MNIST", Shelf(arrays("mnist")))
     with disk_of(200), pytest.raises(PsplibError, match=r"mnist.npz could not be written"):
-        data.load("mnist", download=True)
+        data.load_data("mnist", download=True)
     assert list(places[1].iterdir()) == []
-    assert len(data.load("mnist", download=True).test) == 10
+    assert len(data.load_data("mnist", download=True).test) == 10
 
 
 @pytest.mark.parametrize("image", [(1, 28, 28), (3, 32, 32)])
 def test_digits_are_resized_bilinearly_between_pixel_centres(image: tuple[int, int, int]) -> None:
-    loaded = data.load("digits", image=image)
+    loaded = data.load_data("digits", image=image)
     assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 1797
     assert (len(loaded.test), len(loaded.validation), loaded.classes) == (359, 144, 10)
     assert loaded.test.x.shape == (359, *image)
@@ -353,7 +353,7 @@ def test_digits_are_resized_bilinearly_between_pixel_centres(image: tuple[int, i
 
 
 def test_digits_keep_their_test_set_whatever_the_seed(digits: data.Data) -> None:
-    other = data.load("digits", seed=1)
+    other = data.load_data("digits", seed=1)
     assert torch.equal(digits.test.x, other.test.x)
     assert not torch.equal(digits.validation.x, other.validation.x)
     x = torch.cat([digits.train.x, digits.validation.x]).double()
@@ -391,7 +391,7 @@ def test_augmentation_follows_its_generator_and_keeps_its_input(digits: data.Dat
     reason="real data are never committed; the same code reads small files above",
 )
 def test_the_real_mnist_is_accepted_and_has_the_known_moments() -> None:
-    loaded = data.load("mnist")
+    loaded = data.load_data("mnist")
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (54000, 6000, 10000)
     assert loaded.mean == pytest.approx((0.1306604762738429,), abs=1e-7)
     assert loaded.std == pytest.approx((0.3081078038564626,), abs=1e-7)
