@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from psplib.experiments.scales import PANELS, Panel
+from psplib.experiments.scales import PANELS, Panel, experiment
 from psplib.paper import display
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import HOLDS, MARGIN, Interval, at_most, interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
 from psplib.paper.tables import divide
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
@@ -45,26 +47,25 @@ class Figure1:
     """A panel of Fig. 1 and its tidy `table`: a row per network.
 
     Columns: `COLUMNS`; errors are shares, not per cent. `missing` holds the runs that are not
-    there; `artefacts` those that are.
+    there; `artefacts` those that are. `replicated` has the same columns: the networks of further
+    gradual runs, which enter the claims whose unit is the gradual run.
     """
 
     panel: Panel
     table: pd.DataFrame
     missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
+    replicated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
 
     @classmethod
     def collect(cls, panel: Panel, store: Store) -> Figure1:
         """The panel's table from the runs that a store has."""
         done, missing = divide(panel, store)
-        frames = [
-            config.tables(artefact)["networks"].reindex(columns=list(COLUMNS))
-            for config, artefact in done.items()
-        ]
-        nothing = pd.DataFrame(columns=list(COLUMNS))
-        table = pd.concat(frames, ignore_index=True) if frames else nothing
-        table = table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
-        return cls(panel, table, missing, tuple(done.values()))
+        further = pd.DataFrame(columns=list(COLUMNS))
+        if panel.name == "figure_1a":
+            replication = experiment("replication", panel.scale, panel.seed)
+            further = _networks(divide(replication, store)[0])
+        return cls(panel, _networks(done), missing, tuple(done.values()), further)
 
     @property
     def seeds(self) -> str:
@@ -129,6 +130,17 @@ class Figure1:
                 frames.append(frame)
         columns = ["arm", "point", "replica", "epoch", "validation_loss", "validation_error"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _networks(done: dict[Run, Artefact]) -> pd.DataFrame:
+    frames = [
+        config.tables(artefact)["networks"].reindex(columns=list(COLUMNS))
+        for config, artefact in done.items()
+        if isinstance(config, Lobster | Retraining)
+    ]
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    table = pd.concat(frames, ignore_index=True) if frames else nothing
+    return table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
 
 
 def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:

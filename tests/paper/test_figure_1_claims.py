@@ -9,7 +9,7 @@ from worlds import ARMS, noise, panel, papers_world
 
 from psplib.experiments import scales
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import claims_across, panel_claims
+from psplib.paper.figure_1_claims import claims_across, panel_claims, run_gaps
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
@@ -275,3 +275,33 @@ def test_panels_are_compared_only_if_all_are_there() -> None:
     for verdict in claims_across(panels):
         assert verdict.verdict == NOT_RUN
         assert "(c) is not there" in verdict.test
+
+
+@pytest.mark.parametrize(
+    ("shifts", "verdict"),
+    [
+        ((0.0, 0.0, 0.001, -0.001), HOLDS),
+        ((-0.02, -0.02, -0.021, -0.019), FAILS),
+        ((0.0, 0.02, -0.03, 0.0), UNDECIDED),
+    ],
+)
+def test_further_gradual_runs_enter_with_points_of_their_own(
+    shifts: tuple[float, ...], verdict: str
+) -> None:
+    def shifted(shift: float) -> Callable[[str, float, int], float]:
+        return lambda arm, d, r: papers_world(arm, d, r) + shift * (arm == "rewound")
+
+    first, *others = (panel(shifted(shift), ARMS) for shift in shifts)
+    # Points of one number have another sparsity in another run.
+    tables = [
+        other.table.assign(lobster_seed=seed, point=10 * other.table["point"])
+        for seed, other in enumerate(others, 1)
+    ]
+    found = replace(first, replicated=pd.concat(tables))
+    better = claim("lower error than one-shot", found)
+    assert (better.verdict, better.n) == (verdict, 4)
+    assert better.basis == "gradual runs 0, 1, 2, 3"
+    without_its_last = tables[1][(tables[1]["arm"] != "rewound") | (tables[1]["point"] < 30)]
+    tables[1] = without_its_last
+    found = replace(first, replicated=pd.concat(tables))
+    assert list(run_gaps(found, "rewound").index) == [0, 1, 3]
