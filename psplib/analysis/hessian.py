@@ -249,7 +249,7 @@ def eigenvalues(
 ) -> Eigenpairs:
     """The `k` leading eigenpairs of the Hessian of a network's mean loss, with their residuals.
 
-    Lanczos until every residual ‖Hv − λv‖ is at most `tolerance`·|λ₁|; see `hessian` for the
+    Lanczos until every residual ‖Hv − λv‖ is at most `tolerance·|λ₁|`; see `hessian` for the
     arguments and the errors, `leading` for the algorithm.
     """
     return leading(hessian(model, data, mask, subspace, loss=loss), k, tolerance, seed=seed)

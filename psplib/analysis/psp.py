@@ -131,7 +131,7 @@ class Watch(Protocol):
 
 
 class Compacted:
-    """A chain or `ResNet` of `nn.ReLU`s in its compact form, pooled early."""
+    """A chain or `ResNet` of `nn.ReLU` modules in its compact form, pooled early."""
 
     def __init__(self, model: nn.Module, mask: Mask, weights: Tensor) -> None:
         form = compact(model, mask, sparse=False, unread=True)

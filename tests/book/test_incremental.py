@@ -184,6 +184,7 @@ def shell() -> Iterator[InteractiveShell]:
 
 
 @pytest.mark.parametrize("template", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_a_chapter_without_results_says_so_and_goes_on(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
