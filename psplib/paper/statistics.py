@@ -179,9 +179,9 @@ def is_at_most(effect: Interval, margin: float, where: str = "") -> Tested:
 
 
 def is_comparable(effect: Interval, margin: float, where: str = "") -> Tested:
-    """Of "the effect lies within +-`margin`": two one-sided tests."""
-    both = effect.p(-margin), effect.p(margin)
-    p = max(both) if abs(effect.mean) <= margin else min(both)
+    """Of "the effect lies within +-`margin`": two one-sided tests, of which the nearer bound's
+    decides, inside as outside."""
+    p = max(effect.p(-margin), effect.p(margin))
     return Tested(comparable(effect, margin), p, effect, where)
 
 

@@ -95,6 +95,13 @@ def test_p_is_scipys_and_agrees_with_the_verdict(values: list[float], bound: flo
             assert (found.verdict != UNDECIDED) == (found.p < 0.05)
 
 
+def test_outside_a_margin_the_nearer_bound_decides() -> None:
+    effect = statistics.interval([0.9, 1.5, 2.1, 0.3])
+    found = statistics.is_comparable(effect, 0.5)
+    assert (found.verdict, found.p) == (UNDECIDED, effect.p(0.5))
+    assert effect.p(-0.5) < 0.05 < effect.p(0.5)
+
+
 def test_the_effect_that_is_shown_is_the_one_that_decides() -> None:
     clear, weak = (
         statistics.is_above(statistics.interval([1 - s, 1.0, 1 + s]), str(s)) for s in (0.1, 0.3)
