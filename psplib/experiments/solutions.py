@@ -4,6 +4,7 @@ of Figs. 2 to 4 are of. 1-S is the rewound network that is best on validation.""
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import pandas as pd
@@ -71,7 +72,7 @@ def solutions(retraining: Retraining, parents: Parents) -> Solutions:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(ABC):
     """What the analyses of Figs. 2 to 4 have in common: they are of G and the replicas of a
     retraining from its mask."""
 
@@ -104,11 +105,11 @@ class Analysis:
         """The tables of `analyse`."""
         return {**self.analyse(data, solutions(self.retraining, parents), checkpoint)}
 
+    @abstractmethod
     def analyse(
         self, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
     ) -> dict[str, pd.DataFrame]:
         """Tables by name, going on from the checkpoint."""
-        raise NotImplementedError
 
 
 def first_images(split: Split, samples: int) -> Split:
