@@ -265,3 +265,19 @@ def unbroken(text: str) -> str:
 def counted(n: int, what: str) -> str:
     """A number of things, in words."""
     return f"{n} {what}{'s' if n != 1 else ''}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers in words, each once.
+
+    >>> ranges([0, 1, 2, 3, 5])
+    '0–3, 5'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    ends = [(str(run[0]), str(run[-1])) for run in runs]
+    return ", ".join(first if first == last else f"{first}–{last}" for first, last in ends)

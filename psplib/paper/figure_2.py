@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from psplib.paper.display import NOT_THERE, plus_minus, unbroken
 from psplib.paper.minima import (
+    Comparison,
     Figures2to4,
     Quantity,
     beside,
     by_arm,
-    difference_above_zero,
+    compare,
     networks_plot,
-    ratio_above_one,
 )
 from psplib.paper.plane import SOLUTIONS, at, maps_plot
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict, everywhere
@@ -125,64 +125,52 @@ def residuals(figures: Figures2to4) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def claims_of_figure_2(figures: Figures2to4) -> list[Verdict]:
-    """Section 5.2: loss, error and curvature."""
-    return [
-        ratio_above_one(
-            "The gradual solution lies in a lower region of the training loss.",
-            "5.2",
-            "training loss, one-shot / gradual,",
-            figures,
-            "train_loss",
-            -1,
-        ),
-        generalises(figures),
-        _positive(figures),
-        narrower(figures),
-        ratio_above_one(
-            _NARROWER.format("all"),
-            "5.2",
-            "largest eigenvalue with pruned coordinates, gradual / one-shot,",
-            figures,
-            "lambda_1_all",
-            1,
-        ),
-    ]
-
-
+LOWER_LOSS = Comparison(
+    "The gradual solution lies in a lower region of the training loss.",
+    "5.2",
+    "training loss",
+    "train_loss",
+    -1,
+    "×",
+)
+GENERALISES = Comparison(
+    "The gradual solution generalises slightly better.",
+    "5.2",
+    "test error",
+    "test_error",
+    -1,
+    "points",
+)
 _NARROWER = (
     "The gradual solution lies in a narrower minimum than the one-shot solution: {} coordinates."
 )
+NARROWER = Comparison(
+    _NARROWER.format("surviving"), "5.2", "largest eigenvalue", "lambda_1", 1, "×"
+)
+NARROWER_ALL = Comparison(
+    _NARROWER.format("all"),
+    "5.2",
+    "largest eigenvalue with pruned coordinates",
+    "lambda_1_all",
+    1,
+    "×",
+)
 
 
-def generalises(figures: Figures2to4) -> Verdict:
-    """Of "G has the lower test error"."""
-    return difference_above_zero(
-        "The gradual solution generalises slightly better.",
-        "5.2",
-        "test error, one-shot − gradual,",
-        figures,
-        "test_error",
-        "points",
-        -1,
-    )
-
-
-def narrower(figures: Figures2to4) -> Verdict:
-    """Of "G has the larger eigenvalue", in the surviving coordinates."""
-    return ratio_above_one(
-        _NARROWER.format("surviving"),
-        "5.2",
-        "largest eigenvalue, gradual / one-shot,",
-        figures,
-        "lambda_1",
-        1,
-    )
+def claims_of_figure_2(figures: Figures2to4) -> list[Verdict]:
+    """Section 5.2: loss, error and curvature."""
+    return [
+        compare(LOWER_LOSS, figures),
+        compare(GENERALISES, figures),
+        _positive(figures),
+        compare(NARROWER, figures),
+        compare(NARROWER_ALL, figures),
+    ]
 
 
 def sharp_and_good(figures: Figures2to4) -> Verdict:
     """Of "a narrow minimum can be the one that generalises better", from the two claims before."""
-    both = [generalises(figures).verdict, narrower(figures).verdict]
+    both = [compare(c, figures).verdict for c in (GENERALISES, NARROWER)]
     together = NOT_RUN if NOT_RUN in both else everywhere(both)
     return Verdict(
         "Not all narrow minima generalise worse than wide ones.",

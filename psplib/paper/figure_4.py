@@ -13,13 +13,13 @@ from psplib.experiments.profile import entropies
 from psplib.paper.display import NOT_THERE, plus_minus
 from psplib.paper.minima import (
     NETWORK,
+    Comparison,
     Figures2to4,
     Quantity,
     arm_legend,
     beside,
     by_arm,
     compare,
-    difference_above_zero,
     frame,
     layer_differences,
     present,
@@ -28,7 +28,7 @@ from psplib.paper.minima import (
 )
 from psplib.paper.plane import ALL_LAYERS, LABELS, lossy_below, maps_plot
 from psplib.paper.slide import Slide, Slides, draw_slide
-from psplib.paper.statistics import MARGIN, NOT_RUN, UNDECIDED, Verdict, comparable, decided
+from psplib.paper.statistics import MARGIN, NOT_RUN, UNDECIDED, Verdict
 from psplib.paper.style import ARMS, STYLE
 
 # The definitions of PSP-entropy: the columns of the censuses, and their names.
@@ -98,44 +98,41 @@ def entropy_by_layer(figures: Figures2to4) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
-    """Section 5.3: PSP-entropy of first and second order."""
-    verdict, effect, which = compare(
-        figures,
-        "first",
-        lambda replicas, g: g - replicas,
-        lambda difference, mean: comparable(difference, MARGIN * mean),
-    )
-    first = decided(
-        "Gradual and one-shot pruning have comparable first-order entropies.",
+COMPARABLE_FIRST = Comparison(
+    "Gradual and one-shot pruning have comparable first-order entropies.",
+    "5.3",
+    "first-order entropy",
+    "first",
+    1,
+    "bits",
+    MARGIN,
+)
+HIGHER_SECOND = {
+    name: Comparison(
+        f"Gradual pruning has the higher second-order entropy: {name}.",
         "5.3",
-        f"gradual − one-shot lies within ±5 % of their mean{which}",
-        verdict,
-        effect,
+        f"second-order entropy, {name}",
+        column,
+        1,
         "bits",
     )
+    for column, name in SECOND.items()
+}
+
+
+def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
+    """Section 5.3: PSP-entropy of first and second order."""
     elsewhere = lossy_below(
         "There are regions of lower first-order entropy, but their loss is higher.",
         figures.map(),
         "first_order",
     )
-    return [first, elsewhere, *second_order(figures).values()]
+    return [compare(COMPARABLE_FIRST, figures), elsewhere, *second_order(figures).values()]
 
 
 def second_order(figures: Figures2to4) -> dict[str, Verdict]:
     """Of "G has the higher second-order entropy", by each definition."""
-    return {
-        name: difference_above_zero(
-            f"Gradual pruning has the higher second-order entropy: {name}.",
-            "5.3",
-            "gradual − one-shot",
-            figures,
-            column,
-            "bits",
-            1,
-        )
-        for column, name in SECOND.items()
-    }
+    return {name: compare(c, figures) for name, c in HIGHER_SECOND.items()}
 
 
 def definitions_in_words(figures: Figures2to4) -> str:

@@ -81,7 +81,7 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
         ("figure_3", claims_of_figure_3(minima)),
         ("figure_4", claims_of_figure_4(minima)),
     ):
-        found += [Entry(v, chapter, basis) for v in verdicts]
+        found += [Entry(v, chapter, v.basis or basis) for v in verdicts]
     return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -16,16 +16,22 @@ from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
-from psplib.experiments.scales import Minima
-from psplib.paper.display import plus_minus, runs_and_replicas
+from psplib.experiments.scales import Experiment, Minima
+from psplib.paper.display import effect_in_words, plus_minus, ranges, runs_and_replicas
 from psplib.paper.statistics import (
+    MIXED,
     NOT_RUN,
+    UNDECIDED,
     Interval,
+    Tested,
     Verdict,
-    decided,
-    everywhere,
+    all_of,
     higher,
     interval,
+    is_above,
+    is_comparable,
+    reported,
+    reserved,
 )
 from psplib.paper.style import ARMS, STYLE, plain_ticks
 from psplib.paper.tables import divide
@@ -39,17 +45,36 @@ NETWORK = ["lobster_seed", "arm", "replica"]
 
 
 @dataclass(frozen=True)
-class Figures2to4:
-    """What Figs. 2 to 4 are made of.
+class Censuses:
+    """The censuses of one architecture on one data set, at the last point of its gradual runs.
 
-    `table`: the censuses, a row per network, see `Census.analyse`, with `lobster_seed`; `neurons`:
-    the same by layer and class; `maps` and `lines`: the table of each map and each line of
-    eigenvalues that is there; `profile`: the tables of `Profile.analyse`, none if it is not there.
+    `table`: a row per network, see `Census.analyse`, with `lobster_seed`; `neurons`: the same by
+    layer and class; `unequal`: why G and the one-shot networks had unequal chances, if so.
     """
 
-    panel: Minima
+    panel: Experiment
     table: pd.DataFrame
     neurons: pd.DataFrame
+    unequal: str = field(default="", kw_only=True)
+
+    @property
+    def title(self) -> str:
+        """Architecture and data set, in words."""
+        return self.panel.title
+
+    @property
+    def scale(self) -> str:
+        """The scale of the runs."""
+        return self.panel.scale
+
+
+@dataclass(frozen=True)
+class Figures2to4(Censuses):
+    """What Figs. 2 to 4 are made of: the censuses of LeNet-5 on MNIST, and `maps` and `lines`, the
+    table of each map and each line of eigenvalues that is there; `profile`: the tables of
+    `Profile.analyse`, none if it is not there."""
+
+    panel: Minima
     maps: Mapping[Map, pd.DataFrame]
     lines: Mapping[Curvature, pd.DataFrame]
     missing: tuple[Run, ...]
@@ -118,53 +143,135 @@ class Beside(NamedTuple):
     replicas: pd.Series
 
 
-def beside(figures: Figures2to4, column: str, arm: str = "rewound") -> Iterator[Beside]:
+def beside(censuses: Censuses, column: str, arm: str = "rewound") -> Iterator[Beside]:
     """For each gradual run whose replicas are there: a column of the censuses."""
-    for seed, rows in figures.table.groupby("lobster_seed") if len(figures.table) else []:
+    table = censuses.table
+    for seed, rows in table.groupby("lobster_seed") if len(table) else []:
         gradual, replicas = (rows.loc[rows["arm"] == a, column] for a in ("lobster", arm))
         if len(gradual) and len(replicas):
             yield Beside(int(seed), float(gradual.iloc[0]), replicas)
 
 
-def compare(
-    figures: Figures2to4,
-    column: str,
-    effect: Callable[[pd.Series, float], pd.Series],
-    judge: Callable[[Interval, float], str] = lambda difference, _: higher(difference),
-) -> tuple[str, Interval, str]:
-    """The verdict for all runs on an effect of (replicas, G); the effect of the run that is worst
-    for the claim; which runs, in words. `judge` takes the interval of the effects and the mean of
-    G and the replicas."""
-    rows = []
-    for _, gradual, replicas in beside(figures, column):
-        found = interval(effect(replicas, gradual))
-        rows.append((judge(found, float(replicas.mean() + gradual) / 2), found))
-    which = f", for each of {len(rows)} gradual runs" if len(rows) > 1 else ", one gradual run"
-    if not rows:
-        return NOT_RUN, Interval(np.nan, np.nan, np.nan, 0), which
-    total = everywhere([verdict for verdict, _ in rows])
-    return total, min(rows, key=lambda row: (row[0] != total, row[1].low))[1], which
+@dataclass(frozen=True)
+class Comparison:
+    """A claim that sets G against the networks rewound under its mask.
+
+    `column` of the censuses is what is compared, `quantity` its name; `sign` is 1 for gradual over
+    one-shot, -1 for one-shot over gradual; the `unit` × takes their ratio, points and bits their
+    difference. The claim is that it is above 1 or zero, or, with a `margin`, that it lies within
+    that share of the mean.
+    """
+
+    claim: str
+    section: str
+    quantity: str
+    column: str
+    sign: int
+    unit: str
+    margin: float | None = None
+
+    @property
+    def test(self) -> str:
+        """The test, in words."""
+        is_ratio = self.unit == "×"
+        names = ("gradual", "one-shot")[:: self.sign]
+        bound = "is above 1" if is_ratio else "is above zero"
+        if self.margin:
+            bound = f"lies within ±{100 * self.margin:.0f} % of their mean"
+        return f"{self.quantity}, {(' / ' if is_ratio else ' − ').join(names)}, {bound}"
+
+    def judge(self, effect: Interval, level: float, where: str = "") -> Tested:
+        """What the interval of the effects (logarithms of ratios) says; `level` is the mean of G
+        and its replicas."""
+        if self.margin:
+            return is_comparable(effect, self.margin * level, where)
+        return is_above(effect, where)
+
+    def effects(self, found: Beside) -> pd.Series:
+        """The effect of each replica: differences in `unit`, or logarithms of ratios."""
+        if self.unit == "×":
+            return self.sign * (np.log(found.gradual) - np.log(found.replicas))
+        return self.sign * self._scale * (found.gradual - found.replicas)
+
+    def level(self, found: Beside) -> float:
+        """The mean of G and its replicas, in `unit`."""
+        return self._scale * float(found.gradual + found.replicas.mean()) / 2
+
+    @property
+    def _scale(self) -> int:
+        return 100 if self.unit == "points" else 1
+
+    def in_unit(self, found: Tested) -> Tested:
+        """A test of logarithms, its effect as a factor."""
+        if self.unit != "×":
+            return found
+        mean, low, high = np.exp([found.effect.mean, found.effect.low, found.effect.high]).tolist()
+        return replace(found, effect=replace(found.effect, mean=mean, low=low, high=high))
 
 
-def ratio_above_one(
-    claim: str, section: str, test: str, figures: Figures2to4, column: str, sign: int
-) -> Verdict:
-    """Of "the ratio of G and the one-shot network is above one"; sign -1: one-shot over G."""
-    verdict, effect, which = compare(
-        figures, column, lambda replicas, g: sign * (np.log(g) - np.log(replicas))
+def by_mask(comparison: Comparison, censuses: Censuses) -> dict[int, Tested]:
+    """The comparison under the mask of each gradual run, by its seed: over the replicas, which
+    share that mask."""
+    return {
+        found.seed: comparison.judge(
+            interval(comparison.effects(found)), comparison.level(found), f"run {found.seed}"
+        )
+        for found in beside(censuses, comparison.column)
+    }
+
+
+def over_runs(comparison: Comparison, censuses: Censuses) -> Tested:
+    """The comparison over gradual runs: one effect a run, that of G and the mean of its replicas.
+
+    Where that is undecided and some masks by themselves say yes and some no, it is mixed, and the
+    effect is that of the mask which says no most clearly. Needs two runs or more.
+    """
+    found = list(beside(censuses, comparison.column))
+    effects = interval([float(comparison.effects(one).mean()) for one in found])
+    over = comparison.judge(effects, float(np.mean([comparison.level(one) for one in found])))
+    masks = all_of(list(by_mask(comparison, censuses).values()))
+    return masks if (over.verdict, masks.verdict) == (UNDECIDED, MIXED) else over
+
+
+def compare(comparison: Comparison, censuses: Censuses) -> Verdict:
+    """The verdict on a comparison in one network. Its unit is the gradual run; where there is only
+    one, the interval is over the replicas of its mask, and the claim says so."""
+    masks = by_mask(comparison, censuses)
+    of = f" ({censuses.title}; one mask)" if len(masks) == 1 else f" ({censuses.title})"
+    claim = comparison.claim + of
+    if not masks:
+        return Verdict(claim, comparison.section, "", NOT_RUN, unit=comparison.unit)
+    each = all_of(list(masks.values()))
+    found = each if len(masks) == 1 else over_runs(comparison, censuses)
+    replicas = [test.effect.n for test in masks.values()]
+    basis = (
+        f"{censuses.scale}, gradual run{'s' * (len(masks) > 1)} {ranges(list(masks))} of "
+        f"{censuses.title}, {ranges(replicas)} replicas{' each' * (len(masks) > 1)}"
     )
-    mean, low, high = np.exp([effect.mean, effect.low, effect.high]).tolist()
-    factor = Interval(mean, low, high, effect.n)
-    return decided(claim, section, f"{test} is above 1{which}", verdict, factor, "×")
+    verdict = reported(
+        claim,
+        comparison.section,
+        comparison.test,
+        comparison.in_unit(found),
+        basis,
+        comparison.unit,
+    )
+    if len(masks) > 1:
+        words = effect_in_words(reported("", "", "", comparison.in_unit(each), "", comparison.unit))
+        test = (
+            f"{verdict.test}, one effect a gradual run; each mask by itself, over its replicas: "
+            f"{_outcomes(masks)}; {each.where} decides, {words}"
+        )
+        verdict = replace(verdict, test=test)
+    return reserved(verdict, censuses.unequal)
 
 
-def difference_above_zero(
-    claim: str, section: str, test: str, figures: Figures2to4, column: str, unit: str, sign: int
-) -> Verdict:
-    """Of "G minus the one-shot network is above zero"; sign -1: one-shot minus G."""
-    scale = sign * (100 if unit == "points" else 1)
-    verdict, effect, which = compare(figures, column, lambda replicas, g: scale * (g - replicas))
-    return decided(claim, section, f"{test} is above zero{which}", verdict, effect, unit)
+def _outcomes(masks: Mapping[int, Tested]) -> str:
+    """Which masks have which verdict, in words."""
+    seeds: dict[str, list[int]] = {}
+    for seed, test in masks.items():
+        seeds.setdefault(test.verdict, []).append(seed)
+    return ", ".join(f"{v} in {ranges(s)}" for v, s in seeds.items())
 
 
 def layer_differences(figures: Figures2to4, quantity: str, arm: str = "rewound") -> pd.DataFrame:

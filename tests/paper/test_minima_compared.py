@@ -1,13 +1,25 @@
 """What Figs. 2 to 4 share: their tables, and G beside its one-shot networks."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
-from worlds import noise_factor, world
+from scipy import stats
+from worlds import world
 
 from psplib.experiments import scales
 from psplib.paper import figure_2, figure_3, figure_4, minima
 from psplib.paper.figure_2 import claims_of_figure_2
-from psplib.paper.statistics import FAILS, HOLDS, MIXED, NOT_RUN, UNDECIDED, interval
+from psplib.paper.statistics import (
+    FAILS,
+    HOLDS,
+    MIXED,
+    NOT_COMPARABLE,
+    NOT_RUN,
+    UNDECIDED,
+    interval,
+)
 from psplib.runs.store import Store
 
 
@@ -42,26 +54,105 @@ def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
     assert all(table.empty for table in tables)
 
 
-def test_a_claim_that_one_gradual_run_contradicts_is_mixed() -> None:
-    found = world()
-    other = (found.table["lobster_seed"] == 1) & (found.table["arm"] == "lobster")
-    found.table.loc[other, "lambda_1"] = 9.0
-    narrow = figure_2.narrower(found)
-    assert narrow.verdict == MIXED
-    assert narrow.effect == pytest.approx(0.9, rel=1e-3), "the effect of the run that fails"
-    found.table.loc[other, "lambda_1"] = 10.0
-    assert figure_2.narrower(found).verdict == UNDECIDED
+def censuses(runs: list[tuple[float, list[float]]]) -> minima.Censuses:
+    """A network whose gradual runs have a quantity `x`: (G, its replicas)."""
+    rows = [
+        {"lobster_seed": seed, "arm": arm, "replica": replica, "x": x}
+        for seed, (gradual, replicas) in enumerate(runs)
+        for arm, replica, x in [
+            ("lobster", -1, gradual),
+            *(("rewound", r, x) for r, x in enumerate(replicas)),
+        ]
+    ]
+    return minima.Censuses(scales.minima("paper"), pd.DataFrame(rows), pd.DataFrame())
 
 
-def test_ratios_and_differences_are_those_of_the_table() -> None:
+HIGHER = minima.Comparison("G is higher.", "5", "x", "x", 1, "bits")
+RATIO = minima.Comparison("G is lower.", "5", "x", "x", -1, "×")
+COMPARABLE = minima.Comparison("They are comparable.", "5", "x", "x", 1, "bits", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "gaps", "verdict"),
+    [
+        (HIGHER, [0.3, 0.4, 0.5], HOLDS),
+        (HIGHER, [-0.3, -0.4, -0.5], FAILS),
+        (HIGHER, [-0.1, 0.4, 0.5], MIXED),
+        (HIGHER, [0.01, -0.01, 0.01], UNDECIDED),
+        (RATIO, [-0.3, -0.4, -0.5], HOLDS),
+        (RATIO, [0.3, 0.4, 0.5], FAILS),
+        (RATIO, [0.1, -0.4, -0.5], MIXED),
+        (RATIO, [0.01, -0.01, 0.01], UNDECIDED),
+        (COMPARABLE, [0.01, -0.01, 0.01], HOLDS),
+        (COMPARABLE, [0.3, 0.31, 0.3], FAILS),
+        (COMPARABLE, [0.0, 0.0, 0.5], MIXED),
+        (COMPARABLE, [0.0, 0.06, 0.06], UNDECIDED),
+    ],
+)
+def test_the_unit_is_the_gradual_run(comparison, gaps, verdict) -> None:
+    """Replicas scatter by ±0.02: a mask by itself is decided at 0.1."""
+    runs = [(1 + gap, [1 - 0.02, 1 + 0.02] * 3) for gap in gaps]
+    found = minima.compare(comparison, censuses(runs))
+    assert found.verdict == verdict
+    assert found.n == (6 if verdict == MIXED else 3)
+    assert found.basis == "paper, gradual runs 0–2 of LeNet-5, MNIST, 6 replicas each"
+    assert found.claim.endswith("(LeNet-5, MNIST)")
+    if verdict in (HOLDS, FAILS):
+        assert found.p < 0.05
+
+
+def test_the_interval_is_over_the_runs_and_the_p_value_that_of_a_t_test() -> None:
+    runs = [(1.3, [1.0, 1.1]), (1.5, [1.0, 1.2, 1.1]), (1.2, [1.0])]
+    found = minima.compare(HIGHER, censuses(runs))
+    gaps = [1.3 - 1.05, 1.5 - 1.1, 0.2]
+    expected = stats.ttest_1samp(gaps, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.effect, found.low, found.high) == pytest.approx((np.mean(gaps), low, high))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.basis.endswith("1–3 replicas each")
+
+
+def test_ratios_are_factors_of_geometric_means() -> None:
+    found = minima.compare(RATIO, censuses([(1.0, [2.0, 8.0]), (1.0, [4.0, 5.0])]))
+    logs = [np.log([2, 8]).mean(), np.log([4, 5]).mean()]
+    expected = interval(logs)
+    assert (found.effect, found.low, found.high, found.unit) == (
+        *(pytest.approx(np.exp(x)) for x in (expected.mean, expected.low, expected.high)),
+        "×",
+    )
+    assert found.p == pytest.approx(expected.p())
+
+
+def test_of_one_run_the_claim_is_about_its_mask() -> None:
+    found = minima.compare(HIGHER, censuses([(1.2, [0.99, 1.0, 1.01])]))
+    assert (found.verdict, found.n) == (HOLDS, 3)
+    assert found.claim == "G is higher. (LeNet-5, MNIST; one mask)"
+    assert found.basis == "paper, gradual run 0 of LeNet-5, MNIST, 3 replicas"
+    assert minima.compare(HIGHER, censuses([(1.2, [1.0])])).verdict == UNDECIDED
+
+
+def test_of_single_masks_the_one_that_decides_is_shown() -> None:
+    """Of "comparable" that which is nearest to its margin, not that of the lowest bound."""
+    runs = [(1.741, [1.66, 1.68, 1.70]), (1.700, [1.66, 1.68, 1.70])]
+    found = minima.compare(COMPARABLE, censuses(runs))
+    masks = minima.by_mask(COMPARABLE, censuses(runs))
+    assert {t.verdict for t in masks.values()} == {UNDECIDED, HOLDS}
+    assert "undecided in 0, holds in 1; run 0 decides, +0.0610 [" in found.test
+
+
+def test_unequal_chances_take_a_verdict_back() -> None:
+    short = dataclasses.replace(censuses([(1.2, [1.0, 1.1]), (1.3, [1.0, 1.1])]), unequal="short")
+    found = minima.compare(HIGHER, short)
+    assert (found.verdict, found.test.endswith("; short")) == (NOT_COMPARABLE, True)
+    assert np.isnan(found.p)
+
+
+def test_the_claims_of_the_paper_are_these_comparisons() -> None:
     lower, better, _, narrow, _ = claims_of_figure_2(world())
     assert (lower.effect, lower.unit) == (pytest.approx(2.0, rel=1e-3), "×")
     assert (narrow.effect, narrow.unit) == (pytest.approx(3.0, rel=1e-3), "×")
     assert (better.effect, better.unit) == (pytest.approx(0.2, rel=1e-2), "points")
-    assert lower.low < lower.effect < lower.high
-    assert lower.n == 6
-    expected = interval(np.log([0.04 * noise_factor(r) for r in range(6)]))
-    assert lower.high == pytest.approx(np.exp(expected.high) / 0.02)
+    assert lower.n == 2
 
 
 def test_layers_are_compared_one_by_one() -> None:
