@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from multiprocessing import connection
 from pathlib import Path
@@ -27,7 +27,8 @@ from psplib.core.errors import PsplibError
 from psplib.experiments import scales, sweep
 from psplib.runs import store as runs
 
-MADE_FROM = ".made-from"  # in the folder of the pages
+SEAL = ".sha256"  # beside an executed chapter: the digest of what was written
+MADE_FROM = ".made-from"  # among the pages: the digest of their sources and of themselves
 
 
 def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
@@ -42,38 +43,63 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
+    sources = chapters(root)
     if scale != scales.PUBLISHED:
         apart([(make_runs, scale, device)])
     output = (output or root / "_build").absolute()
     parameters = {"scale": scale, "device": device}
     common = digest(parameters, library(), packages(), contents(store_of(scale).root))
     # The largest first, so that no core waits for it alone in the end.
-    templates = sorted((root / "book").glob("*.ipynb"), key=lambda t: -t.stat().st_size)
+    templates = sorted(
+        (p for p in sources if p.suffix == ".ipynb"), key=lambda t: -t.stat().st_size
+    )
     keys = {t: digest(common, files.sha256(t)) for t in templates}
     executed = {t: output / "executed" / key[:16] / t.name for t, key in keys.items()}
-    execute_all({t: target for t, target in executed.items() if not target.exists()}, parameters)
+    execute_all({t: target for t, target in executed.items() if not is_whole(target)}, parameters)
     for old in set((output / "executed").glob("*")) - {e.parent for e in executed.values()}:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
-    address = binder.repository(root)
+    address, commit = binder.origin(root)
     config = (root / "_config.yml").read_bytes()
     if address:
-        config = binder.configured(root / "_config.yml", address).encode()
-    prose = [p for p in (root / "book").rglob("*") if p.is_file() and not p.name.startswith(".")]
-    wanted: dict[Path, Path | bytes] = {p.relative_to(root): p for p in [root / "_toc.yml", *prose]}
-    wanted |= {t.relative_to(root): target for t, target in executed.items()}
+        config = binder.configured(config, address, commit)
+    beside = [p for p in _seen(root / "book") if p.suffix not in PAGES]
+    wanted: dict[Path, Path | bytes] = {
+        p.relative_to(root): executed.get(p, p) for p in [root / "_toc.yml", *sources, *beside]
+    }
     wanted[Path("_config.yml")] = config
-    made_from = digest(
-        list(keys.values()), contents(root / "book"), files.sha256(root / "_toc.yml"), str(config)
-    )
+    offered = {Path("book", t.name): binder.notebook(t, address, commit) for t in templates}
+    made_from = digest(common, _digests(wanted), _digests(offered))
     html = output / "html"
-    if _text(html / MADE_FROM) != made_from:
+    if _text(html / MADE_FROM) != digest(made_from, contents(html)):
         from psplib.book import pages
 
-        beside = {Path("book", t.name): binder.notebook(t, address) for t in templates}
-        beside[Path(MADE_FROM)] = made_from.encode()
-        apart([(pages.render, wanted, beside, html)])
+        apart([(pages.render, wanted, offered, html)])
+        files.write(html / MADE_FROM, digest(made_from, contents(html)).encode())
     return html / "index.html"
+
+
+PAGES = (".ipynb", ".md")
+
+
+def chapters(root: Path) -> list[Path]:
+    """The pages that a checkout's `_toc.yml` names, in its order: no other is executed or shown."""
+    import yaml
+
+    def listed(part: Any) -> Iterator[str]:
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if key in ("root", "file"):
+                yield str(value)
+            for inner in value if isinstance(value, list) else ():
+                yield from listed(inner)
+
+    found = []
+    for name in listed(yaml.safe_load((root / "_toc.yml").read_bytes())):
+        there = [p for p in (root / f"{name}{suffix}" for suffix in PAGES) if p.is_file()]
+        if not there:
+            raise PsplibError(f"{root / '_toc.yml'} names {name}, which is not there.")
+        found.append(there[0])
+    return found
 
 
 def make_runs(scale: str, device: str) -> None:
@@ -87,10 +113,27 @@ def execute_all(stale: dict[Path, Path], parameters: dict[str, Any]) -> None:
     """Execute chapters, `{template: target}`, one on each core."""
     if not stale:
         return
-    from psplib.book.execution import execute
+    from psplib.book import execution
 
+    assert execution  # loaded before processes are forked, which all need it
+    for target in stale.values():
+        files.make_folder(target.parent)
     with tqdm(total=len(stale), desc="chapters", unit="chapter") as bar:
         apart([(execute, t, target, parameters) for t, target in stale.items()], bar.update)
+
+
+def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a chapter, and seal what it becomes."""
+    from psplib.book.execution import executed
+
+    content = executed(template, parameters)
+    files.write(target, content)
+    files.write(target.with_suffix(SEAL), hashlib.sha256(content).hexdigest().encode())
+
+
+def is_whole(target: Path) -> bool:
+    """Whether an executed chapter is there, and is what was written."""
+    return target.exists() and _text(target.with_suffix(SEAL)) == files.sha256(target)
 
 
 Task = tuple[Any, ...]  # a function and its arguments
@@ -133,11 +176,15 @@ def apart(tasks: Iterable[Task], done: Callable[[], object] = lambda: None) -> N
 
 
 def _answer(send: connection.Connection, work: Callable[..., None], *arguments: Any) -> None:
+    if parent := multiprocessing.parent_process():
+        sweep.end_when(lambda: connection.wait([parent.sentinel]))
     try:
         work(*arguments)
         send.send(None)
     except PsplibError as error:
         send.send(str(error))
+    except OSError as error:
+        send.send(f"{error.filename or 'A file'} cannot be used: {error.strerror}.")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -161,15 +208,24 @@ def _seen(folder: Path) -> Iterator[Path]:
             yield from _seen(path) if path.is_dir() else [path]
 
 
+def _digests(wanted: Mapping[Path, Path | bytes]) -> dict[str, str | None]:
+    return {
+        path.as_posix(): hashlib.sha256(of).hexdigest()
+        if isinstance(of, bytes)
+        else files.sha256(of)
+        for path, of in wanted.items()
+    }
+
+
 def library() -> dict[str, str | None]:
     """The digests of psplib's own source."""
     return contents(Path(__file__).parents[1])
 
 
 def packages() -> list[str]:
-    """The versions of what is installed beside it."""
-    return sorted({f"{d.name}=={d.version}" for d in metadata.distributions()})
+    """The versions of Python and of what is installed beside psplib."""
+    return [sys.version, *sorted({f"{d.name}=={d.version}" for d in metadata.distributions()})]
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

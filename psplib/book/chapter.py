@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import torch
 
-from psplib.core import errors
+from psplib.core import checkout, errors
 from psplib.experiments import scales, sweep
 from psplib.paper import tables
 from psplib.paper.beyond import FigureBeyond
@@ -16,6 +17,7 @@ from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
+PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # papermill's --inject-paths
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,15 @@ def store_of(scale: str) -> runs.Store:
 
 
 def begin(scale: str, device: str, seed: int) -> Chapter:
-    """Begin a chapter: `PsplibError` for an unknown or a bad parameter, before anything is
-    computed."""
+    """Begin a chapter: `PsplibError` for an unknown or a bad parameter, or for the chapter of
+    another psplib, before anything is computed. Figures do not follow the user's own matplotlibrc.
+    """
     for name in injected():
-        errors.one_of("parameter", name, PARAMETERS)
+        if name not in PATHS:
+            errors.one_of("parameter", name, PARAMETERS)
+    checkout.check_here()
     scales.check_scale(scale, seed)
+    mpl.rcdefaults()
     return Chapter(scale, errors.device(device), seed)
 
 

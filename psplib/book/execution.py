@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import nbformat
 import papermill
 import papermill.engines
@@ -24,7 +25,6 @@ from ipywidgets import Widget
 from traitlets.config import Config
 
 from psplib.book import lab_panel, widgets
-from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.paper import ledger
 
@@ -81,25 +81,31 @@ def outputs(printed: str, shown: list[RichOutput]) -> list[Any]:
     return text + [new("display_data", data=o.data, metadata=o.metadata or {}) for o in shown]
 
 
-def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a chapter for its page; `PsplibError` names the cell that fails.
+def executed(template: Path, parameters: dict[str, Any]) -> bytes:
+    """A chapter executed for its page; `PsplibError` names it, and the cell that fails.
 
-    The page does not show the injected parameters, says what each picture shows, and offers the
-    notebook beside it.
+    It runs in this interpreter, whatever kernel it names, in its own folder. The page does not show
+    the injected parameters, says what each picture shows, and offers the notebook beside it.
     """
     torch.set_num_threads(1)  # chapters run side by side
+    mpl.use("agg")  # whatever $MPLBACKEND says
     try:
         notebook = papermill.execute_notebook(
-            str(template),
+            nbformat.read(template, as_version=4),
             None,
             parameters,
             engine_name="here",
             kernel_name="python3",
+            language="python",
+            cwd=template.parent,
             progress_bar=False,
         )
-    except PsplibError as error:
-        raise PsplibError(f"{template.name}: {error}") from None
+    except Exception as error:
+        what = "" if isinstance(error, PsplibError) else f"{type(error).__name__}: "
+        raise PsplibError(f"{template.name}: {what}{error}") from None
+    notebook.metadata.pop("papermill", None)  # paths and times of this machine
     for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
         if text := alternative_text(cell):
@@ -107,8 +113,7 @@ def execute(template: Path, target: Path, parameters: dict[str, Any]) -> None:
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):
                 output["data"]["text/html"] = with_notebook(html, template.name)
-    files.make_folder(target.parent)
-    files.write(target, nbformat.writes(notebook).encode())
+    return nbformat.writes(notebook).encode()
 
 
 def alternative_text(cell: Any) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from psplib.core import files
+from psplib.core.checkout import named
 from psplib.core.errors import PsplibError, one_of
 
 VALIDATION_SHARE = 0.1
@@ -110,9 +110,9 @@ class Data:
 
 def folders() -> list[Path]:
     """Where `<name>.npz` is looked for: `$PSPLIB_DATA`, then the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psplib"
-    named = os.environ.get("PSPLIB_DATA")
-    return [Path(named), cache] if named else [cache]
+    cache = (named("XDG_CACHE_HOME") or Path.home() / ".cache") / "psplib"
+    given = named("PSPLIB_DATA")
+    return [given, cache] if given else [cache]
 
 
 def load_data(

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import torch
 from psplib import __version__
 from psplib.core import files
 from psplib.core.artefact import Artefact, Parts, open_artefact
+from psplib.core.checkout import check_here, checkout, git, named
 from psplib.core.config import canonical, key, kind
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Data
@@ -117,7 +117,7 @@ class Store:
     def progress(self, config: Any) -> dict[str, Any] | None:
         """How far an unfinished run has come: done, total, note."""
         try:
-            return json.loads((self.work(config) / "progress.json").read_text())
+            return json.loads((self.work(config) / "progress.json").read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -253,16 +253,11 @@ def provenance(data: Data) -> dict[str, Any]:
 
 def _commit() -> dict[str, Any]:
     """The commit of the code that runs, and whether the library differed from it."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).parents[1]
-        done = subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "-s", "."))}
-    except (OSError, subprocess.CalledProcessError):
+    root = checkout()
+    commit = git(root, "rev-parse", "HEAD") if root else None
+    if root is None or commit is None:
         return {"commit": "unknown", "modified": False}
+    return {"commit": commit, "modified": bool(git(root, "status", "-s", "psplib"))}
 
 
 def _processor() -> str:
@@ -273,23 +268,20 @@ def _processor() -> str:
     return platform.processor() or "CPU"
 
 
-def checkout() -> Path | None:
-    here = Path(__file__).resolve().parents[2]
-    return here if (here / "_toc.yml").exists() else None
-
-
 def local() -> Store:
     """This machine's runs: `$PSPLIB_RUNS`, `runs/` of the checkout, or the user's cache."""
-    if named := os.environ.get("PSPLIB_RUNS"):
-        return Store(Path(named))
+    if folder := named("PSPLIB_RUNS"):
+        return Store(folder)
+    check_here()
     root = checkout()
     return Store(root / "runs" if root else Path.home() / ".cache" / "psplib" / "runs")
 
 
 def published() -> Store:
     """The runs that the book shows: `$PSPLIB_RESULTS`, or `results/` of the checkout."""
-    if named := os.environ.get("PSPLIB_RESULTS"):
-        return Store(Path(named))
+    if folder := named("PSPLIB_RESULTS"):
+        return Store(folder)
+    check_here()
     root = checkout()
     if not root:
         raise PsplibError(

@@ -55,24 +55,25 @@ def chapter(path: Path, source: str) -> Path:
 
 @pytest.fixture
 def rebuilt(book: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Builds the book; says what is done, which here is next to nothing."""
+    """Builds the book; says what is done, which here is little more than copying."""
     names: list[str] = []
 
     def apart(tasks: list[Any], done: Callable[[], object] = lambda: None) -> None:
         for work, *arguments in tasks:
-            if work is execution.execute:
-                template, target, _ = arguments
-                names.append(template.stem)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(template.read_text())
-            elif work is pages.render:
-                _, beside, html = arguments
-                names.append("pages")
-                html.mkdir(parents=True, exist_ok=True)
-                (html / build.MADE_FROM).write_bytes(beside[Path(build.MADE_FROM)])
+            if work is not build.make_runs:
+                names.append("pages" if work is rendered else arguments[0].stem)
+                work(*arguments)
             done()
 
+    def rendered(wanted: Any, beside: Any, html: Path) -> None:
+        html.mkdir(parents=True, exist_ok=True)
+        for path, of in wanted.items():
+            text = of if isinstance(of, bytes) else of.read_bytes()
+            (html / f"{path.stem}.html").write_bytes(text)
+
     monkeypatch.setattr(build, "apart", apart)
+    monkeypatch.setattr(pages, "render", rendered)
+    monkeypatch.setattr(execution, "executed", lambda template, _: template.read_bytes())
 
     def again(scale: str = scales.PUBLISHED) -> list[str]:
         names.clear()
@@ -96,6 +97,9 @@ def test_nothing_is_done_again_unless_something_changed(
     assert rebuilt() == ["pages"]
     (book / "_config.yml").write_text("title: changed\n")
     assert rebuilt() == ["pages"]
+    (book / "book" / "Untitled.ipynb").write_text("no chapter of the book")
+    assert rebuilt() == []
+    assert "Untitled.html" not in {p.name for p in (book / "_build" / "html").iterdir()}
     monkeypatch.setattr(build, "packages", lambda: ["torch==0"])
     assert rebuilt() == ALL
     monkeypatch.setattr(build, "library", lambda: {"psplib.py": "0"})
@@ -123,6 +127,43 @@ def test_a_chapter_is_never_shown_from_other_results(
     assert rebuilt() == ALL, "nothing is kept of the scale before"
     monkeypatch.setenv("PSPLIB_RESULTS", str(tmp_path / "none"))
     assert rebuilt() == ALL, "another folder"
+
+
+def test_what_another_tool_or_a_broken_copy_left_is_not_shown(
+    book: Path, rebuilt: Callable[..., list[str]]
+) -> None:
+    assert rebuilt() == ALL
+    html = book / "_build" / "html"
+    right = (html / "a.html").read_bytes()
+    (html / "a.html").write_text("by jupyter-book build")
+    assert rebuilt() == ["pages"]
+    assert (html / "a.html").read_bytes() == right
+    (html / "more.html").write_text("by another tool")
+    assert rebuilt() == ["pages"]
+    (html / "b.html").unlink()
+    assert rebuilt() == ["pages"]
+    (html / build.MADE_FROM).write_text("0" * 64)
+    assert rebuilt() == ["pages"]
+    (made,) = (book / "_build" / "executed").glob("*/b.ipynb")
+    made.write_bytes(made.read_bytes()[:-9])
+    assert rebuilt() == ["b"], "it becomes what it was, and so do the pages"
+    made.with_suffix(build.SEAL).unlink()
+    assert rebuilt() == ["b"]
+    assert rebuilt() == []
+
+
+@pytest.mark.skipif(not Path("/sys").exists(), reason="needs a file system that nobody can write")
+def test_a_folder_that_cannot_be_written_and_a_page_that_is_not_there_are_one_sentence(
+    book: Path, rebuilt: Callable[..., list[str]]
+) -> None:
+    with pytest.raises(PsplibError, match=r"^/sys/psplib/executed/\w+ cannot be used: .+\.$"):
+        build.build(scales.PUBLISHED, "cpu", Path("/sys/psplib"))
+    (book / "_build").write_text("a file")
+    with pytest.raises(PsplibError, match=r"_build/executed/\w+ cannot be used: .+\.$"):
+        rebuilt()
+    (book / "book" / "b.ipynb").unlink()
+    with pytest.raises(PsplibError, match=r"_toc\.yml names book/b, which is not there\.$"):
+        rebuilt()
 
 
 def test_the_digest_is_of_psplib_and_of_all_packages() -> None:
@@ -263,6 +304,33 @@ def test_a_chapter_that_fails_keeps_what_others_have_made(
     assert given.source == '# Parameters\nscale = "published"\n'
     assert "remove-cell" in given.metadata.tags
     assert code.outputs[0].data["text/plain"] == "2"
+
+
+def test_a_chapter_runs_in_the_interpreter_that_builds_the_book(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text('{"argv": ["false"], "display_name": "another", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("MPLBACKEND", "tkagg")
+    source = """import matplotlib, os, sys
+print(sys.executable, os.getcwd(), matplotlib.get_backend(), sep="|")"""
+    templates = [chapter(tmp_path / f"{name}.ipynb", source) for name in ("r", "{none}", "b")]
+    named = nbformat.read(templates[0], as_version=4)
+    named.metadata["kernelspec"] = {"name": "ir", "display_name": "R", "language": "R"}
+    nbformat.write(named, templates[0])
+    named.metadata.clear()
+    nbformat.write(named, templates[1])
+    made = [tmp_path / "made" / t.name for t in templates[:2]]
+    build.execute_all(dict(zip(templates, made, strict=False)), {"scale": "published"})
+    for path in made:
+        found = nbformat.read(path, as_version=4)
+        assert found.cells[-1].outputs[0].text == f"{sys.executable}|{tmp_path}|agg\n"
+        assert str(tmp_path) not in str(found.metadata), "no path of this machine is kept"
+    templates[2].write_text("{")
+    with pytest.raises(PsplibError, match=r"^b\.ipynb: NotJSONError: "):
+        build.execute_all({templates[2]: tmp_path / "made" / "b.ipynb"}, {"scale": "published"})
 
 
 def test_a_chapter_keeps_all_that_it_shows(tmp_path: Path) -> None:
