@@ -44,7 +44,7 @@ def command(function: Callable[..., None]) -> Any:
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             message = "psplib: interrupted. Nothing is lost: the same command goes on from here."
-            if not options.get("quiet"):
+            if not options.get("worker"):
                 click.echo(f"\n{message}", err=True)
             raise SystemExit(130) from None
 
@@ -71,7 +71,7 @@ def book(scale: str, device: str) -> None:
 @click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES))
 @click.option("--address", help="Of a Ray cluster. Default: $RAY_ADDRESS, or one of this machine.")
 @click.option("--deadline", type=float, hidden=True)
-@click.option("--quiet", is_flag=True, hidden=True)
+@click.option("--worker", is_flag=True, hidden=True)  # says nothing, ends when its input does
 def reproduce(
     scale: str,
     only: tuple[str, ...],
@@ -82,13 +82,15 @@ def reproduce(
     engine: str,
     address: str | None,
     deadline: float | None,
-    quiet: bool,
+    worker: bool,
 ) -> None:
     """Compute what is missing, the most valuable first; go on where it was stopped."""
     from psplib.experiments import cluster, sweep
     from psplib.experiments.plan import lacking
     from psplib.runs import store as runs
 
+    if worker:
+        sweep.end_when(lambda: os.read(0, 1))
     panels = _experiments(scale, only, seed)
     checks.one_of("engine", engine, ENGINES)
     if address is not None and engine != "ray":
@@ -99,11 +101,11 @@ def reproduce(
         deadline = time.time() + 60 * budget
     store = runs.local()
     if engine == "ray":
-        cluster.run_on_ray(panels, store, device, jobs, deadline, quiet, address)
+        cluster.run_on_ray(panels, store, device, jobs, deadline, worker, address)
     else:
         where = checks.device(device)
-        sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, quiet)
-    for panel in () if quiet else panels:
+        sweep.run(panels, store, where, checks.jobs(where, jobs), deadline, worker)
+    for panel in () if worker else panels:
         is_left = bool(lacking([panel], store))
         state = "not complete: the same command goes on from here" if is_left else "complete"
         click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")

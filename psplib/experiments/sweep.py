@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def _side_by_side(
     deadline: float | None,
 ) -> bool:
     """Let `jobs` processes make the runs; show how far they are together."""
-    words = [sys.executable, "-m", "psplib", "reproduce", "--quiet", "--jobs", "1"]
+    words = [sys.executable, "-m", "psplib", "reproduce", "--worker", "--jobs", "1"]
     words += ["--scale", panels[0].scale, "--seed", str(panels[0].seed), "--device", device.type]
     for panel in panels:
         words += ["--only", panel.name]
@@ -120,25 +121,38 @@ def _side_by_side(
         words += ["--deadline", str(deadline)]
     surroundings = os.environ | environment() | {"PSPLIB_RUNS": str(store.root.resolve())}
     with contextlib.ExitStack() as stack:
-        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(jobs)]
-        workers = [subprocess.Popen(words, env=surroundings, stderr=file) for file in said]
-        try:
-            follow(panels, store, lambda: _wait(workers))
-        except KeyboardInterrupt:
-            for worker in workers:
-                worker.wait()
-            raise
+        said, workers = [], []
+        for _ in range(jobs):
+            said.append(stack.enter_context(tempfile.TemporaryFile()))
+            # A worker ends when its input does: however this process ends, that closes it.
+            worker = subprocess.Popen(
+                words, env=surroundings, stdin=subprocess.PIPE, stderr=said[-1]
+            )
+            workers.append(stack.enter_context(worker))
+        follow(panels, store, lambda: _wait(workers))
         missing = lacking(panels, store)
         for worker, file in zip(workers, said, strict=True):
             if missing and worker.returncode:
                 file.seek(0)
-                last = (file.read().strip().splitlines() or ["nothing"])[-1]
+                text = file.read().decode(errors="replace")
+                last = (text.strip().splitlines() or ["nothing"])[-1]
                 raise PsplibError(
                     last.removeprefix("psplib: ")
                     if last.startswith("psplib: ")
                     else f"A worker process ended with code {worker.returncode}; it said: {last}"
                 )
     return not missing
+
+
+def end_when(over: Callable[[], object]) -> None:
+    """End this process as soon as `over` returns, in whatever it is doing: what it has made is
+    kept, and what it was making goes on from a checkpoint."""
+
+    def watch() -> None:
+        over()
+        os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _wait(workers: Sequence[subprocess.Popen]) -> bool:
