@@ -43,7 +43,7 @@ settings.register_profile(
 settings.load_profile("psplib")
 
 # What takes longer than `make check` may: real runs, pages, a browser.
-SLOW = {"site", "smoke", "smoke_panels", "smoke_minima", "smoke_beyond"}
+SLOW = {"site", "smoke", "smoke_panels", "smoke_minima", "smoke_beyond", "smoke_controls"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -127,6 +127,12 @@ def smoke_minima() -> Store:
 def smoke_beyond() -> Store:
     """Every run of "beyond the paper" at smoke scale."""
     return runs_of("beyond")
+
+
+@pytest.fixture(scope="session")
+def smoke_controls() -> Store:
+    """Every run of the controls at smoke scale."""
+    return runs_of("controls")
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from psplib.core.config import key
-from psplib.experiments.scales import Beyond, Experiment, Minima, Panel, Replication, Rivals
+from psplib.experiments.scales import (
+    Beyond,
+    Controlled,
+    Controls,
+    Experiment,
+    Minima,
+    Panel,
+    Replication,
+    Rivals,
+)
 from psplib.pruning.lobster import KEPT_ABOVE
 from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs.run import Batch, Run
@@ -23,6 +33,8 @@ def planned(panel: Experiment, store: Store) -> list[Run]:
     """
     if isinstance(panel, Beyond):
         return [c for rivals in panel.networks for c in plan_rivals(rivals, store)]
+    if isinstance(panel, Controls):
+        return [c for network in panel.networks for c in plan_controlled(network, store)]
     if isinstance(panel, Replication):
         return _plan_replication(panel, store)
     return _plan_minima(panel, store) if isinstance(panel, Minima) else _plan_panel(panel, store)
@@ -43,6 +55,20 @@ def plan_rivals(rivals: Rivals, store: Store) -> list[Run]:
         *rivals.decays[1:],
         *others,
     ]
+
+
+def plan_controlled(network: Controlled, store: Store) -> list[Run]:
+    """The runs of one network of the controls."""
+    found: list[Run] = list(network.lobsters)
+    for stage in network.stages:
+        for lobster in filter(store.has, network.lobsters):
+            sparsities = store.load(lobster).table("points")["sparsity"].tolist()
+            for template in stage:
+                last = dataclasses.replace(template, lobster=lobster, point=len(sparsities) - 1)
+                found.append(last)
+                if store.has(last) and sparsities[-1] >= KEPT_ABOVE:
+                    found.append(network.census(last))
+    return found
 
 
 def _plan_minima(panel: Minima, store: Store) -> list[Run]:

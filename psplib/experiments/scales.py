@@ -211,7 +211,50 @@ class Replication:
         return Census(retraining, self.samples, min(self.samples, 2_000))
 
 
-Experiment = Panel | Minima | Beyond | Replication
+@dataclass(frozen=True)
+class Controlled:
+    """The controls of one network, at the last point of each of its gradual runs: templates of what
+    is trained from there, in the order of `CONTROLS`."""
+
+    title: str
+    lobsters: tuple[Lobster, ...]
+    arms: tuple[Retraining, ...]
+    samples: int
+
+    @property
+    def stages(self) -> tuple[tuple[Retraining, ...], ...]:
+        """The templates by their worth: 1-S and what takes one of the two differences away; then
+        the long training; then the control of the selection."""
+        return self.arms[:3], self.arms[3:4], self.arms[4:]
+
+    def census(self, retraining: Retraining) -> Census:
+        """The census of a retraining."""
+        return Census(retraining, self.samples, min(self.samples, 2_000))
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What tells gradual from one-shot pruning: the path or the regulariser? Networks that share a
+    mask, from G or from the initial values, with LOBSTER's shrinking or without."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    networks: tuple[Controlled, ...]
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """The gradual runs of all networks."""
+        return tuple(run for network in self.networks for run in network.lobsters)
+
+    @property
+    def retrained(self) -> Retraining:
+        """1-S of the first network."""
+        return self.networks[0].arms[0]
+
+
+Experiment = Panel | Minima | Beyond | Replication | Controls
 
 
 def spread(densities: list[float], most: int) -> list[int]:
@@ -419,6 +462,55 @@ def replication(scale: str, seed: int = 0) -> Replication:
     return Replication("replication", scale, seed, first.title, lobsters, template, samples)
 
 
+# What is trained from a gradual run's last mask: 1-S as everywhere; 1-S with LOBSTER's shrinking; G
+# without it; 1-S for long; G with it, which is chosen by the rule of all others.
+CONTROLS = ("one_shot", "one_shot_shrinking", "gradual_plain", "one_shot_long", "gradual_shrinking")
+# Replicas and epochs of all but the first.
+_EFFORTS = {
+    "smoke": {"lenet-300": ((2, 6), (2, 3), (1, 12), (2, 3))},
+    "quick": {
+        "lenet-300": ((2, 100), (2, 40), (1, 400), (2, 40)),
+        "lenet-5": ((2, 60), (2, 20), (1, 100), (2, 20)),
+    },
+    "paper": {
+        "lenet-300": ((2, 100), (2, 40), (1, 400), (2, 40)),
+        "lenet-5": ((5, 150), (5, 80), (3, 400), (2, 80)),
+    },
+}
+
+
+def controls(scale: str, seed: int = 0) -> Controls:
+    """The controls of LeNet-300, whose gradual runs are many, and of LeNet-5 on MNIST."""
+    many, few = replication(scale, seed), minima(scale, seed)
+    efforts = _EFFORTS[scale]
+    small = efforts["lenet-300"]
+    networks = (
+        _controlled(many, small, seed),
+        _controlled(few, efforts.get("lenet-5", small), seed),
+    )
+    return Controls("controls", scale, seed, "Path or regulariser", networks)
+
+
+def _controlled(
+    panel: Replication | Minima, efforts: tuple[tuple[int, int], ...], seed: int
+) -> Controlled:
+    one_shot = panel.retrained
+    shrinkage = one_shot.lobster.shrinkage
+    changes = (
+        ("rewound", shrinkage),
+        ("continued", 0.0),
+        ("rewound", 0.0),
+        ("continued", shrinkage),
+    )
+    arms = tuple(
+        dataclasses.replace(
+            one_shot, arm=arm, shrinkage=shrinks, replicas=_numbers(seed, count), epochs=epochs
+        )
+        for (arm, shrinks), (count, epochs) in zip(changes, efforts, strict=True)
+    )
+    return Controlled(panel.title, panel.lobsters, (one_shot, *arms), panel.samples)
+
+
 PANELS: dict[str, Callable[[str, int], Panel]] = {
     "figure_1a": figure_1a,
     "figure_1b": figure_1b,
@@ -435,6 +527,7 @@ EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
     "figure_1d": figure_1d,
     "beyond": beyond,
     "replication": replication,
+    "controls": controls,
 }
 
 

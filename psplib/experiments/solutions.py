@@ -18,7 +18,7 @@ from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
-from psplib.pruning.retraining import Retraining
+from psplib.pruning.retraining import UNDER_ITS_MASK, Retraining
 from psplib.training.fit import Checkpoint
 
 SUBSPACES = ("surviving", "all")
@@ -79,10 +79,10 @@ class Analysis(ABC):
     retraining: Retraining = setting("paper", "Sec. 5.2: G and 1-S at the highest compression")
 
     def __post_init__(self) -> None:
-        if self.retraining.arm not in ("rewound", "reinitialised"):
+        if self.retraining.arm not in UNDER_ITS_MASK:
             raise PsplibError(
-                "Networks are compared under one mask, so the arm must be rewound or "
-                f"reinitialised; got {self.retraining.arm!r}."
+                f"Networks are compared under one mask, so the arm must be one of "
+                f"{', '.join(UNDER_ITS_MASK)}; got {self.retraining.arm!r}."
             )
 
     program = None

@@ -1,9 +1,10 @@
-"""What is retrained from the mask of a gradual pruning run, without its regulariser.
+"""What is retrained from the mask of a gradual pruning run; without its regulariser, unless asked.
 
 `rewound`: the initial values of the pruned network (Frankle & Carbin, 2019; the paper's
 "one-shot"). `reinitialised`: new initial values (Liu et al., 2019). `restructured-layer` and
 `restructured-global`: new initial values and a random mask of the same count, layer by layer or
-over the whole network. `dense`: nothing pruned, new initial values.
+over the whole network. `continued`: the weights of the gradual network itself. `dense`: nothing
+pruned, new initial values.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from psplib.training.engines import stacks, trainers
 from psplib.training.fit import Checkpoint, Saved, Trial, by_epochs, finish, fit, under
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import flat
-from psplib.training.update import Sgd
+from psplib.training.update import LobsterStep, Sgd, Update
 
 ARMS = (
     "dense",
@@ -37,7 +38,10 @@ ARMS = (
     "reinitialised",
     "restructured-layer",
     "restructured-global",
+    "continued",
 )
+# Those under the mask of the gradual network, which can be compared with it weight by weight.
+UNDER_ITS_MASK = ("rewound", "reinitialised", "continued")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ class Retraining:
         added=True,
     )
     precision: str = setting("ours", "as in the LOBSTER run", default="float32", added=True)
+    shrinkage: float = setting(
+        "ours",
+        "lambda of LOBSTER's step while the mask stays: none, but for the controls",
+        default=0.0,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         one_of("arm", self.arm, ARMS)
@@ -80,13 +90,22 @@ class Retraining:
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
+        if self.arm == "continued" and not self.point:
+            raise PsplibError("The continued arm needs a pruned point, from 1 on; got 0.")
+        if self.shrinkage < 0:
+            raise PsplibError(f"shrinkage must be at least 0; got {self.shrinkage}.")
         if list(self.steps) != sorted(set(self.steps)) or not all(0 < s < 1 for s in self.steps):
             raise PsplibError(f"steps must be rising shares between 0 and 1; got {self.steps}.")
 
-    def update(self, epoch: int) -> Sgd:
+    def update(self, epoch: int) -> Update:
         """The rule of an epoch, counted from 1."""
         fallen = sum(epoch > share * self.epochs for share in self.steps)
-        return Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
+        sgd = Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
+        if not self.shrinkage:
+            return sgd
+        return LobsterStep(
+            sgd.learning_rate, self.shrinkage, True, self.momentum, self.weight_decay
+        )
 
     @property
     def parents(self) -> tuple[Lobster, ...]:
@@ -96,8 +115,8 @@ class Retraining:
     @property
     def title(self) -> str:
         """What it is, in a table's words."""
-        source = f"{self.arm} from seed {self.lobster.seed}, point {self.point}"
-        return f"{source}, × {len(self.replicas)}"
+        way = f"{self.arm} with shrinking" if self.shrinkage else self.arm
+        return f"{way} from seed {self.lobster.seed}, point {self.point}, × {len(self.replicas)}"
 
     @property
     def cost(self) -> float:
@@ -107,7 +126,7 @@ class Retraining:
     @property
     def program(self) -> Program:
         """Arms and points of one panel can be made together: they have one number of epochs."""
-        shared = (self.batch_size, self.epochs, self.precision)
+        shared = (self.batch_size, self.epochs, self.precision, self.shrinkage > 0)
         recipe = ("retraining", *self.lobster.inputs, *shared)
         most = TOGETHER[self.lobster.architecture]
         return Program(recipe, len(self.replicas), most, _make_together)
@@ -147,6 +166,10 @@ def _make_together(
     configs: Sequence[Retraining], data: Data, parents: Parents, checkpoint: Checkpoint
 ) -> list[Parts]:
     masks = [config.lobster.mask(config.point, parents) for config in configs]
+    weights = [
+        config.lobster.weights(config.point, parents) if config.arm == "continued" else None
+        for config in configs
+    ]
     return [
         {
             "replicas": result.replicas,
@@ -154,7 +177,7 @@ def _make_together(
             "best": {"packed": pack_bits(result.mask), "weights": result.weights[result.mask]},
             **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
         }
-        for result in retrain(configs, data, masks, checkpoint)
+        for result in retrain(configs, data, masks, checkpoint, weights)
     ]
 
 
@@ -172,8 +195,15 @@ class RetrainingResult:
     survivors: Tensor
 
 
-def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
-    """Initial values (P,) and mask of a replica; `mask` is that of the point."""
+def initial(
+    config: Retraining, mask: Mask, replica: int, weights: Tensor | None = None
+) -> tuple[Tensor, Mask]:
+    """Initial values (P,) and mask of a replica; `mask` is that of the point, `weights` (P,) those
+    of the gradual network there, which the continued arm needs."""
+    if config.arm == "continued":
+        if weights is None:
+            raise PsplibError("The continued arm needs the weights of the gradual network.")
+        return weights, mask
     architecture = config.lobster.architecture
     rewinds = config.arm == "rewound"
     seed = config.lobster.seed if rewinds else derive("replica", replica)
@@ -188,8 +218,8 @@ def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]
 class _Record:
     """What is kept of a configuration's replicas that are trained."""
 
-    def __init__(self, config: Retraining, mask: Mask) -> None:
-        self.config, self.mask = config, mask
+    def __init__(self, config: Retraining, mask: Mask, weights: Tensor | None) -> None:
+        self.config, self.mask, self.weights = config, mask, weights
         self.rows: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.champion: dict[str, Tensor] = {}
@@ -200,7 +230,7 @@ class _Record:
         best = trial.best_score.error, trial.best_score.loss
         if all(best < (r["validation_error"], r["validation_loss"]) for r in self.rows):
             self.champion = {"weights": trial.weights, "mask": trial.mask.flat}
-        if self.config.arm in ("rewound", "reinitialised") and self.mask.sparsity >= KEPT_ABOVE:
+        if self.config.arm in UNDER_ITS_MASK and self.mask.sparsity >= KEPT_ABOVE:
             self.survivors.append(trial.weights[self.mask.flat])
         self.rows.append(row)
         self.history += trial.history
@@ -236,14 +266,17 @@ def retrain(
     data: Data,
     masks: Sequence[Mask],
     checkpoint: Checkpoint | None = None,
+    weights: Sequence[Tensor | None] | None = None,
 ) -> list[RetrainingResult]:
     """Retrain the replicas of all configurations, of one architecture, batch size and number of
-    epochs: on a GPU side by side, on a CPU one after another. `masks` are those of their points."""
+    epochs: on a GPU side by side, on a CPU one after another. `masks` are those of their points,
+    `weights` (P,) those of the gradual network there, where the arm needs them."""
     checkpoint = checkpoint or Checkpoint()
+    weights = weights or [None] * len(configs)
     for name in ("batch_size", "epochs", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Retrainings side by side need one {name}; got {values}.")
-    records = [_Record(config, mask) for config, mask in zip(configs, masks, strict=True)]
+    records = [_Record(*parts) for parts in zip(configs, masks, weights, strict=True)]
     replicas = [(record, number) for record in records for number in record.config.replicas]
     groups = [replicas] if stacks(data.train.x.device) else [[one] for one in replicas]
     saved = checkpoint.load()
@@ -278,7 +311,7 @@ def _resume(records: Sequence[_Record], tensors: dict[str, Tensor], state: Any) 
 
 def _start(group: Sequence[tuple[_Record, int]], data: Data) -> list[Trial]:
     """Trials of replicas, each a record and a number."""
-    starts = [initial(record.config, record.mask, replica) for record, replica in group]
+    starts = [initial(one.config, one.mask, replica, one.weights) for one, replica in group]
     first = group[0][0].config
     model = models.build(first.lobster.architecture, first.lobster.seed)
     masks = [mask for _, mask in starts]

@@ -19,7 +19,7 @@ from psplib.nn.masks import Mask
 from psplib.nn.models import build
 from psplib.pruning import retraining as tickets
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import ARMS, Retraining, RetrainingResult, initial, retrain
+from psplib.pruning.retraining import ARMS, Retraining, RetrainingResult, retrain
 from psplib.training import engines
 from psplib.training import fit as training
 from psplib.training.fit import Checkpoint, order
@@ -37,10 +37,20 @@ CONFIG = Retraining(
 REDRAWN = ("dense", "reinitialised", "restructured-layer", "restructured-global")
 
 
+def gradual(mask: Mask) -> Tensor:
+    """Weights of a gradual network, made up."""
+    return flat(build("lenet-300", 99)) * mask.flat
+
+
 def run(
     config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None
 ) -> RetrainingResult:
-    return retrain([config], data, [mask], checkpoint)[0]
+    weights = gradual(mask) if config.arm == "continued" else None
+    return retrain([config], data, [mask], checkpoint, [weights])[0]
+
+
+def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
+    return tickets.initial(config, mask, replica, gradual(mask))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +74,7 @@ def counts(mask: Mask) -> list[int]:
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PsplibError, match=r"dense, rewound.*global; got 'winning'"):
+    with pytest.raises(PsplibError, match=r"dense, rewound.*continued; got 'winning'"):
         replace(CONFIG, arm="winning")
 
 
@@ -89,8 +99,9 @@ def test_arms_start_from_the_initial_values_that_they_say(arm: str, mask: Mask) 
         assert not torch.equal(one, other)
         assert not torch.equal(one, first_network)
     else:
-        assert torch.equal(one, first_network)
-        assert torch.equal(other, first_network)
+        start = gradual(mask) if arm == "continued" else first_network
+        assert torch.equal(one, start)
+        assert torch.equal(other, start)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -128,7 +139,7 @@ def test_a_restructured_mask_has_the_counts_of_the_original_and_its_own_places(
     assert torch.equal(initial(config, mask, 1)[1].flat, drawn[1].flat)
 
 
-@pytest.mark.parametrize("arm", ["dense", "rewound", "reinitialised"])
+@pytest.mark.parametrize("arm", ["dense", "rewound", "reinitialised", "continued"])
 def test_the_other_arms_keep_the_mask_of_their_point(arm: str, mask: Mask) -> None:
     assert initial(replace(CONFIG, arm=arm), mask, 0)[1] is mask
 
@@ -143,6 +154,51 @@ def test_what_an_arm_trains_keeps_as_many_parameters_as_its_mask(
     assert int(result.mask.sum()) == given.kept
     assert int(result.weights[~result.mask].count_nonzero()) == 0
     assert result.replicas["sparsity"].tolist() == pytest.approx([given.sparsity] * 3)
+
+
+def test_the_continued_arm_goes_on_from_the_gradual_network_exactly(tiny: Data, mask: Mask) -> None:
+    still = replace(CONFIG, arm="continued", learning_rate=0.0, epochs=1)
+    result = run(still, tiny, mask)
+    assert torch.equal(result.weights, gradual(mask))
+    with pytest.raises(PsplibError, match="needs the weights of the gradual network"):
+        retrain([still], tiny, [mask])
+    with pytest.raises(PsplibError, match="needs a pruned point, from 1 on; got 0"):
+        replace(still, point=0)
+
+
+@pytest.mark.parametrize("arm", ["rewound", "continued"])
+def test_shrinking_is_lobsters_step_under_the_mask(arm: str, tiny: Data, mask: Mask) -> None:
+    """The oracle is the plain loop with LOBSTER's rule written out."""
+    config = replace(CONFIG, arm=arm, shrinkage=3e-3, epochs=1, replicas=(1,))
+    model = build("lenet-300", 0)
+    nn.utils.vector_to_parameters(initial(config, mask, 1)[0], model.parameters())
+    mask.apply_(model)
+    for rows in order(len(tiny.train), derive("replica", 1), 1).split(20):
+        model.zero_grad()
+        F.cross_entropy(model(tiny.train.x[rows]), tiny.train.y[rows]).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.3 * p.grad
+                p -= 3e-3 * p * (1 - p.grad.abs()).clamp_min(0)
+        mask.apply_(model)
+    shrunk = run(config, tiny, mask).weights
+    torch.testing.assert_close(shrunk, flat(model), rtol=1e-3, atol=1e-5)
+    plain = run(replace(config, shrinkage=0.0), tiny, mask).weights
+    assert shrunk.norm() < 0.99 * plain.norm()
+
+
+def test_without_shrinking_a_run_keeps_the_key_that_it_had() -> None:
+    assert key(CONFIG) == key(replace(CONFIG, shrinkage=0.0))
+    assert key(CONFIG) != key(replace(CONFIG, shrinkage=1e-4))
+    with pytest.raises(PsplibError, match="shrinkage must be at least 0; got -1"):
+        replace(CONFIG, shrinkage=-1.0)
+
+
+def test_on_a_gpu_shrinking_networks_have_a_program_of_their_own() -> None:
+    """Networks side by side need one rule."""
+    shrinking = replace(CONFIG, shrinkage=1e-4)
+    assert shrinking.program.recipe != CONFIG.program.recipe
+    assert shrinking.program.recipe == replace(shrinking, arm="continued").program.recipe
 
 
 FAST = replace(CONFIG, arm="reinitialised", learning_rate=1.0, epochs=10)
@@ -225,7 +281,7 @@ def test_a_replica_trained_after_others_equals_the_same_replica_alone(
 def test_an_arm_interrupted_after_every_checkpoint_ends_with_the_same_bits(
     arm: str, in_pieces: Callable, tiny: Data, mask: Mask
 ) -> None:
-    config = replace(CONFIG, arm=arm)
+    config = replace(CONFIG, arm=arm, shrinkage=1e-3 * (arm == "continued"))
     given = mask_of(arm, mask)
     whole = run(config, tiny, copy.deepcopy(given))
     resumed, interruptions = in_pieces(lambda checkpoint: run(config, tiny, given, checkpoint))
