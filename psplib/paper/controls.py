@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ class FigureControls:
             for config in plan_controlled(network, store):
                 if config not in done:
                     continue
-                artefact, label = done[config], {"network": network.title}
+                artefact, label = done[config], dict[str, Any](network=network.title)
                 if isinstance(config, Lobster):
                     last = artefact.table("points").tail(1)
                     label |= {"lobster_seed": config.seed, "control": "gradual", "replica": -1}
