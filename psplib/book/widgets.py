@@ -15,17 +15,13 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from psplib.paper import figure_1_slides, figure_4
+from psplib.paper import figure_1_slides, figure_4, live
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4
-from psplib.paper.plane import map_slides
 from psplib.paper.slide import Slide, Slides
-from psplib.paper.style import ARMS
 from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
 
-# Do the original values help?
-_PAPERS_QUESTION = ARMS["rewound"][2], ARMS["reinitialised"][2]
 MISSING = "The runs of this widget are not there yet."
 
 
@@ -167,11 +163,10 @@ def prunings(config: Lobster, store: Store) -> Shown:
     return explore(figure_1_slides.prunings_slides(config, store), {"sparsity": player})
 
 
-def plane(figures: Figures2to4, *quantities: str) -> Shown:
+def plane(figures: Figures2to4, *quantities: str) -> live.Live:
     """Maps of the plane through G and 1-S: some of `plane.LABELS`, by layer, with the
     random direction in surviving or in all coordinates."""
-    pictures = map_slides(figures, quantities)
-    return explore(pictures, dict.fromkeys(("quantity", "layer", "coordinates"), dropdown))
+    return live.plane(figures, quantities)
 
 
 def classes(figures: Figures2to4) -> Shown:
@@ -184,13 +179,6 @@ def neurons(figures: Figures2to4) -> Shown:
     return explore(figure_4.neuron_slides(figures), {"layer": dropdown, "class": dropdown})
 
 
-def arms(*figures: Figure1) -> Shown:
-    """Two arms of a panel of Fig. 1 side by side, and their difference; of any of the panels."""
-    pictures = {
-        (figure.title, *pair): slide
-        for figure in figures
-        for pair, slide in figure_1_slides.arms_slides(figure).items()
-    }
-    first = next(iter(pictures), ("",))[0]
-    controls = dict.fromkeys(("panel", "one arm", "another"), dropdown)
-    return explore(pictures, controls, (first, *_PAPERS_QUESTION))
+def arms(*figures: Figure1) -> live.Live:
+    """The arms of any panel of Fig. 1, to be chosen, and their differences."""
+    return live.curves(figures)

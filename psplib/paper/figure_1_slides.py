@@ -1,4 +1,4 @@
-"""What the widgets of Fig. 1 show: two arms side by side, and a gradual run pruning by pruning.
+"""What the widgets of Fig. 1 show: a gradual run pruning by pruning.
 
 Every function gives a slide for each setting of the controls, and none where the runs are not
 there. The numbers are those of the figure's own table.
@@ -6,151 +6,24 @@ there. The numbers are those of the figure's own table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from psplib.experiments import scales
 from psplib.nn.masks import Mask
-from psplib.paper.figure_1 import Figure1, dense_line
 from psplib.paper.slide import Slide, Slides, draw_slide
-from psplib.paper.statistics import interval
-from psplib.paper.style import ARMS, DENSITY, STYLE, curve, plain_ticks
+from psplib.paper.style import ARMS, STYLE, plain_ticks
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
 _PRUNED, _GAP, _TAKEN = 0.90, 1.0, "#999999"
-
-
-def arms_slides(figure: Figure1) -> Slides:
-    """By two arms: their test errors against density, and their difference replica by replica. A
-    pair has the same slide in both orders."""
-    if figure.gradual.empty:
-        return {}
-    names = [a for a in ARMS if a != "dense" and len(_errors(figure, a))]
-    if len(names) < 2:
-        return {}
-    found: Slides = {}
-    for i, one in enumerate(names):
-        for other in names[i:]:
-            slide = _alone(figure, one) if one == other else _pair(figure, one, other)
-            found[ARMS[one].name, ARMS[other].name] = found[ARMS[other].name, ARMS[one].name] = (
-                slide
-            )
-    # In the order of the arms, for the controls' options.
-    titles = [ARMS[name].name for name in names]
-    return {(one, other): found[one, other] for one in titles for other in titles}
-
-
-def _errors(figure: Figure1, arm: str) -> pd.DataFrame:
-    """Test errors in per cent, a row per point; of the gradual run one column."""
-    if arm == "lobster":
-        return 100 * figure.gradual[["test_error"]]
-    return figure.errors(arm)
-
-
-def _differences(figure: Figure1, one: str, other: str) -> pd.DataFrame:
-    """`other` minus `one` in points, a row per point, a column per replica; the gradual network of
-    a point is compared with each replica."""
-    if one == "lobster":
-        retrained = _errors(figure, other)
-        return retrained.sub(_errors(figure, one)["test_error"].loc[retrained.index], axis=0)
-    return (_errors(figure, other) - _errors(figure, one)).dropna(how="all")
-
-
-def _draw(ax: Axes, figure: Figure1, names: Sequence[str]) -> None:
-    """Curves of some arms over density, on a logarithmic scale where they are far apart."""
-    density = figure.densities
-    dense_line(ax, figure)
-    drawn = []
-    for arm in names:
-        errors = _errors(figure, arm)
-        drawn.append(errors.to_numpy(dtype=float))
-        if arm == "lobster":
-            color, marker, title = ARMS[arm]
-            ax.plot(100 * density, errors, marker=marker, ms=4, color=color, label=title)
-        else:
-            curve(ax, ARMS[arm], errors, density)
-    seen = np.concatenate([d[np.isfinite(d)] for d in drawn])
-    ax.set(xscale="log", ylabel="test error [%]")
-    ax.set_ylim(0.93 * seen.min(), 1.07 * seen.max())
-    if seen.min() > 0 and seen.max() > 5 * seen.min():
-        ax.set_yscale("log")
-        plain_ticks(ax.yaxis)
-    ax.set_xlim(110, 88 * density.min())
-    plain_ticks(ax.xaxis)
-    ax.legend(fontsize=9, loc="upper left")
-
-
-def _alone(figure: Figure1, arm: str) -> Slide:
-    title, errors = ARMS[arm].name, _errors(figure, arm)
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(7.2, 5.2))
-        ax = fig.add_axes((0.1, 0.1, 0.87, 0.82))
-        _draw(ax, figure, [arm])
-        ax.set(xlabel=DENSITY, title="twice the same arm")
-        first, last = errors.index[0], errors.index[-1]
-        alt = (
-            f"{figure.panel.title}: test error of {title} by sparsity: {_mean(errors, first)} % at "
-            f"{_sparsity(figure, first)}, {_mean(errors, last)} % at {_sparsity(figure, last)}. "
-            "Both controls name this arm; choose another one for their difference."
-        )
-        return draw_slide(fig, alt)
-
-
-def _pair(figure: Figure1, one: str, other: str) -> Slide:
-    first, second = ARMS[one].name, ARMS[other].name
-    differences = _differences(figure, one, other)
-    intervals = {p: interval(row.dropna()) for p, row in differences.iterrows()}
-    x = [100 * figure.densities[p] for p in intervals]
-    color = ARMS[other].color
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(7.2, 5.2))
-        above, below = fig.add_axes((0.1, 0.42, 0.87, 0.55)), fig.add_axes((0.1, 0.1, 0.87, 0.24))
-        _draw(above, figure, [one, other])
-        for replica in differences.columns:
-            below.plot(x, differences[replica], "o", ms=2.5, color=color, alpha=0.4, mew=0)
-        below.plot(x, [i.mean for i in intervals.values()], color=color, marker=ARMS[other].marker)
-        low, high = ([getattr(i, end) for i in intervals.values()] for end in ("low", "high"))
-        if np.isfinite([*low, *high]).all():
-            below.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
-        below.axhline(0, color="black", lw=0.9)
-        below.set(xscale="log", xlim=above.get_xlim(), ylabel="[points]")
-        below.set_xlabel(DENSITY)
-        plain_ticks(below.xaxis)
-        below.set_title(f"{second} minus {first}", fontsize=10)
-        above.tick_params(labelbottom=False)
-        alt = (
-            f"{figure.panel.title}: test error of {first} and of {second}, and the second minus "
-            f"the first with its 95 % interval: {_in_words(figure, one, other, intervals)}"
-        )
-        return draw_slide(fig, alt)
-
-
-def _in_words(figure: Figure1, one: str, other: str, differences: dict) -> str:
-    a, b = _errors(figure, one), _errors(figure, other)
-    return "; ".join(
-        f"at {_sparsity(figure, point)} sparsity {_mean(a, point)} % and {_mean(b, point)} %, "
-        f"difference {d.mean:+.2f}"
-        + (f" [{d.low:+.2f}, {d.high:+.2f}]" if np.isfinite(d.low) else "")
-        for point, d in differences.items()
-    )
-
-
-def _mean(errors: pd.DataFrame, point: int) -> str:
-    return f"{errors.loc[point].mean():.2f}"
-
-
-def _sparsity(figure: Figure1, point: int) -> str:
-    return f"{100 * (1 - figure.densities[point]):.1f} %"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -12,8 +12,6 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from psplib.paper.minima import Figures2to4
-from psplib.paper.slide import Slide, Slides, draw_slide
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, Verdict
 from psplib.paper.style import ARMS, STYLE
 
@@ -120,43 +118,3 @@ def lossy_below(claim: str, points: pd.DataFrame | None, column: str) -> Verdict
         HOLDS if len(lower) and share == 1 else FAILS,
         n=1,
     )
-
-
-def map_slides(figures: Figures2to4, quantities: Sequence[str]) -> Slides:
-    """By quantity, layer and coordinates: a map of the plane through G and 1-S, with the contours
-    of the training loss. Those that are there; where two maps have a quantity, that of the finer
-    grid."""
-    found: Slides = {}
-    for quantity in quantities:
-        for coordinates, points in _by_coordinates(figures):
-            columns = {ALL_LAYERS: quantity} if quantity in points else {}
-            for layer, column in (columns | layer_columns(points, quantity)).items():
-                key = (LABELS[quantity], layer, coordinates)
-                if key not in found:
-                    found[key] = _map_slide(points, column, coordinates)
-    return found
-
-
-def _by_coordinates(figures: Figures2to4) -> Iterator[tuple[str, pd.DataFrame]]:
-    for coordinates in ("surviving", "all"):
-        for pairs in (False, True):
-            if (points := figures.map(coordinates, pairs)) is not None:
-                yield coordinates, points
-
-
-def _map_slide(points: pd.DataFrame, column: str, coordinates: str) -> Slide:
-    if column == "error":
-        points = points.assign(error=100 * points["error"])
-    at_g, at_s = (at(points, alpha)[column] for alpha, _, _ in SOLUTIONS)
-    lowest = points.loc[points[column].idxmin()]
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(5.2, 4.2))
-        heat(fig.add_axes((0.16, 0.12, 0.78, 0.79)), points, column)
-        alt = (
-            f"Map of {map_title(column)} over the plane through G and 1-S, the random "
-            f"direction in {coordinates} coordinates, {points['alpha'].nunique()} × "
-            f"{points['beta'].nunique()} points, with contours of the training loss: "
-            f"{at_g:.4g} at G, {at_s:.4g} at 1-S; from {lowest[column]:.4g}, at "
-            f"α = {lowest['alpha']:.2f}, β = {lowest['beta']:.2f}, to {points[column].max():.4g}."
-        )
-        return draw_slide(fig, alt, 128)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import re
+import struct
 from typing import Any
 
 import ipywidgets as ipw
@@ -13,19 +14,21 @@ import pytest
 import torch
 from ipywidgets.embed import dependency_state
 from PIL import Image
-from worlds import ARMS, panel, papers_world, world
+from worlds import world
 
 from psplib.book import widgets
 from psplib.experiments import scales
 from psplib.nn import masks, models
 from psplib.nn.data import Data
-from psplib.paper import choices, figure_1_slides, figure_4, plane, statistics
-from psplib.paper.figure_1 import Figure1
+from psplib.paper import choices, figure_1_slides, figure_4
 from psplib.paper.minima import Figures2to4, collect_minima
+from psplib.paper.slide import Slide
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
 GRADUAL = Lobster("lenet-300", "digits", 0)
+# The head of a picture of 3 × 2 pixels.
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">II", 3, 2)
 KEPT = [266_610, 80_000, 30_000, 8_000, 1_000]
 
 
@@ -108,6 +111,18 @@ def pictures(shown: widgets.Shown) -> list[str]:
     return [part.value for part in parts if isinstance(part, ipw.HTML)]
 
 
+LIST = widgets.dropdown
+
+
+def of_maps() -> dict[tuple[str, ...], Slide]:
+    """Slides by quantity, layer, coordinates; one of the settings has none."""
+    layers = ("all layers", "relu1", "relu2", "relu3")
+    keys = [("loss", "all layers", "surviving"), ("loss", "all layers", "all")]
+    keys += [("joint", layer, where) for where in ("surviving", "all") for layer in layers]
+    keys.remove(("joint", "all layers", "all"))
+    return {key: Slide(", ".join(key), PNG) for key in keys}
+
+
 def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
     found = figure_1_slides.survivors_slides(GRADUAL, gradual)
     assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
@@ -138,20 +153,6 @@ def test_the_player_says_what_each_pruning_takes(gradual: Store) -> None:
     assert int(below) == state.taken == 22_000
 
 
-def test_maps_quote_their_tables(minima: Figures2to4) -> None:
-    found = plane.map_slides(minima, ("loss", "joint"))
-    assert list(found) == [
-        ("training loss [nats]", "all layers", "surviving"),
-        ("training loss [nats]", "all layers", "all"),
-        *(("second order, joint [bits]", layer, "surviving") for layer in
-          ("all layers", "relu1", "relu2", "relu3")),
-        *(("second order, joint [bits]", layer, "all") for layer in ("relu1", "relu2", "relu3")),
-    ]  # fmt: skip
-    alt = found["training loss [nats]", "all layers", "surviving"].alt
-    assert "9 × 9 points" in alt
-    assert "0.02 at G, 1.02 at 1-S; from 0.02, at α = 0.00, β = 0.00, to 3.27." in alt
-
-
 @pytest.mark.slow
 def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     found = figure_4.class_slides(minima)
@@ -166,27 +167,8 @@ def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     assert "G has 0 that vary; the mean" in neurons["relu1", "class 1"].alt
 
 
-def test_two_arms_are_compared_replica_by_replica() -> None:
-    figure = panel(papers_world, ARMS)
-    found = figure_1_slides.arms_slides(figure)
-    rewound, new = "one-shot, original values", "one-shot, new random values"
-    assert found[rewound, new] is found[new, rewound]
-    gaps = 100 * np.array(
-        [papers_world("reinitialised", 0.01, r) - papers_world("rewound", 0.01, r)
-         for r in range(6)]
-    )  # fmt: skip
-    i = statistics.interval(gaps)
-    assert f"difference {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" in found[rewound, new].alt
-    table = figure_1_slides._differences(figure, "lobster", "rewound")
-    last = table.index[-1]
-    gradual = figure.gradual.loc[last, "test_error"]
-    expected = [100 * (papers_world("rewound", 0.01, r) - gradual) for r in range(6)]
-    assert table.loc[last].tolist() == pytest.approx(expected)
-    assert "difference" not in found[rewound, rewound].alt.partition(";")[0]
-
-
-def test_every_control_is_linked_to_every_stack_of_its_depth(minima: Figures2to4) -> None:
-    shown = widgets.plane(minima, "loss", "joint")
+def test_every_control_is_linked_to_every_stack_of_its_depth() -> None:
+    shown = widgets.explore(of_maps(), dict.fromkeys(("quantity", "layer", "coordinates"), LIST))
     controls, stack = shown.widget.children
     quantity, layer, coordinates = controls.children
     assert [c.description for c in controls.children] == ["quantity", "layer", "coordinates"]
@@ -217,42 +199,14 @@ def test_the_player_drives_its_slider(gradual: Store) -> None:
     }
 
 
-def test_an_option_without_a_slide_says_so_and_a_single_one_needs_no_control(
-    minima: Figures2to4,
-) -> None:
-    shown = widgets.plane(minima, "joint")
+def test_an_option_without_a_slide_says_so_and_a_single_one_needs_no_control() -> None:
+    shown = widgets.explore(
+        {k: s for k, s in of_maps().items() if k[0] == "joint"},
+        dict.fromkeys(("quantity", "layer", "coordinates"), LIST),
+    )
     assert [c.description for c in shown.widget.children[0].children] == ["layer", "coordinates"]
     (sentence,) = [p for p in pictures(shown) if "<img" not in p]
-    assert "Not computed: second order, joint [bits], all layers, all." in sentence
-
-
-def test_the_arms_begin_with_the_papers_question() -> None:
-    shown = widgets.arms(panel(papers_world, ARMS))
-    one, another = shown.widget.children[0].children
-    assert (one.value, another.value) == widgets._PAPERS_QUESTION
-    stack = shown.widget.children[1]
-    assert stack.selected_index == one.index
-    assert {inner.selected_index for inner in stack.children} == {another.index}
-    n = len(one.options)
-    assert len(pictures(shown)) == n * (n + 1) // 2, "a pair's picture is there once"
-
-
-@pytest.mark.slow
-def test_the_arms_of_every_panel_that_is_there_can_be_chosen(tmp_path) -> None:
-    names = ("figure_1a", "figure_1b", "figure_1c")
-    panels = [panel(papers_world, ARMS, name) for name in names]
-    empty = Figure1.collect(scales.figure_1d("paper"), Store(tmp_path))
-    shown = widgets.arms(*panels, empty)
-    chosen, one, another = shown.widget.children[0].children
-    assert chosen.options == (
-        "(a) LeNet-300, MNIST",
-        "(b) LeNet-5, MNIST",
-        "(c) LeNet-5, Fashion-MNIST",
-    )
-    assert (one.value, another.value) == widgets._PAPERS_QUESTION
-    n = len(one.options)
-    assert len(pictures(shown)) == 3 * n * (n + 1) // 2
-    assert shown.still.alt.startswith("LeNet-300, MNIST: test error of one-shot, original values")
+    assert "Not computed: joint, all layers, all." in sentence
 
 
 def test_without_runs_a_widget_says_so(tmp_path) -> None:
@@ -261,10 +215,8 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
     for shown in (
         widgets.survivors(GRADUAL, empty),
         widgets.prunings(GRADUAL, empty),
-        widgets.plane(nothing, *plane.LABELS),
         widgets.classes(nothing),
         widgets.neurons(nothing),
-        widgets.arms(Figure1.collect(scales.figure_1a("paper"), empty)),
     ):
         assert pictures(shown) == [f'<p class="psplib-badge">{widgets.MISSING}</p>']
         bundle, _ = shown._repr_mimebundle_()

@@ -1,0 +1,162 @@
+"""Figures that answer: drawn in the browser, by `live.js`, from the numbers in the page.
+
+They need no kernel, no network and no widget's machinery, so that they are the same in the built
+page and in JupyterLab. Where scripts do not run, in print and in a preview, a picture stands for
+them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from psplib.paper.figure_1 import Figure1, plot_panel
+from psplib.paper.minima import Figures2to4
+from psplib.paper.plane import LABELS, SOLUTIONS, maps_plot
+from psplib.paper.slide import Slide, draw_slide
+from psplib.paper.style import ARMS
+
+MISSING = "The runs of this figure are not there yet."
+GRADUAL = "-1"  # the replica's place of a network that has none
+
+
+@dataclass(frozen=True)
+class Live:
+    """A figure's numbers, which `live.js` draws, and the picture that stands for it; without any
+    numbers it says that its runs are missing."""
+
+    numbers: dict[str, Any]
+    still: Slide | None
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        if self.still is None:
+            return {"text/html": f'<p class="psplib-badge">{MISSING}</p>', "text/plain": MISSING}
+        return {"text/html": self.page, "text/plain": self.still.alt}
+
+    @property
+    def page(self) -> str:
+        """The figure as HTML, its script with it."""
+        assert self.still is not None
+        text = json.dumps(self.numbers, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = text.replace("</", "<\\/")
+        name = f"live-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        width, height = self.still.size
+        picture = base64.b64encode(self.still.png).decode()
+        return (
+            f'<figure class="psplib-live" id="{name}"><div>'
+            f'<img alt="{html.escape(self.still.alt)}" width="{width}" height="{height}" '
+            'style="max-width: 100%; height: auto; background: white" '
+            f'src="data:image/png;base64,{picture}"></div>'
+            f'<script type="application/json">{text}</script></figure>'
+            f'<script>{_script()}psplibLive("{name}")</script>'
+        )
+
+
+@cache
+def _script() -> str:
+    return Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+
+
+def curves(figures: Sequence[Figure1]) -> Live:
+    """Test error against density of panels of Fig. 1: each arm's replicas, their mean and 95 %
+    interval; or the difference to another arm, replica by replica, where the gradual network is
+    compared with each replica. Panels without runs are left out."""
+    there = [figure for figure in figures if not figure.gradual.empty]
+    if not there:
+        return Live({}, None)
+    most = max(len(figure.panel.retrained.replicas) for figure in there)
+    numbers = {
+        "kind": "curves",
+        # t-quantiles of 95 % intervals over 2, 3, ... values.
+        "t": [float(stats.t.ppf(0.975, n - 1)) for n in range(2, most + 1)],
+        "panels": [_panel(figure) for figure in there],
+    }
+    drawn = plot_panel(there[0])
+    assert drawn is not None
+    alt = f"{there[0].title}: test error against sparsity, every arm with its 95 % interval."
+    return Live(numbers, draw_slide(drawn, alt))
+
+
+def _panel(figure: Figure1) -> dict[str, Any]:
+    errors = {arm: figure.errors(arm) for arm in ARMS if arm != "dense"}
+    gradual = 100 * figure.gradual[["test_error"]]
+    errors["lobster"] = gradual.set_axis([GRADUAL], axis=1)
+    dense = figure.errors("dense")
+    return {
+        "title": figure.title,
+        "density": {str(p): 100 * float(d) for p, d in figure.densities.items()},
+        "dense": float(dense.loc[0].mean()) if len(dense) else None,
+        "arms": [
+            {
+                "name": ARMS[arm].name,
+                "color": ARMS[arm].color,
+                "marker": ARMS[arm].marker,
+                "points": _points(found),
+            }
+            for arm, found in errors.items()
+            if len(found)
+        ],
+    }
+
+
+def _points(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Errors in per cent by point and replica."""
+    return {
+        str(point): {str(r): round(float(v), 6) for r, v in row.dropna().items()}
+        for point, row in errors.iterrows()
+    }
+
+
+def plane(figures: Figures2to4, quantities: Sequence[str]) -> Live:
+    """Maps of the plane through G and 1-S: some quantities of `plane.LABELS`, by layer, with the
+    random direction in surviving or in all coordinates. The finer grid comes first."""
+    tables = sorted(
+        ((m.subspace, t) for m, t in figures.maps.items()),
+        key=lambda m: (m[0] == "all", -len(m[1])),
+    )
+    present = [q for q in quantities if any(_of(t, q) for _, t in tables)]
+    if not present:
+        return Live({}, None)
+    numbers = {
+        "kind": "plane",
+        "labels": LABELS,
+        "quantities": present,
+        "solutions": [{"alpha": a, "color": color, "name": name} for a, color, name in SOLUTIONS],
+        "maps": [_map(subspace, table, present) for subspace, table in tables],
+    }
+    first = next(t for _, t in tables if _of(t, present[0]))
+    column = _of(first, present[0])[0]
+    drawn = maps_plot([(first, column)])
+    assert drawn is not None
+    alt = f"Map of {LABELS[present[0]]} over the plane through G and 1-S."
+    return Live(numbers, draw_slide(drawn, alt, 128))
+
+
+def _of(table: pd.DataFrame, quantity: str) -> list[str]:
+    """A quantity's columns in a map's table: of the network, then of its layers."""
+    return [c for c in table.columns if c.partition(".")[0] == quantity]
+
+
+def _map(subspace: str, table: pd.DataFrame, quantities: Sequence[str]) -> dict[str, Any]:
+    table = table.sort_values(["beta", "alpha"]).assign(error=100 * table["error"])
+    whole = [q for q in LABELS if q in table]
+    columns = dict.fromkeys([*whole, *(c for q in quantities for c in _of(table, q))])
+    return {
+        "coordinates": subspace,
+        "alpha": sorted(set(table["alpha"])),
+        "beta": sorted(set(table["beta"])),
+        "columns": {
+            c: base64.b64encode(table[c].to_numpy(np.dtype("<f4"))).decode() for c in columns
+        },
+    }

@@ -1,0 +1,156 @@
+"""Figures that answer: their numbers are the tables', and what a reader reads off is right."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import browsing
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from worlds import ARMS, panel, papers_world, world
+
+from psplib.experiments import scales
+from psplib.paper import live, statistics
+from psplib.paper.figure_1 import Figure1
+from psplib.paper.minima import Figures2to4, collect_minima
+from psplib.paper.plane import LABELS
+from psplib.runs.store import Store
+
+needs_chromium = pytest.mark.skipif(browsing.CHROMIUM is None, reason="there is no Chromium")
+HERE = ("file:", "data:")
+REWOUND, NEW = "one-shot, original values", "one-shot, new random values"
+
+
+@pytest.fixture(scope="module")
+def minima() -> Figures2to4:
+    return world(runs=2, replicas=3)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browsing.CHROMIUM)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page_of(browser: Browser, tmp_path: Path) -> Iterator:
+    """Opens a figure in a page of its own, on a phone; whatever goes wrong is a fault."""
+    context = browser.new_context(viewport={"width": browsing.NARROW, "height": 800})
+    faults: list[str] = []
+
+    def opened(figure: live.Live) -> Page:
+        path = tmp_path / "figure.html"
+        path.write_text(f"<!doctype html><meta charset=utf-8><body>{figure.page}", "utf-8")
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:")) else faults.append(r.url),
+        )
+        page.goto(path.as_uri())
+        assert browsing.overflow(page) == []
+        return page
+
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def answer(page: Page) -> str:
+    return page.locator("output").inner_text()
+
+
+def test_curves_hold_the_table_and_its_t_quantiles() -> None:
+    figure = panel(papers_world, ARMS)
+    numbers = live.curves([figure]).numbers
+    (found,) = numbers["panels"]
+    assert [arm["name"] for arm in found["arms"]] == ["gradual (LOBSTER)", REWOUND, NEW]
+    for arm, name in zip(found["arms"][1:], ARMS[1:], strict=True):
+        table = figure.errors(name)
+        for point, row in arm["points"].items():
+            assert list(row.values()) == pytest.approx(table.loc[int(point)].tolist())
+    i = statistics.interval([1.0, 2.0, 3.0])
+    assert numbers["t"][1] / 3**0.5 == pytest.approx(i.high - i.mean)
+    assert found["dense"] == pytest.approx(figure.errors("dense").loc[0].mean())
+
+
+def test_maps_hold_their_tables(minima: Figures2to4) -> None:
+    numbers = live.plane(minima, ("loss", "joint")).numbers
+    assert numbers["quantities"] == ["loss", "joint"]
+    first = numbers["maps"][0]
+    table = minima.map("surviving").sort_values(["beta", "alpha"])
+    for name, text in first["columns"].items():
+        values = np.frombuffer(base64.b64decode(text), "<f4")
+        factor = 100 if name == "error" else 1
+        assert values == pytest.approx(factor * table[name].to_numpy(), rel=1e-6)
+    assert len(first["alpha"]) * len(first["beta"]) == len(table)
+
+
+def test_what_stands_in_the_page_cannot_end_its_script(minima: Figures2to4) -> None:
+    figure = live.Live(
+        {"kind": "curves", "title": "</script><b>"}, live.plane(minima, ["loss"]).still
+    )
+    inside = figure.page.split('<script type="application/json">')[1].split("</script>")[0]
+    assert json.loads(inside)["title"] == "</script><b>"
+
+
+def test_without_runs_it_says_so(tmp_path: Path) -> None:
+    empty = Store(tmp_path)
+    nothing = collect_minima(scales.minima("paper"), empty)
+    panels = [Figure1.collect(scales.figure_1a("paper"), empty)]
+    for figure in (live.curves(panels), live.plane(nothing, tuple(LABELS))):
+        assert live.MISSING in figure._repr_mimebundle_()["text/html"]
+
+
+@needs_chromium
+def test_a_reader_reads_off_means_intervals_and_differences(page_of) -> None:
+    figure = panel(papers_world, ARMS)
+    page = page_of(live.curves([figure]))
+    svg = page.locator(".psplib-live > div > svg")
+    svg.press("ArrowRight")
+    assert answer(page) == "gradual (LOBSTER), 0.00 % pruned: 1.80 %"
+    svg.press("ArrowDown")
+    i = statistics.interval(figure.errors("rewound").loc[1])
+    shown = f"{REWOUND}, 60.00 % pruned: {i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], 6 replicas"
+    assert answer(page) == shown
+    page.get_by_role("combobox", name="show").select_option(f"difference to: {REWOUND}")
+    for _ in range(2):
+        svg.press("ArrowDown")
+    svg.press("ArrowRight")
+    gaps = (figure.errors("reinitialised") - figure.errors("rewound")).loc[2]
+    i = statistics.interval(gaps)
+    assert answer(page) == (
+        f"{NEW}, 96.00 % pruned: {i.mean:+.2f} points [{i.low:+.2f}, {i.high:+.2f}], 6 replicas"
+    )
+    rows = page.locator("table tbody tr")
+    page.get_by_role("checkbox", name=NEW).uncheck()
+    assert rows.count() == 3, "the gradual network at three points"
+    cell = rows.last.locator("td").nth(2).text_content()
+    errors = 100 * figure.gradual.loc[3, "test_error"] - figure.errors("rewound").loc[3]
+    assert cell == f"{errors.mean():+.2f}".replace("-", "−")
+
+
+@needs_chromium
+def test_a_reader_reads_off_a_point_of_the_plane(page_of, minima: Figures2to4) -> None:
+    page = page_of(live.plane(minima, ("loss", "joint")))
+    svg = page.locator(".psplib-live > div > svg")
+    table = minima.map("surviving")
+    g = table[(table["alpha"] == 0) & (table["beta"] == 0)].iloc[0]
+    svg.press("ArrowUp")
+    assert answer(page).startswith(f"α = 0.00, β = 0.00: training loss {g['loss']:.4g}; ")
+    svg.press("ArrowRight")
+    alpha = sorted(set(table["alpha"]))
+    following = alpha[alpha.index(0) + 1]
+    row = table[(table["alpha"] == following) & (table["beta"] == 0)].iloc[0]
+    assert answer(page).startswith(
+        f"α = {following:.2f}, β = 0.00: training loss {row['loss']:.4g};"
+    )
+    page.get_by_role("combobox", name="quantity").select_option(LABELS["joint"])
+    page.get_by_role("combobox", name="layer").select_option("relu2")
+    assert "joint [bits], relu2" in svg.get_attribute("aria-label")
