@@ -24,7 +24,7 @@ TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup assets book lab check test lint format bench reproduce lock clean
+.PHONY: help setup assets book picture lab check test lint format bench reproduce lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,10 @@ assets: $(ASSETS) ## fetch the browser scripts that let the book work offline
 
 book: setup assets ## build _build/html/index.html; SCALE=published (default), smoke, quick or paper
 	@$(PY) -m psplib book --scale $(SCALE)
+
+picture: setup ## draw README's picture from the published results
+	@$(PY) -m psplib.paper.front > book/_static/abstract.svg.new
+	@mv book/_static/abstract.svg.new book/_static/abstract.svg
 
 lab: setup ## open the chapters in JupyterLab; ARGS="--no-browser"
 	@JUPYTER_PATH=$(CURDIR)/$(VENV)/share/jupyter $(PY) -m jupyterlab book $(ARGS)
