@@ -47,6 +47,36 @@ class Explicit(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """`factor`·diag(s)·A·diag(s) of an operator A; `scale` s is a vector (D,), or 1.
+
+    With s = |w| and A the Hessian at weights w it is the curvature for *relative* changes of single
+    weights (Kwon et al., 2021, measure sharpness so). Where a unit's incoming weights and bias are
+    multiplied by c > 0 and its outgoing weights by 1/c, a ReLU network stays the same function and
+    this operator the same matrix. `factor` -1 turns the smallest eigenvalue into the largest.
+    """
+
+    operator: Operator
+    scale: Tensor | float = 1.0
+    factor: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """The dimension D."""
+        return self.operator.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        return self.operator.device
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product with a vector (D,)."""
+        scale = torch.as_tensor(self.scale).to(vector)
+        return self.factor * scale * (self.operator @ (scale * vector))
+
+
+@dataclass(frozen=True, eq=False)
 class Eigenpairs:
     """The k leading eigenpairs of an operator of dimension D.
 

@@ -474,22 +474,38 @@ class MeanSquare:
     samples: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, int] = field(default_factory=dict)
+    output: float = 0.0
 
     def update(self, seen: Observation) -> None:
         self.samples += len(seen.y)
         for layer, z in zip(seen.layers, seen.z, strict=True):
             self.neurons[layer.name] = layer.neurons
-            squares = z.to(torch.promote_types(z.dtype, torch.float32)).square().sum()
-            if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
-                squares = z.double().square().sum()
-            self.sums[layer.name] = self.sums.get(layer.name, 0.0) + float(squares)
+            self.sums[layer.name] = self.sums.get(layer.name, 0.0) + _sum_of_squares(z)
+        self.output += _sum_of_squares(seen.logits) / seen.logits.shape[1]
 
     @property
     def by_layer(self) -> dict[str, float]:
-        """Mean of z^2 of each layer."""
+        """Mean of z^2 of each hidden layer."""
         return {n: s / (self.samples * self.neurons[n]) for n, s in self.sums.items()}
 
     @property
+    def logits(self) -> float:
+        """Mean of z^2 of the output layer."""
+        return self.output / self.samples
+
+    @property
     def mean(self) -> float:
-        """The average over the hidden layers."""
+        """The average over the hidden layers, of which Eq. (2) speaks."""
         return sum(self.by_layer.values()) / len(self.sums)
+
+    @property
+    def mean_with_logits(self) -> float:
+        """The average over the hidden layers and the output layer, as in the authors' code."""
+        return (sum(self.by_layer.values()) + self.logits) / (len(self.sums) + 1)
+
+
+def _sum_of_squares(z: Tensor) -> float:
+    squares = z.to(torch.promote_types(z.dtype, torch.float32)).square().sum()
+    if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
+        squares = z.double().square().sum()
+    return float(squares)

@@ -85,6 +85,8 @@ def _plan_minima(panel: Minima, store: Store) -> list[Run]:
             found.append(retraining)
             if store.has(retraining):
                 found.append(panel.census(retraining))
+                if arm == "rewound":
+                    found.append(panel.sharpness(retraining))
                 if gradual == panel.lobsters[0] and arm == "rewound":
                     later = list(panel.analyses(retraining).values())
                     last = [panel.profile(retraining)]
@@ -102,6 +104,8 @@ def _plan_replication(panel: Replication, store: Store) -> list[Run]:
                 found.append(retraining)
                 if store.has(retraining) and sparsities[retraining.point] >= KEPT_ABOVE:
                     found.append(panel.census(retraining))
+                    if retraining.arm == "rewound" and retraining.point == len(sparsities) - 1:
+                        found.append(panel.sharpness(retraining))
     return found
 
 

@@ -14,6 +14,7 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.names import PUBLISHED, SCALES
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
+from psplib.experiments.sharpness import Sharpness
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
@@ -73,7 +74,7 @@ class Grid(NamedTuple):
 class Minima:
     """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
     analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
-    first run; G and the rewound networks of every run have their census."""
+    first run; G and the rewound networks of every run have their census and their sharpness."""
 
     name: str
     scale: str
@@ -95,6 +96,10 @@ class Minima:
     def census(self, retraining: Retraining) -> Census:
         """The census of a retraining."""
         return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def sharpness(self, rewound: Retraining) -> Sharpness:
+        """How narrow the minima of G and the rewound networks are."""
+        return Sharpness(rewound, min(self.samples, 2_000))
 
     def profile(self, retraining: Retraining) -> Profile:
         """The single neurons of G and of a retraining's best network."""
@@ -185,7 +190,7 @@ class Beyond:
 class Replication:
     """Fig. 1a over many gradual runs: from masks of each but the first, which the figure itself
     retrains from, fewer replicas of two arms at three points; and the censuses of Figs. 2 to 4
-    where the replicas' weights are kept."""
+    where the replicas' weights are kept, and the sharpness at the last."""
 
     name: str
     scale: str
@@ -209,6 +214,10 @@ class Replication:
     def census(self, retraining: Retraining) -> Census:
         """The census of a retraining."""
         return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def sharpness(self, rewound: Retraining) -> Sharpness:
+        """How narrow the minima of G and the rewound networks are."""
+        return Sharpness(rewound, min(self.samples, 2_000))
 
 
 @dataclass(frozen=True)

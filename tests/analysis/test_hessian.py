@@ -3,6 +3,7 @@ matrices whose spectrum is known."""
 
 import copy
 import functools
+import itertools
 import math
 from collections import OrderedDict
 
@@ -236,6 +237,54 @@ def test_the_model_is_left_as_it_was(subspace: str) -> None:
 # --- the algorithms
 
 DECAYING = [10.0, 7.0, 5.0, -6.0, *torch.linspace(1, -1, 96).tolist()]
+
+
+def test_a_scaled_operator_is_the_product_of_three_matrices() -> None:
+    matrix, _ = known(DECAYING)
+    scale = torch.rand(100, dtype=DOUBLE)
+    scaled = eigen.Scaled(matrix, scale)
+    close(dense(scaled), torch.diag(scale) @ matrix.matrix @ torch.diag(scale))
+    smallest = eigen.leading(eigen.Scaled(matrix, factor=-1), 1, 1e-6)
+    assert -float(smallest.values) == pytest.approx(-6.0)
+
+
+def test_the_relative_curvature_of_two_weights_has_a_closed_form() -> None:
+    """Two classes, one input x, logits w·x: H = x²·p·q·[[1, -1], [-1, 1]], so λ₁ = 2·x²·p·q, and
+    of |w|·H·|w| it is x²·p·q·(w₁² + w₂²)."""
+    model = nn.Linear(1, 2, bias=False).double()
+    w, x = torch.tensor([0.7, -0.4], dtype=DOUBLE), 1.5
+    model.weight.data[:, 0] = w
+    split = Split(torch.tensor([[x]], dtype=DOUBLE), torch.tensor([0]))
+    operator = h.hessian(model, split)
+    p = float(torch.sigmoid(x * (w[0] - w[1])))
+    both = [eigen.leading(o, 1, 1e-6) for o in (operator, eigen.Scaled(operator, w.abs()))]
+    expected = [2 * x**2 * p * (1 - p), x**2 * p * (1 - p) * float((w**2).sum())]
+    assert [float(e.values) for e in both] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("make", [linear_chain, conv_chain])
+@given(seed=st.integers(0, 99))
+@settings(max_examples=2, deadline=None)
+def test_relative_curvature_is_left_alone_by_a_rescaling_of_single_units(make, seed: int) -> None:
+    torch.manual_seed(seed)
+    model, split = make().double(), samples(IMAGE[make])
+    split = Split(split.x.double(), split.y)
+    other = copy.deepcopy(model)
+    layers = [m for m in other if isinstance(m, nn.Linear | nn.Conv2d)]
+    with torch.no_grad():
+        for lower, upper in itertools.pairwise(layers):
+            c = torch.exp(torch.randn(len(lower.weight), dtype=DOUBLE))
+            lower.weight *= c.view(-1, *[1] * (lower.weight.ndim - 1))
+            lower.bias *= c
+            read = upper.weight.view(len(upper.weight), len(c), -1)
+            read /= c[None, :, None]
+    close(other(split.x).detach(), model(split.x).detach())
+    operators = [h.hessian(m, split) for m in (model, other)]
+    sizes = [nn.utils.parameters_to_vector(m.parameters()).detach().abs() for m in (model, other)]
+    relative = [dense(eigen.Scaled(o, s)) for o, s in zip(operators, sizes, strict=True)]
+    close(relative[1], relative[0], 1e-7)
+    plain = [float(eigen.leading(o, 1).values) for o in operators]
+    assert plain[1] != pytest.approx(plain[0], rel=0.01)
 
 
 def test_lanczos_finds_the_largest_with_their_true_residuals() -> None:

@@ -86,6 +86,23 @@ def test_potentials_are_those_of_the_whole_network(
     assert left_out == 0 if density == 1 else left_out > 0 or density > 0.1
 
 
+def test_the_mean_square_of_the_logits_is_averaged_in_only_where_it_is_asked_for(
+    tiny: Data,
+) -> None:
+    """z = 3 at every hidden neuron, logits 2, 0, ..., 0 of ten: (9 + 9 + 0.4) / 3."""
+    model = build("lenet-300", 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.fc1.bias.fill_(3)
+        model.fc2.bias.fill_(-3)
+        model.fc3.bias[0] = 2
+    found = MeanSquare()
+    observe(model, tiny.test, found, batch=7)
+    assert (found.mean, found.logits) == pytest.approx((9.0, 0.4))
+    assert found.mean_with_logits == pytest.approx(18.4 / 3)
+
+
 def test_every_relu_of_resnet_32_and_no_output(tiny_colour: Data) -> None:
     magnitude = MeanSquare()
     observe(build("resnet-32", 0), tiny_colour.test, magnitude)

@@ -1,12 +1,14 @@
 """The analyses of G and its one-shot networks, against the modules that they are made of."""
 
 import copy
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import synthetic
 from torch import nn
 
@@ -18,6 +20,7 @@ from psplib.experiments.curvature import DEFINITIONS, Curvature
 from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile, entropies
+from psplib.experiments.sharpness import Sharpness
 from psplib.experiments.solutions import Solutions
 from psplib.experiments.solutions import solutions as solutions_of
 from psplib.nn.data import Data
@@ -88,6 +91,62 @@ def test_the_census_is_what_the_modules_say(data: Data, solutions: Solutions) ->
     by_layer = neurons[neurons["replica"] == 7].groupby("layer")["joint"].sum()
     assert by_layer.to_dict() == pytest.approx(second.entropies()["joint"].by_layer)
     assert len(neurons) == 3 * 2 * 10, "a row for each network, layer and class"
+
+
+def full_matrix(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The Hessian from torch.func, in float64."""
+    model = copy.deepcopy(model).double()
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        parts = flat.split([s.numel() for s in shapes.values()])
+        weights = {n: v.view(s) for (n, s), v in zip(shapes.items(), parts, strict=True)}
+        return F.cross_entropy(torch.func.functional_call(model, weights, (x.double(),)), y)
+
+    return torch.func.hessian(loss)(nn.utils.parameters_to_vector(model.parameters()).detach())
+
+
+def test_sharpness_is_that_of_the_whole_matrix_on_each_part_of_the_images(
+    data: Data, solutions: Solutions
+) -> None:
+    tables = Sharpness(REWOUND, samples=12, parts=2).analyse(data, solutions)
+    networks, curvature = tables["networks"], tables["curvature"]
+    assert curvature[["replica", "part"]].to_numpy().tolist() == [
+        [r, part] for r in (-1, 4, 7) for part in (0, 1)
+    ]
+    weights, mask = solutions.replicas[1], solutions.mask.flat
+    model = at(solutions, weights)
+    for part in (0, 1):
+        its = slice(12 * part, 12 * (part + 1))
+        whole = full_matrix(model, data.train.x[its], data.train.y[its])
+        surviving = whole[mask][:, mask]
+        size = weights[mask].abs().double()
+        values = torch.linalg.eigvalsh(surviving)
+        row = curvature.iloc[4 + part]
+        found = [row[c] for c in ("lambda_1", "lambda_1_all", "lambda_1_relative")]
+        largest = (surviving, whole, size[:, None] * surviving * size)
+        expected = [float(torch.linalg.eigvalsh(m)[-1]) for m in largest]
+        assert found == pytest.approx(expected, rel=1e-3)
+        assert row["residual"] <= 1e-2
+        if part == 0:
+            ends = networks.iloc[2]
+            assert ends["lambda_5"] == pytest.approx(float(values[-5]), rel=1e-2)
+            assert abs(ends["lambda_min"] - values[0]) <= ends["residual_min"]
+            assert ends["residual_min"] <= 0.01 * abs(ends["lambda_min"])
+    images = type(data.train)(data.train.x[:24], data.train.y[:24])
+    row = networks.iloc[2]
+    census = Census(REWOUND, 24, 10).analyse(data, solutions)["networks"].iloc[2]
+    assert (row["z2"], row["norm"]) == (census["z2"], census["norm"])
+    logits = model(images.x).detach().square().mean()
+    assert row["z2_logits"] == pytest.approx(float(logits))
+    assert row["z2_with_logits"] == pytest.approx(float(2 * row["z2"] + logits) / 3)
+
+
+def test_parts_have_no_image_in_common_so_there_must_be_enough(
+    data: Data, solutions: Solutions
+) -> None:
+    with pytest.raises(PsplibError, match="need 90 training images; synthetic has 80"):
+        Sharpness(REWOUND, samples=30, parts=3).analyse(data, solutions)
 
 
 def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
@@ -165,6 +224,7 @@ def test_the_curvature_runs_from_g_to_1_s(
     [
         Census(REWOUND, 40, 10),
         Curvature(REWOUND, "all", steps=2, margin=0, samples=30),
+        Sharpness(REWOUND, samples=20, parts=2),
         Map(REWOUND, "all", steps=2, margin=1, samples=50),
     ],
     ids=lambda c: type(c).__name__,
@@ -185,6 +245,7 @@ def test_an_interrupted_analysis_ends_with_the_same_tables(
         (lambda: Map(REWOUND, "some"), "subspace must be one of surviving, all; got 'some'."),
         (lambda: Curvature(REWOUND, "all", "new"), "definition must be one of converged, legacy"),
         (lambda: Profile(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
+        (lambda: Sharpness(REWOUND, parts=0), "parts must be a whole number of at least 1; got 0."),
         (lambda: Census(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Map(REWOUND, "all", steps=0), "steps must be a whole number of at least 1"),
         (
@@ -226,3 +287,16 @@ def test_what_was_not_kept_is_said(smoke: Store) -> None:
     retraining = panel.retrainings([1.0, 0.5, 0.1, 0.05])[0]
     with pytest.raises(PsplibError, match="kept no weights of its replicas"):
         solutions_of(retraining, smoke)
+
+
+def test_the_sharpness_of_a_store_insists_on_every_network_and_part(smoke_minima: Store) -> None:
+    configs = planned(scales.minima("smoke"), smoke_minima)
+    (config,) = (c for c in configs if isinstance(c, Sharpness))
+    artefact = smoke_minima.load(config)
+    config.check(artefact, smoke_minima)
+    tables = config.tables(artefact)
+    assert set(tables["sharpness"]["lobster_seed"]) == {config.retraining.lobster.seed}
+    assert len(tables["curvature"]) == config.parts * len(tables["sharpness"])
+    fewer = dataclasses.replace(config, parts=config.parts - 1)
+    with pytest.raises(PsplibError, match="the table of curvature does not belong"):
+        fewer.check(artefact, smoke_minima)

@@ -1,0 +1,145 @@
+"""How narrow the minima of G and of the one-shot networks are, by measures that a rescaling of the
+network changes and by some that it does not; and their potentials with the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor, nn
+
+from psplib.analysis import eigen, hessian, psp
+from psplib.core.artefact import Artefact, Parents
+from psplib.core.config import setting
+from psplib.core.errors import PsplibError, whole_number
+from psplib.experiments.census import LEADING
+from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask
+from psplib.pruning.retraining import Retraining
+from psplib.training.fit import Checkpoint
+
+# Of the residuals: far less than what another sample of images changes.
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Sharpness(Analysis):
+    """How narrow a minimum G and every replica of a retraining lie in, on several samples of the
+    training images."""
+
+    retraining: Retraining = setting("paper", "Sec. 5.2: the highest compression of Fig. 1b")
+    samples: int = setting(
+        "ours",
+        "training images of each part: the largest eigenvalue falls as they grow, so their number "
+        "is the same in every comparison",
+        default=2_000,
+    )
+    parts: int = setting(
+        "ours", "parts of the training images, without an image in common", default=3
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("samples", self.samples, 1)
+        whole_number("parts", self.parts, 1)
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"sharpness of {self.retraining.title}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about; measured with LeNet-5 on MNIST."""
+        return 40.0 * (len(self.retraining.replicas) + 1) * self.retraining.lobster.share
+
+    def analyse(
+        self, data: Data, solutions: Solutions, checkpoint: Checkpoint | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """`curvature`: a row for G (arm `lobster`) and each replica on each part of the images:
+        `lambda_1`, the largest eigenvalue of the Hessian in the surviving coordinates,
+        `lambda_1_all` in all, `lambda_1_relative` of |w|·H·|w|, and `residual`, the largest of the
+        three relative to its eigenvalue. `networks`: a row for each of them: `norm` of the weights;
+        `lambda_5` and `lambda_min` with `residual_5` and `residual_min`, the fifth and the smallest
+        eigenvalue in the surviving coordinates on the first part; `z2`, the mean of z^2 averaged
+        over the hidden layers, on all parts, `z2_with_logits` over the output layer too, and
+        `z2_logits` of that alone.
+        """
+        checkpoint = checkpoint or Checkpoint()
+        images = first_images(data.train, self.samples * self.parts)
+        if len(images.y) < self.samples * self.parts:
+            raise PsplibError(
+                f"{self.parts} parts of {self.samples} images need {self.samples * self.parts} "
+                f"training images; {data.name} has {len(images.y)}."
+            )
+        pairs = zip(images.x.split(self.samples), images.y.split(self.samples), strict=True)
+        parts = [Split(x, y) for x, y in pairs]
+        networks = [("lobster", -1, solutions.gradual)]
+        networks += [
+            (self.retraining.arm, number, weights)
+            for number, weights in zip(solutions.numbers, solutions.replicas, strict=True)
+        ]
+        saved = checkpoint.load()
+        rows, curvature = saved[1] if saved else ([], [])
+        for arm, replica, weights in networks[len(rows) :]:
+            model = with_weights(solutions.model, weights)
+            name = {"arm": arm, "replica": replica}
+            curvature += [
+                name | {"part": number} | _curvature(model, part, solutions.mask, weights)
+                for number, part in enumerate(parts)
+            ]
+            square = psp.MeanSquare()
+            psp.observe(model, images, square, mask=solutions.mask)
+            rows.append(
+                name
+                | {"norm": float(weights.norm())}
+                | _ends(hessian.hessian(model, parts[0], solutions.mask))
+                | {"z2": square.mean, "z2_with_logits": square.mean_with_logits}
+                | {"z2_logits": square.logits}
+            )
+            checkpoint.report(len(rows), len(networks), f"sharpness, {arm}")
+            if checkpoint.due:
+                checkpoint.save({}, [rows, curvature])
+        return {"networks": pd.DataFrame(rows), "curvature": pd.DataFrame(curvature)}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that G and every replica have a row, and one for each part."""
+        replicas = [-1, *self.retraining.replicas]
+        networks, curvature = artefact.table("networks"), artefact.table("curvature")
+        artefact.insist(networks["replica"].tolist() == replicas, "the table of networks")
+        found = list(zip(curvature["replica"], curvature["part"], strict=True))
+        expected = [(r, part) for r in replicas for part in range(self.parts)]
+        artefact.insist(found == expected, "the table of curvature")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`sharpness`: a row per network, `curvature`: by part; both with `lobster_seed`."""
+        seed = self.retraining.lobster.seed
+        names = {"sharpness": "networks", "curvature": "curvature"}
+        return {n: artefact.table(t).assign(lobster_seed=seed) for n, t in names.items()}
+
+
+def _curvature(model: nn.Module, part: Split, mask: Mask, weights: Tensor) -> dict[str, float]:
+    """The largest eigenvalue by each measure."""
+    surviving = hessian.hessian(model, part, mask)
+    found = {
+        "lambda_1": eigen.leading(surviving, 1, TOLERANCE),
+        "lambda_1_all": eigen.leading(hessian.hessian(model, part, mask, "all"), 1, TOLERANCE),
+        "lambda_1_relative": eigen.leading(
+            eigen.Scaled(surviving, weights[mask.flat].abs()), 1, TOLERANCE
+        ),
+    }
+    residual = max(float(e.residuals[0] / e.values[0]) for e in found.values())
+    return {name: float(e.values[0]) for name, e in found.items()} | {"residual": residual}
+
+
+def _ends(operator: hessian.Hessian) -> dict[str, float]:
+    """The fifth and the smallest eigenvalue, each with its residual."""
+    leading = eigen.leading(operator, LEADING, TOLERANCE)
+    negative = eigen.leading(eigen.Scaled(operator, factor=-1), 1, TOLERANCE)
+    return {
+        "lambda_5": float(leading.values[-1]),
+        "residual_5": float(leading.residuals[-1]),
+        "lambda_min": -float(negative.values[0]),
+        "residual_min": float(negative.residuals[0]),
+    }
