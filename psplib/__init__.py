@@ -22,11 +22,16 @@ _FACE = {
     "SecondOrder": "psplib.analysis.entropy",
     "Subsets": "psplib.analysis.entropy",
     "eigenvalues": "psplib.analysis.hessian",
+    "entropy": "psplib.analysis.entropy",
     "hessian": "psplib.analysis.hessian",
     "load_data": "psplib.nn.data",
+    "loss_landscape": "psplib.analysis.landscape",
     "models": "psplib.nn",
     "observe": "psplib.analysis.psp",
     "plane": "psplib.analysis.landscape",
+    "prune": "psplib.pruning.own",
+    "psp_norm": "psplib.analysis.psp",
+    "retrain": "psplib.pruning.own",
     "sweep": "psplib.analysis.landscape",
 }
 __all__ = [*_FACE]

@@ -40,8 +40,8 @@ def test_the_public_face_is_there_and_costs_nothing_until_it_is_used() -> None:
     for name in psplib.__all__:
         assert getattr(psplib, name) is not None
     assert set(psplib.__all__) <= set(dir(psplib))
-    with pytest.raises(AttributeError, match="psplib has no 'prun'; it offers Agreement, "):
-        psplib.prun  # noqa: B018
+    with pytest.raises(AttributeError, match="psplib has no 'prunes'; it offers Agreement, "):
+        psplib.prunes  # noqa: B018
 
 
 def test_the_example_of_the_api_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,15 +15,16 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psplib.analysis.pairs import Tally, pack_states
-from psplib.analysis.psp import Layer, Observation
+from psplib.analysis.psp import Layer, Observation, observe
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
+from psplib.nn.minibatches import Minibatches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,6 +315,14 @@ class Subsets(_Counts):
             is_all = math.comb(self.layers[name].neurons, self.order) <= self.limit
             errors[name] = 0.0 if is_all else float(bits.sum(0).std()) / math.sqrt(subsets)
         return Entropy(by_class, errors)
+
+
+def entropy(model: nn.Module, data: Minibatches, **settings: Any) -> Entropy:
+    """The PSP-entropy of first order of a network on data, layer by layer (Eq. 5, in bits); the
+    settings and the errors are those of `psp.observe`."""
+    first = FirstOrder()
+    observe(model, data, first, **settings)
+    return first.entropy()
 
 
 def given_class(active: Tensor, samples: Tensor, miller_madow: bool = False) -> Tensor:

@@ -224,6 +224,24 @@ def sweep(
     return table
 
 
+def loss_landscape(
+    model: nn.Module,
+    one: Tensor,
+    other: Tensor,
+    data: Minibatches,
+    alphas: Sequence[float],
+    betas: Sequence[float] = (0.0,),
+    *,
+    mask: Mask | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Loss and error of a network on the plane through the weights `one` and `other` (P,), at
+    (0, 0) and (1, 0): `sweep` of a `plane` in the coordinates that survive in `mask`, all by
+    default."""
+    through = plane(one, other, Mask.dense(model) if mask is None else mask, seed)
+    return sweep(model, through, data, alphas, betas, {"score": psp.LossAndError})
+
+
 class _Rows:
     """The finished rows of a map (alphas, columns) float64, kept in a checkpoint."""
 

@@ -509,3 +509,11 @@ def _sum_of_squares(z: Tensor) -> float:
     if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
         squares = z.double().square().sum()
     return float(squares)
+
+
+def psp_norm(model: nn.Module, data: Minibatches, **settings: Any) -> MeanSquare:
+    """The mean of z^2 of a network on data, layer by layer (Fig. 3); the settings and the errors
+    are those of `observe`."""
+    found = MeanSquare()
+    observe(model, data, found, **settings)
+    return found

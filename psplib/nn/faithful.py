@@ -99,11 +99,12 @@ class Own:
             raise
         except Exception as error:
             weights = str(self.parameters[0].dtype).removeprefix("torch.")
-            reason = str(error).strip().splitlines() or [type(error).__name__]
+            alone = "; is the last minibatch too small? Leave it out (drop_last) or change the size"
             raise PsplibError(
                 f"{type(self.model).__name__}, with weights of {weights}, cannot compute a "
                 f"minibatch of shape {tuple(x.shape)} and {str(x.dtype).removeprefix('torch.')}: "
-                f"{self._culprit(error)} says {reason[0].rstrip('.')}."
+                f"{self._culprit(error)} says {first_line(error)}"
+                f"{alone if self.model.training and len(x) == 1 else ''}."
             ) from error
         if not isinstance(outputs, Tensor):
             raise PsplibError(
@@ -176,6 +177,12 @@ def agrees(found: Any, expected: Tensor) -> bool:
     scale = float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 0.0
     within = torch.finfo(rough).eps ** 0.5 * scale
     return torch.allclose(found, expected, rtol=0, atol=within, equal_nan=True)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _refuse(name: str, module: nn.Module) -> None:

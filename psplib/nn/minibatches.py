@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Split
@@ -18,17 +18,16 @@ Minibatches = Split | Dataset | Iterable[tuple[Tensor, Tensor]]
 def minibatches(data: Minibatches, size: int, axis: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and labels (B,), as they come, or `size` samples each from a `Split` (x, y) or a data
     set. Samples lie along `axis` of the inputs. `PsplibError` for anything else."""
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-        data = Split(data[0], data[1])
+    data = as_split(data)
     pairs: Iterable[Any]
     if isinstance(data, Split):
-        _check(data.x, data.y, axis)
+        check_pair(data.x, data.y, axis)
         pairs = zip(data.x.split(size, axis), data.y.split(size), strict=True)
         pairs = pairs if len(data.y) else ()
-    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+    elif has_numbers(data):
         pairs = DataLoader(data, size)
     else:
-        pairs = data
+        pairs = data  # type: ignore[assignment]  # looked at below
     try:
         found: Iterator[Any] = iter(pairs)
     except TypeError:
@@ -42,9 +41,22 @@ def minibatches(data: Minibatches, size: int, axis: int = 0) -> Iterator[tuple[T
                 f"A minibatch must be a pair (x, y) of tensors; got a {type(pair).__name__}."
             )
         x, y = pair
-        _check(x, y, axis)
+        check_pair(x, y, axis)
         if len(y):
             yield x, y
+
+
+def as_split(data: Minibatches) -> Minibatches:
+    """Data that are two tensors, as a `Split`; other data as they are."""
+    pair = data.tensors if type(data) is TensorDataset else data
+    if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Tensor):
+        return Split(pair[0], pair[1])
+    return data
+
+
+def has_numbers(data: Minibatches) -> TypeGuard[Dataset]:
+    """Whether the samples are a data set's, which gives each by its number."""
+    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
 
 
 def gather(data: Minibatches, device: torch.device) -> Split:
@@ -70,7 +82,8 @@ def check_labels(y: Tensor, classes: int) -> None:
         )
 
 
-def _check(x: Any, y: Any, axis: int) -> None:
+def check_pair(x: Any, y: Any, axis: int) -> None:
+    """Raise `PsplibError` unless these are inputs and as many labels as samples along `axis`."""
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise PsplibError(
             "A minibatch must be a pair (x, y) of tensors; "

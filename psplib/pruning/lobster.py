@@ -137,6 +137,13 @@ class Lobster:
         return self.share * self._seconds[1 if is_dense else 2]
 
     @property
+    def update(self) -> LobsterStep:
+        """The rule of its steps."""
+        return LobsterStep(
+            self.learning_rate, self.shrinkage, self.sensitivity, self.momentum, self.weight_decay
+        )
+
+    @property
     def inputs(self) -> tuple[Any, ...]:
         """The architecture and what it reads: what the networks of one program share."""
         return self.architecture, self.data, self.samples, self.split_seed
@@ -379,30 +386,26 @@ class GradualResult:
     masks: Tensor
 
 
-class _Run(Gradual):
-    """A gradual run to the target sparsity, its points recorded."""
+class GradualRun(Gradual):
+    """A gradual run to the `target` sparsity: `points` has a row per plateau."""
 
-    def __init__(self, config: Lobster, trainer: Trainer, number: int) -> None:
-        update = LobsterStep(
-            config.learning_rate,
-            config.shrinkage,
-            config.sensitivity,
-            config.momentum,
-            config.weight_decay,
-        )
+    def __init__(
+        self,
+        trainer: Trainer,
+        number: int,
+        seed: int,
+        update: Update,
+        epochs: int,
+        *,
+        tolerance: float,
+        patience: int,
+        target: float,
+    ) -> None:
         super().__init__(
-            trainer,
-            number,
-            config.seed,
-            update,
-            config.max_epochs,
-            tolerance=config.tolerance,
-            patience=config.patience,
+            trainer, number, seed, update, epochs, tolerance=tolerance, patience=patience
         )
-        self.target = config.target_sparsity
+        self.target = target
         self.points: list[dict[str, Any]] = []
-        self.point_weights: list[Tensor] = []
-        self.point_masks: list[Tensor] = []
         self.has_ended = False
 
     @property
@@ -415,26 +418,61 @@ class _Run(Gradual):
         is_last = self.epoch == self.epochs
         if self.is_at_plateau or is_last:
             self.settle()
-            self.points.append(self._point())
-            self.point_weights.append(self.weights)
-            self.point_masks.append(self.mask.flat)
+            self.points.append(self.record())
             self.has_ended = self.mask.sparsity >= self.target or is_last
             if not self.has_ended:
                 self.points[-1]["threshold"] = self.prune()
 
-    def _point(self) -> dict[str, Any]:
-        validation, test = self.score("validation"), self.score("test")
+    def record(self) -> dict[str, Any]:
+        """What there is to say of the network at a plateau."""
+        return self.place | self.scored("validation")
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """How far it is pruned, and when."""
         return {
             "point": len(self.points),
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "kept": self.mask.kept,
             "sparsity": self.mask.sparsity,
-            "weight_sparsity": self.mask.weight_sparsity,
-            "units": self.units,
-            **{f"validation_{n}": v for n, v in asdict(validation).items()},
-            **{f"test_{n}": v for n, v in asdict(test).items()},
         }
+
+    def scored(self, split: str) -> dict[str, float]:
+        """Loss and error on a split, under its name."""
+        return {f"{split}_{name}": value for name, value in asdict(self.score(split)).items()}
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come: the time to the target grows with the logarithm of the density,
+        about."""
+        sparsity = self.mask.sparsity
+        note = f"LOBSTER, epoch {self.epoch}, {sparsity:.2%} pruned"
+        return -log(1 - min(sparsity, self.target)), -log(1 - self.target), note
+
+
+class _Run(GradualRun):
+    """The gradual run of a configuration, its points kept."""
+
+    def __init__(self, config: Lobster, trainer: Trainer, number: int) -> None:
+        super().__init__(
+            trainer,
+            number,
+            config.seed,
+            config.update,
+            config.max_epochs,
+            tolerance=config.tolerance,
+            patience=config.patience,
+            target=config.target_sparsity,
+        )
+        self.point_weights: list[Tensor] = []
+        self.point_masks: list[Tensor] = []
+
+    def record(self) -> dict[str, Any]:
+        self.point_weights.append(self.weights)
+        self.point_masks.append(self.mask.flat)
+        sizes = {"weight_sparsity": self.mask.weight_sparsity, "units": self.units}
+        return self.place | sizes | self.scored("validation") | self.scored("test")
 
     @property
     def result(self) -> GradualResult:
@@ -444,14 +482,6 @@ class _Run(Gradual):
             torch.stack(self.point_weights),
             torch.stack(self.point_masks),
         )
-
-    @property
-    def progress(self) -> Progress:
-        """How far the run has come: the time to the target grows with the logarithm of the density,
-        about."""
-        sparsity = self.mask.sparsity
-        note = f"LOBSTER, epoch {self.epoch}, {sparsity:.2%} pruned"
-        return -log(1 - min(sparsity, self.target)), -log(1 - self.target), note
 
     def tensors(self) -> dict[str, Tensor]:
         survivors = [w[m] for w, m in zip(self.point_weights, self.point_masks, strict=True)]

@@ -60,7 +60,7 @@ class CompactTrainer(Trainer):
         is_sparse = self.device.type == "cpu" and self.precision == "float32"
         self.compact = compact(self.full, mask, sparse=is_sparse)
         self.model = pool_first(self.compact.model).to(self.device)
-        weights, slopes = flatten_(self.model)
+        weights, slopes = flatten_(self.model.parameters())
         self._weights, self._gradient = weights[None], slopes[None]
         self._differentiate = gradient(self.model, self.precision)
         self._all_buffers = {n: b.clone().to(self.device) for n, b in self.full.named_buffers()}
@@ -127,7 +127,7 @@ class StackedTrainer(Trainer):
         self.compact = compact(self.full, mask, sparse=False)
         single = pool_first(self.compact.model)
         self.model = replicate(single, len(self)).to(self.device)
-        self._weights, self._gradient = flatten_(self.model, len(self))
+        self._weights, self._gradient = flatten_(self.model.parameters(), len(self))
         self._mask = torch.ones_like(self._weights)
         self._captured: CapturedSteps | None = None
         self.apply: Apply = apply_update

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ def evaluate(model: nn.Module, split: Split, precision: str = "float32") -> Scor
 
 
 @contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
+def in_evaluation(model: nn.Module) -> Iterator[None]:
     """For a while, in evaluation mode; then each module in its own, also after an exception."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -61,7 +61,7 @@ def evaluate_each(
     wrong = torch.zeros(networks, dtype=torch.int64, device=device)
     # What a network keeps of a pass in inference mode could not be trained any more: no_grad.
     with (
-        _in_evaluation(model),
+        in_evaluation(model),
         torch.no_grad(),
         of_products(precision, device),
         of_activations(precision, device),
@@ -109,11 +109,15 @@ class Trainer(ABC):
         self.full, self.masks, self.data = model, list(masks), data
         self.batch_size, self.precision = batch_size, precision
         self._begin()
-        self.weights = flat(model)
+        self.weights = self._initial()
 
     @abstractmethod
     def _build(self) -> None:
         """Make `compact`, `model`, and its parameters views of `_weights` and `_gradient`."""
+
+    def _initial(self) -> Tensor:
+        """The weights to begin with, in full coordinates."""
+        return flat(self.full)
 
     @abstractmethod
     def _read(self, x: Tensor) -> Tensor:
@@ -269,10 +273,12 @@ class Trainer(ABC):
         return found
 
 
-def flatten_(model: nn.Module, networks: int | None = None) -> tuple[Tensor, Tensor]:
-    """Make a model's parameters and gradients views of two vectors (P,), which are returned; of two
+def flatten_(
+    parameters: Iterable[nn.Parameter], networks: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make parameters and their gradients views of two vectors (P,), which are returned; of two
     matrices (R, P) where the first dimension of every parameter is that of R `networks`."""
-    parameters = list(model.parameters())
+    parameters = list(parameters)
     first = 0 if networks is None else 1
     weights = torch.cat([p.detach().flatten(first) for p in parameters], first)
     gradient = torch.zeros_like(weights)

@@ -89,7 +89,7 @@ def loaded(
 ) -> tuple[compact.Compact, Tensor, Tensor]:
     """The compact form with the model's values, as views of one vector; and its gradient."""
     form = compact.compact(copy.deepcopy(model), mask, sparse)
-    weights, gradient = training.flatten_(form.model)
+    weights, gradient = training.flatten_(form.model.parameters())
     weights.copy_((flat(model) * mask.flat)[form.index])
     return form, weights, gradient
 

@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_autograd_in_float64(make: Callable[[], nn.Seque
     for name, module in list(oracle.named_children()):
         if isinstance(module, SparseLinear):
             setattr(oracle, name, Dense(module))
-    _, gradient = training.flatten_(model)
+    _, gradient = training.flatten_(model.parameters())
     differentiate = chain.gradient(model)
     for _ in range(2):  # the second call replaces what the first one left
         x = torch.randn(7, 1, 3, 4).double()
@@ -109,7 +109,7 @@ def test_a_chain_needs_no_autograd(
     make: Callable[[], nn.Sequential], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make()
-    training.flatten_(model)
+    training.flatten_(model.parameters())
     monkeypatch.setattr(Tensor, "backward", lambda *_: pytest.fail("autograd was used"))
     chain.gradient(model)(torch.randn(7, 12).double(), torch.arange(7) % 4)
 

@@ -1,0 +1,194 @@
+"""The engine of a network that is not ours: as its author wrote it, with any loss and any data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import nan
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from psplib.core.errors import PsplibError, whole_number
+from psplib.nn.compact import Compact
+from psplib.nn.data import Data, Split
+from psplib.nn.faithful import Own, first_line
+from psplib.nn.masks import Mask
+from psplib.nn.minibatches import (
+    Minibatches,
+    as_split,
+    check_labels,
+    check_pair,
+    has_numbers,
+    minibatches,
+)
+from psplib.training.trainer import Score, Trainer, flat, flatten_, in_evaluation
+from psplib.training.update import Update
+
+# Takes what a network puts out and the labels; gives the mean over the samples of a minibatch.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class PlainTrainer(Trainer):
+    """A network trained in place, without any rewriting: the mask is applied after every step.
+
+    Its coordinates are the parameters that require a gradient; the others are left alone. To be
+    used inside `as_it_was`, which gives the network its own memory, modes and buffers back.
+
+    `train` and `validation` are `Minibatches`: from a `Split` or a data set, `batch_size` samples
+    at a time in an order drawn for each epoch; any other iterable is gone through once an epoch, as
+    it comes. What is validated on is read once and kept. `called` names the modules that compute;
+    the parameters of others are read by somebody else.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        train: Minibatches,
+        validation: Minibatches,
+        *,
+        batch_size: int = 100,
+        loss: Loss = F.cross_entropy,
+        batch_axis: int = 0,
+    ) -> None:
+        whole_number("batch_size", batch_size, 1)
+        self.own, self.loss, self.axis = Own(model), loss, batch_axis
+        self.source = as_split(train)
+        if isinstance(self.source, Iterator):
+            raise PsplibError(
+                "Training goes through its data once an epoch, and a generator can be gone through "
+                "once only: give a loader, a list or a data set."
+            )
+        if isinstance(self.source, Split):
+            check_pair(self.source.x, self.source.y, batch_axis)
+        where = self.own.device
+        self._validation = [
+            (x.to(where), y.to(where)) for x, y in minibatches(validation, batch_size, batch_axis)
+        ]
+        if not self._validation:
+            raise PsplibError("The validation data have no samples.")
+        self.called: set[str] = set()
+        with torch.no_grad(), self.own.at(flat(model)):
+            for name, module in model.named_modules():
+                module.register_forward_hook(lambda *_, name=name: self.called.add(name))
+            self.own.check_samples(self._validation[0][0], batch_axis)
+        # An order is of the samples' numbers; what comes as it comes has none.
+        source: Any = self.source
+        is_numbered = isinstance(source, Split) or has_numbers(source)
+        numbers = torch.arange(len(source) if is_numbered else 0, device=where)
+        splits = [Split(numbers, numbers)] * 3
+        super().__init__(model, [mask], Data("own", "", "", (), (), *splits), batch_size)
+
+    def _build(self) -> None:
+        self.model = self.full
+        self._parameters = trained(self.full)
+        weights, slopes = flatten_(self._parameters.values())
+        self._weights, self._gradient = weights[None], slopes[None]
+        everything = torch.arange(len(weights))
+        self.compact = Compact(self.full, everything, len(everything), None, (), {})
+
+    def _initial(self) -> Tensor:
+        return self._weights.clone()
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x
+
+    def _join(self, updates: Sequence[Update]) -> Update:
+        (update,) = updates
+        return update
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer[None] for name, buffer in self.full.named_buffers()}
+
+    def set_mask(self, number: int, mask: Mask) -> None:
+        self.masks[number] = mask
+        self._set_survivors()
+        self._full.mul_(self._survives)
+        self._weights.mul_(self._survives)
+
+    def _pass(
+        self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
+    ) -> None:
+        mask, steps = self._within.to(self._weights), 0
+        for x, y in self._drawn(orders[0]):
+            self._gradient.zero_()
+            self._differentiate(x.to(self.device), y.to(self.device))
+            update.step(self._weights, self._gradient, self._velocity)
+            self._weights.mul_(mask)
+            steps += 1
+        if not steps:
+            raise PsplibError("The training data have no samples in this epoch.")
+
+    def _drawn(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        source: Any = self.source
+        if isinstance(source, Split):
+            for rows in order.to(source.y.device).split(self.batch_size):
+                yield source.x.index_select(self.axis, rows), source.y.index_select(0, rows)
+            return
+        if has_numbers(source):
+            source = DataLoader(source, self.batch_size, sampler=order.tolist())
+        yield from minibatches(source, self.batch_size, self.axis)
+
+    def _differentiate(self, x: Tensor, y: Tensor) -> None:
+        loss = self._mean_loss(self.own(x), y)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            raise PsplibError(
+                f"The loss of {type(self.full).__name__} has no gradient: {first_line(error)}."
+            ) from error
+        start = self._gradient.data_ptr()
+        for name, p in self._parameters.items():
+            if p.grad is None or p.grad.data_ptr() != start:
+                raise PsplibError(f"{name} has lost its gradient or its memory in a pass.")
+            start += p.numel() * p.element_size()
+
+    def _mean_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        if self.loss is F.cross_entropy:
+            if outputs.ndim != 2:
+                raise PsplibError(
+                    f"Cross-entropy is of logits (B, C); {type(self.full).__name__} puts out "
+                    f"{tuple(outputs.shape)}: give a loss of your own."
+                )
+            check_labels(y, outputs.shape[1])
+        try:
+            loss = self.loss(outputs, y)
+        except Exception as error:
+            raise PsplibError(
+                f"The loss does not take outputs of shape {tuple(outputs.shape)} with labels of "
+                f"shape {tuple(y.shape)} and {y.dtype}: {first_line(error)}."
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise PsplibError(f"A loss must be one number, the mean over samples; got {shape}.")
+        return loss
+
+    def scores(self, split: str) -> list[Score]:
+        """Of the validation data, whatever the `split`; the error is the share of wrong answers, or
+        NaN where answers are not classes."""
+        total, wrong, samples = 0.0, 0.0, 0
+        with in_evaluation(self.full), torch.no_grad():
+            for x, y in self._validation:
+                outputs = self.own(x)
+                is_class = outputs.ndim == 2 and y.ndim == 1 and not y.is_floating_point()
+                total += float(self._mean_loss(outputs, y)) * len(y)
+                samples += len(y)
+                wrong += int((outputs.argmax(1) != y).sum()) if is_class else nan
+        return [Score(total / samples, wrong / samples)]
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient; `PsplibError` unless they share type and device."""
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise PsplibError(f"{type(model).__name__} has no parameter that requires a gradient.")
+    kinds = {f"{p.dtype} on {p.device}".removeprefix("torch.") for p in found.values()}
+    if len(kinds) > 1:
+        raise PsplibError(
+            f"The parameters that are trained must be of one type on one device; those of "
+            f"{type(model).__name__} are {', '.join(sorted(kinds))}."
+        )
+    return found
