@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 import json
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +16,7 @@ import pandas as pd
 from torch import Tensor
 
 from psplib.core import files
+from psplib.core.config import record
 from psplib.core.errors import PsplibError
 
 # What a run puts out, by the names of its files.
@@ -23,8 +27,60 @@ _EXACT: dict[str, Any] = (
     {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
 )
 # What file managers leave in every folder that they show.
-_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+# How large a file of a run may be, in bytes, by its suffix.
+LARGEST = {".json": 2**20, ".csv": 2**26, ".safetensors": 2**30}
+_FILE = re.compile(r"[\w-]+\.(?:csv|safetensors)", re.ASCII)
 _MEND = "restore a published run from the repository (git checkout), move a run of your own away"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set that a run has read: `sha256` is of all its arrays, see `nn.data.DIGESTS`."""
+
+    name: str
+    variant: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a run, as `provenance.json` says it; `files` are their SHA-256 by name."""
+
+    psplib: str
+    commit: str
+    modified: bool
+    python: str
+    torch: str
+    platform: str
+    device: str
+    threads: int
+    finished: str
+    data: Source
+    seconds: float
+    files: dict[str, str]
+    together: int = 1
+    repacked: str = ""
+
+    def __post_init__(self) -> None:
+        digests = [self.data.sha256, *self.files.values()]
+        for truth, what in (
+            (re.fullmatch(r"[0-9a-f]{40}|unknown", self.commit), "commit"),
+            (min(self.threads, self.together) >= 1, "threads"),
+            (self.seconds >= 0, "seconds"),
+            (_is_time(self.finished), "finished"),
+            (all(re.fullmatch("[0-9a-f]{64}", d) for d in digests), "sha256"),
+            (self.files and all(map(_FILE.fullmatch, self.files)), "files"),
+        ):
+            if not truth:
+                raise PsplibError(f"provenance.json: {what} is not what a run writes.")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -42,11 +98,17 @@ class Artefact:
 
     def table(self, name: str) -> pd.DataFrame:
         """The table `<name>.csv`; floats come back to the bit."""
-        return pd.read_csv(self._checked(f"{name}.csv"), **_EXACT)
+        path = self._checked(f"{name}.csv")
+        facts = path.stat()
+        return _table(path, facts.st_size, facts.st_mtime_ns).copy()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `<name>.safetensors`."""
         return files.read_tensors(self._checked(f"{name}.safetensors"))[0]
+
+    def shapes(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each tensor of `<name>.safetensors`, none of which is read."""
+        return files.read_shapes(self._checked(f"{name}.safetensors"))
 
     def check_digests(self) -> None:
         """Hash every file, whatever was read before; `PsplibError` names one that is wrong."""
@@ -77,6 +139,11 @@ class Artefact:
         return PsplibError(f"{self.folder / name} {state}; {_MEND}.")
 
 
+@functools.lru_cache(8)
+def _table(path: Path, size: int, changed: int) -> pd.DataFrame:
+    return pd.read_csv(path, **_EXACT)
+
+
 class Parents(Protocol):
     """The artefacts that a run is made from, by their configurations: a dict, or a store."""
 
@@ -97,27 +164,32 @@ def open_artefact(folder: Path) -> Artefact:
     Their content is checked when it is read, or by `Artefact.check_digests`.
     """
     try:
+        present = {p.name: p.lstat() for p in folder.iterdir() if p.name not in LITTER}
+        for name, facts in present.items():
+            if not stat.S_ISREG(facts.st_mode):
+                raise PsplibError(f"{name} is not a file")
+            if facts.st_size > LARGEST.get(Path(name).suffix, facts.st_size):
+                raise PsplibError(f"{name} has {facts.st_size:,} bytes, more than any run writes")
         text = (folder / "config.json").read_bytes()
         config = json.loads(text)
         provenance = json.loads((folder / "provenance.json").read_bytes())
+        record(Provenance, provenance, "provenance.json")
         artefact = Artefact(folder, config, provenance)
-        written = set(artefact.names)
-        provenance["files"].items()
-        present = {p.name for p in folder.iterdir()} - _LITTER
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PsplibError(
-            f"{folder} is not a whole run ({type(error).__name__}: {error}); {_MEND}."
-        ) from None
+    except (OSError, ValueError, RecursionError, PsplibError) as error:
+        kind = "" if isinstance(error, PsplibError) else f"{type(error).__name__}: "
+        why = f"{kind}{error}".rstrip(".")
+        raise PsplibError(f"{folder} is not a whole run ({why}); {_MEND}.") from None
     if hashlib.sha256(text).hexdigest()[:16] != folder.name:
         raise PsplibError(
             f"{folder} does not belong to its configuration (config.json hashes to another key); "
             f"{_MEND}."
         )
-    if foreign := present - written:
+    written = set(artefact.names)
+    if foreign := present.keys() - written:
         raise PsplibError(
             f"{folder} holds {', '.join(sorted(foreign))}, which its run did not write; "
             "move that away."
         )
-    for name in sorted(written - present):
+    for name in sorted(written - present.keys()):
         raise artefact._wrong(name)
     return artefact

@@ -5,12 +5,17 @@ Every field says where its value comes from; the book's table of deviations is m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from psplib.core.errors import PsplibError, one_of
 
@@ -72,20 +77,59 @@ def canonical(config: Any) -> str:
 def read(written: Any, kinds: Sequence[type]) -> Any:
     """The configuration that `canonical` has written as this JSON, of one of these kinds.
 
-    `PsplibError` if its kind is none of them or it has other fields than its kind.
+    `PsplibError` unless its kind is one of them and its fields are those of its kind, each of its
+    own type.
     """
-    if isinstance(written, list):
-        return tuple(read(value, kinds) for value in written)
-    if not isinstance(written, dict):
-        return written
-    name = str(written.get("type"))
+    name = str(written.get("type") if isinstance(written, dict) else written)[:100]
     classes = {kind(cls): cls for cls in kinds}
     one_of("the kind of a run", name, classes)
-    fields = {n: read(value, kinds) for n, value in written.items() if n != "type"}
-    try:
-        return classes[name](**fields)
-    except TypeError as error:
-        raise PsplibError(f"A configuration of the kind {name} is not whole: {error}.") from None
+    fields = {n: value for n, value in written.items() if n != "type"}
+    return record(classes[name], fields, f"A configuration of the kind {name}", kinds)
+
+
+def record(cls: type, written: Any, what: str, kinds: Sequence[type] = ()) -> Any:
+    """The frozen dataclass that was written as this JSON; configurations in it are of the `kinds`.
+
+    `PsplibError` unless every field has the type that the class says: none is more than it has,
+    none that has no default is missing, no number is infinite.
+    """
+    if not isinstance(written, dict):
+        raise PsplibError(f"{what} must be an object; got {reprlib.repr(written)}.")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    needed = {n for n, f in known.items() if f.default is dataclasses.MISSING}
+    for wrong, is_there in ((written.keys() - known, "unknown"), (needed - written.keys(), "no")):
+        if wrong:
+            raise PsplibError(f"{what} has {is_there} {reprlib.repr(sorted(wrong))}.")
+    types = _types(cls)
+    return cls(**{n: _typed(types[n], v, f"{what}: {n}", kinds) for n, v in written.items()})
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _typed(wanted: Any, written: Any, what: str, kinds: Sequence[type]) -> Any:
+    """A JSON value as one of the type `wanted`."""
+    parts = get_args(wanted)
+    if isinstance(wanted, UnionType):
+        for part in parts[:-1]:
+            with contextlib.suppress(PsplibError):
+                return _typed(part, written, what, kinds)
+        return _typed(parts[-1], written, what, kinds)
+    if get_origin(wanted) is tuple and isinstance(written, list):
+        return tuple(_typed(parts[0], value, what, kinds) for value in written)
+    if get_origin(wanted) is dict and isinstance(written, dict):
+        return {name: _typed(parts[1], value, what, kinds) for name, value in written.items()}
+    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
+        is_kind = isinstance(written, dict) and "type" in written
+        value = read(written, kinds) if is_kind else record(wanted, written, what)
+        if isinstance(value, wanted):
+            return value
+    elif type(written) is wanted and (wanted is not float or isfinite(written)):
+        return written
+    name = getattr(wanted, "__name__", str(wanted))
+    raise PsplibError(f"{what} must be of the type {name}; got {reprlib.repr(written)}.")
 
 
 def key(config: Any) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +50,43 @@ def sha256(path: Path) -> str | None:
         return None
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], state: Any = None) -> None:
-    """Write tensors as safetensors, with `state` (JSON) in the header; atomic."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], **header: str) -> None:
+    """Write tensors as safetensors, with texts in the header; atomic."""
     # safetensors refuses tensors that share memory, as a mask and its copy may.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    write(path, safetensors.torch.save(plain, {"state": json.dumps(state)}))
+    write(path, safetensors.torch.save(plain, {"state": "null"} | header))
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and contents."""
-    found = hashlib.sha256()
+def digest(tensors: dict[str, Tensor], *texts: str) -> str:
+    """SHA-256 of names, types, shapes and contents, and of texts."""
+    found = hashlib.sha256(json.dumps(texts).encode())
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(
-            tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-        )
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """What `write_tensors` wrote; `PsplibError` if the file is not whole."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `write_tensors` wrote: tensors, and the header's texts.
+
+    `PsplibError` if the file is not whole.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor of a file; no more than its header is read."""
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("state", "null"))
+            yield file
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise PsplibError(f"{path} is damaged: {error}; move it away.") from None

@@ -10,6 +10,7 @@ from psplib.analysis import eigen, entropy, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
+from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.pruning.retraining import Retraining
@@ -93,10 +94,32 @@ class Census(Analysis):
                 checkpoint.save({}, [rows, neurons])
         return {"networks": pd.DataFrame(rows), "neurons": pd.DataFrame(neurons)}
 
+    @property
+    def writes(self) -> Files:
+        """See `analyse`."""
+        name, networks = (
+            {"arm": NAME, "replica": Column(int, -1)},
+            1 + len(self.retraining.replicas),
+        )
+        scores = {"train_loss": SIZE, "train_error": SHARE, "test_loss": SIZE, "test_error": SHARE}
+        bits = {order: NUMBER for order in ("first", "joint", "mutual", "agreement")}
+        values = {f"lambda_{rank}": NUMBER for rank in range(1, LEADING + 1)}
+        values |= {"lambda_1_all": NUMBER, "residual": NUMBER, "norm": SIZE}
+        neurons = {**name, "layer": NAME, "class": COUNT, "z2": SIZE, **bits}
+        return {
+            "networks": Table({**name, **scores, "z2": SIZE, **bits, **values}, networks),
+            "neurons": Table(neurons, range(networks, 10**6)),
+        }
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that G and every replica have a row."""
+        """Insist that G and every replica have a row, and each as many by layer and class."""
+        numbers, table = [-1, *self.retraining.replicas], artefact.table("neurons")
         found = artefact.table("networks")["replica"].tolist()
-        artefact.insist(found == [-1, *self.retraining.replicas], "the table of networks")
+        artefact.insist(found == numbers, "the table of networks")
+        places = table[["layer", "class"]].drop_duplicates()
+        whole = pd.DataFrame({"replica": numbers}).merge(places, how="cross")
+        is_whole = whole.equals(table[["replica", "layer", "class"]])
+        artefact.insist(is_whole, "the table of neurons")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`census`: a row per network, `neurons`: by layer and class; both with `lobster_seed`."""

@@ -11,6 +11,7 @@ from psplib.analysis import hessian
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import one_of, whole_number
+from psplib.core.schema import COUNT, FLAG, NUMBER, SIZE, Files, Table
 from psplib.experiments.census import LEADING
 from psplib.experiments.solutions import SUBSPACES, Analysis, Solutions, first_images
 from psplib.nn.data import Data
@@ -79,10 +80,19 @@ class Curvature(Analysis):
                 checkpoint.save({}, rows)
         return {"points": pd.DataFrame(rows)}
 
+    @property
+    def writes(self) -> Files:
+        """`points`: see `analyse`."""
+        columns = {"alpha": NUMBER, "rank": COUNT, "eigenvalue": NUMBER, "residual": SIZE}
+        columns |= {"products": COUNT, "converged": FLAG}
+        return {"points": Table(columns, LEADING * (self.steps + 2 * self.margin + 1))}
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that every point of the line has all its eigenvalues."""
-        found = artefact.table("points")["alpha"].tolist()
-        artefact.insist(sorted(found) == sorted(self.alphas * LEADING), "the table of points")
+        points = artefact.table("points")
+        line = [(alpha, rank) for alpha in self.alphas for rank in range(1, LEADING + 1)]
+        found = [*zip(points["alpha"], points["rank"], strict=True)]
+        artefact.insist(found == line, "the table of points")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`line`: a row per point and eigenvalue."""

@@ -10,6 +10,7 @@ from psplib.analysis import entropy, landscape
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import one_of, whole_number
+from psplib.core.schema import NUMBER, SHARE, SIZE, Files, Table
 from psplib.experiments.solutions import (
     SUBSPACES,
     Analysis,
@@ -81,11 +82,22 @@ class Map(Analysis):
         )
         return {"points": points}
 
+    @property
+    def writes(self) -> Files:
+        """`points`: see `landscape.sweep`; of each quantity also the mean of every layer."""
+        pairs = ("joint", "mutual") if self.pairs else ()
+        names = ("magnitude", "first_order", "agreement", *pairs)
+        means = {column: NUMBER for name in names for column in (name, f"{name}.*")}
+        place = {"alpha": NUMBER, "beta": NUMBER, "loss": SIZE, "error": SHARE}
+        side = self.steps + 2 * self.margin
+        return {"points": Table(place | means, (side + 1) * (side // 2 * 2 + 1))}
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that the points are those of the grid."""
-        found = artefact.table("points")["alpha"].tolist()
-        grid = self.alphas * len(self.betas)
-        artefact.insist(sorted(found) == sorted(grid), "the table of points")
+        points = artefact.table("points")
+        grid = [(alpha, beta) for beta in self.betas for alpha in self.alphas]
+        found = [*zip(points["alpha"], points["beta"], strict=True)]
+        artefact.insist(found == grid, "the table of points")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`map`: a row per point of the grid."""

@@ -12,6 +12,7 @@ from psplib.analysis import entropy, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
+from psplib.core.schema import COUNT, NAME, Column, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.pruning.retraining import Retraining
@@ -72,6 +73,16 @@ class Profile(Analysis):
             "neurons": pd.concat(frames, ignore_index=True),
             "layers": pd.DataFrame(sizes, columns=["layer", "neurons"]),
             "classes": pd.DataFrame(samples, columns=["class", "samples"]),
+        }
+
+    @property
+    def writes(self) -> Files:
+        """See `analyse`."""
+        name = {"arm": NAME, "replica": Column(int, -1), "layer": NAME, "neuron": COUNT}
+        return {
+            "neurons": Table(name | {"active_*": COUNT}, range(10**6)),
+            "layers": Table({"layer": NAME, "neurons": COUNT}, range(1, 1000)),
+            "classes": Table({"class": COUNT, "samples": COUNT}, range(1, 1000)),
         }
 
     def check(self, artefact: Artefact, parents: Parents) -> None:

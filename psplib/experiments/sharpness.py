@@ -12,6 +12,7 @@ from psplib.analysis import eigen, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, whole_number
+from psplib.core.schema import COUNT, NAME, NUMBER, SIZE, Column, Files, Table
 from psplib.experiments.census import LEADING
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data, Split
@@ -102,6 +103,19 @@ class Sharpness(Analysis):
             if checkpoint.due:
                 checkpoint.save({}, [rows, curvature])
         return {"networks": pd.DataFrame(rows), "curvature": pd.DataFrame(curvature)}
+
+    @property
+    def writes(self) -> Files:
+        """See `analyse`."""
+        name, count = {"arm": NAME, "replica": Column(int, -1)}, 1 + len(self.retraining.replicas)
+        ends = {"lambda_5": NUMBER, "residual_5": SIZE, "lambda_min": NUMBER, "residual_min": SIZE}
+        squares = {"z2": SIZE, "z2_with_logits": SIZE, "z2_logits": SIZE}
+        measures = {"lambda_1": NUMBER, "lambda_1_all": NUMBER, "lambda_1_relative": NUMBER}
+        by_part = {**name, "part": COUNT, **measures, "residual": NUMBER}
+        return {
+            "networks": Table({**name, "norm": SIZE, **ends, **squares}, count),
+            "curvature": Table(by_part, count * self.parts),
+        }
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that G and every replica have a row, and one for each part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 
 import torch
@@ -109,6 +110,12 @@ class ResNet(nn.Module):
 RESNETS = {f"resnet-{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
 NAMES = ("lenet-300", "lenet-5", *RESNETS)
 IMAGE = {"lenet-300": (1, 28, 28), "lenet-5": (1, 28, 28)} | dict.fromkeys(RESNETS, (3, 32, 32))
+
+
+@functools.cache
+def sizes(name: str) -> tuple[int, ...]:
+    """How many elements each parameter of the network `name` has."""
+    return tuple(p.numel() for p in build(name, 0).parameters())
 
 
 def build(name: str, seed: int) -> nn.Module:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from math import inf, log
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,19 +17,22 @@ from torch import Tensor
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.core.schema import COUNT, NAME, SHARE, SIZE, Column, Files, Shape, Table, Tensors
 from psplib.nn import data as data_sets
 from psplib.nn import models
 from psplib.nn.data import NAMES, Data
 from psplib.nn.masks import Mask, nest
 from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import trainers
-from psplib.training.fit import Checkpoint, Progress, Trial, fit
+from psplib.training.fit import HISTORY, Checkpoint, Progress, Trial, fit
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import Score, Trainer, flat
 from psplib.training.update import LobsterStep, Update
 
 # The weights of networks are kept where they are few.
 KEPT_ABOVE = 0.95
+# The last point has none; a run of one point has no column of them.
+_THRESHOLD = Column(float, 0, has_gaps=True, is_needed=False)
 # Seconds of one core on the whole data set, about: a gradual run to the sparsity of the paper's
 # scale, an epoch of it where it is dense, and one where it is sparse.
 _SECONDS = {
@@ -163,15 +167,51 @@ class Lobster:
         """The tables, masks and weights of its points."""
         return _make_together([self], data, parents, checkpoint)[0]
 
+    @property
+    def writes(self) -> Files:
+        """Its points, its history, and masks and weights of the points."""
+        scores = {
+            f"{s}_{n}": c
+            for s in ("validation", "test")
+            for n, c in (("loss", SIZE), ("error", SHARE))
+        }
+        points = {"point": COUNT, "epoch": COUNT, "best_epoch": COUNT, "kept": COUNT}
+        points |= {"sparsity": SHARE, "weight_sparsity": SHARE, "units": NAME, **scores}
+        epochs = range(1, self.max_epochs + 1)
+        size = sum(models.sizes(self.architecture))
+        return {
+            "points": Table(points | {"threshold": _THRESHOLD}, epochs),
+            "history": Table(HISTORY | {"sparsity": SHARE}, epochs),
+            "masks": Tensors({"survived": Shape("I16", (size,))}),
+            "weights": Tensors({"point*": Shape("F32", (None,))}),
+        }
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that the points are those of the masks, and that the run has come to its end."""
-        points = artefact.table("points")
+        """Insist that points, masks, weights and history belong together, and that the run has come
+        to its end."""
+        points, history = artefact.table("points"), artefact.table("history")
         survived = artefact.tensors("masks")["survived"]
-        kept = [int((survived > k).sum()) for k in range(int(survived.max()))]
+        is_counted = int(survived.min()) >= 0 and int(survived.max()) == len(points)
+        artefact.insist(is_counted, "the masks")
+        kept = [int((survived > k).sum()) for k in range(len(points))]
         artefact.insist(points["kept"].tolist() == kept, "the table of points")
+        weights = Tensors(
+            {f"point{k}": Shape("F32", (kept[k],)) for k in points_with_weights(kept)}
+        )
+        weights.insist(artefact, "weights")
+        is_in_order = points["point"].tolist() == [*range(len(points))]
+        is_in_order &= bool((points["epoch"].diff()[1:] > 0).all())
+        is_in_order &= points["sparsity"].tolist() == [1 - k / len(survived) for k in kept]
+        artefact.insist(is_in_order, "the table of points")
         last = points.iloc[-1]
         is_sparse = last["sparsity"] >= self.target_sparsity
         artefact.insist(is_sparse or last["epoch"] == self.max_epochs, "the table of points")
+        is_whole = history["epoch"].equals(pd.Series(range(1, len(history) + 1)))
+        artefact.insist(is_whole and len(history) == last["epoch"], "the history")
+        best = history.set_index("epoch").reindex(points["best_epoch"])
+        # The loss of a point was measured again, elsewhere in another shape.
+        is_same = np.isclose(best["validation_loss"], points["validation_loss"], rtol=1e-3)
+        artefact.insist(bool(is_same.all()), "the history")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`networks`: a row per point, with `arm` and `lobster_seed`."""

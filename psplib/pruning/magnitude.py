@@ -17,13 +17,23 @@ import torch
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, whole_number
+from psplib.core.schema import COUNT, NAME, Files, Table
 from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, magnitude
 from psplib.pruning.lobster import Lobster
 from psplib.training.engines import trainers
-from psplib.training.fit import Checkpoint, Trial, by_epochs, finish, fit
+from psplib.training.fit import (
+    HISTORY,
+    SCORES,
+    Checkpoint,
+    Trial,
+    by_epochs,
+    finish,
+    fit,
+    is_finished,
+)
 from psplib.training.trainer import flat
 from psplib.training.update import Sgd
 
@@ -86,14 +96,28 @@ class Magnitude:
         found = prune_by_magnitude(self, data, masks, checkpoint)
         return {"replicas": found.replicas, "layers": found.layers, "history": found.history}
 
+    @property
+    def writes(self) -> Files:
+        """The tables of `MagnitudeResult`."""
+        labels, rounds = {"replica": COUNT, "point": COUNT}, len(self.replicas) * len(self.points)
+        whole = rounds + len(self.replicas)
+        counts = {"size": COUNT, "kept": COUNT, "lobster": COUNT, "shared": COUNT}
+        parameters = len(models.sizes(self.lobster.architecture))
+        return {
+            "replicas": Table({**labels, **SCORES, "units": NAME}, whole),
+            "layers": Table({**labels, "parameter": NAME, **counts}, rounds * parameters),
+            "history": Table({**labels, **HISTORY}, whole * self.epochs),
+        }
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that the rounds and their numbers of survivors are those that were asked for."""
         replicas = artefact.table("replicas")
         rounds = [[r, p] for r in self.replicas for p in (0, *self.points)]
         found = replicas[["replica", "point"]].to_numpy().tolist()
         artefact.insist(found == rounds, "the table of replicas")
-        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
-        artefact.insist(is_within, "the best epoch")
+        history, labels = artefact.table("history"), ["replica", "point"]
+        is_whole = is_finished(replicas, history, labels, self.epochs)
+        artefact.insist(is_whole, "the best epoch")
         layers = artefact.table("layers").groupby(["replica", "point"])[["kept", "lobster"]].sum()
         kept = replicas[replicas["point"] > 0].set_index(["replica", "point"])["kept"]
         for column in ("kept", "lobster"):

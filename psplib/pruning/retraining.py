@@ -20,6 +20,7 @@ from torch import Tensor
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.core.schema import COUNT, Files, Shape, Table, Tensors
 from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
@@ -27,7 +28,18 @@ from psplib.nn.masks import Mask, pack_bits, random_structure, unpack_bits
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
 from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import stacks, trainers
-from psplib.training.fit import Checkpoint, Saved, Trial, by_epochs, finish, fit, under
+from psplib.training.fit import (
+    HISTORY,
+    SCORES,
+    Checkpoint,
+    Saved,
+    Trial,
+    by_epochs,
+    finish,
+    fit,
+    is_finished,
+    under,
+)
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import flat
 from psplib.training.update import LobsterStep, Sgd, Update
@@ -139,19 +151,37 @@ class Retraining:
         """The replicas' table and history, the best one's mask and weights, and all `survivors`."""
         return _make_together([self], data, parents, checkpoint)[0]
 
+    @property
+    def writes(self) -> Files:
+        """Replicas and history, mask and weights of the best replica, survivors of all."""
+        count, size = len(self.replicas), sum(models.sizes(self.lobster.architecture))
+        best = {"packed": Shape("U8", (-(-size // 8),)), "weights": Shape("F32", (None,))}
+        survivors = {"weights": Shape("F32", (count, None))}
+        return {
+            "replicas": Table({"replica": COUNT, **SCORES}, count),
+            "history": Table({"replica": COUNT, **HISTORY}, count * self.epochs),
+            "best": Tensors(best),
+            "survivors": Tensors(survivors, is_needed=False),
+        }
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that the replicas and their numbers of survivors are those that were asked for."""
+        """Insist that the replicas and their numbers of survivors are those that were asked for,
+        and that every replica has all its epochs."""
         replicas = artefact.table("replicas")
         found = replicas["replica"].tolist()
         artefact.insist(found == list(self.replicas), "the table of replicas")
-        is_within = bool(replicas["best_epoch"].between(1, self.epochs).all())
-        artefact.insist(is_within, "the best epoch")
+        is_whole = is_finished(replicas, artefact.table("history"), ["replica"], self.epochs)
+        artefact.insist(is_whole, "the best epoch")
         best = artefact.tensors("best")
-        survivors = len(best["weights"])
+        survivors, size = len(best["weights"]), sum(models.sizes(self.lobster.architecture))
         is_same = bool((replicas["kept"] == survivors).all())
+        is_same &= bool((replicas["sparsity"] == 1 - survivors / size).all())
         artefact.insist(is_same, "the number of survivors")
-        bits = unpack_bits(best["packed"], 8 * len(best["packed"]))
+        bits = unpack_bits(best["packed"], size)
         artefact.insist(int(bits.sum()) == survivors, "the best replica's mask")
+        if "survivors.safetensors" in artefact.names:
+            _, (_, kept) = artefact.shapes("survivors")["weights"]
+            artefact.insist(kept == survivors, "the survivors")
         if self.lobster in parents and self.point:
             kept = parents[self.lobster].table("points").set_index("point")["kept"]
             artefact.insist(kept.get(self.point) == survivors, "the number of survivors")

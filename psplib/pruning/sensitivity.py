@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
+from psplib.core.schema import COUNT, SHARE, Column, Files, Table
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.pruning.lobster import Lobster
@@ -66,12 +67,24 @@ class Sensitivity:
         thresholds = artefact.table("points").set_index("point")["threshold"].dropna().to_dict()
         return {"points": measure_sensitivity(self, data, weights, thresholds, checkpoint.report)}
 
+    @property
+    def writes(self) -> Files:
+        """`points`: see `measure_sensitivity`."""
+        factors = {"factor": SHARE, "factor_stay": SHARE, "factor_low": SHARE}
+        some = Column(float, 0, 1, has_gaps=True)  # no weight goes at the last point
+        columns = {"point": COUNT, "kept": COUNT, "sparsity": SHARE, "small": SHARE, **factors}
+        return {"points": Table(columns | {"factor_go": some}, range(1, 2**15))}
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that sparsity rises and that all shares are shares."""
+        """Insist that sparsity rises, and that the points are those of which the gradual run kept
+        the weights."""
         points = artefact.table("points")
         is_rising = bool((points["sparsity"].diff().dropna() > 0).all())
-        are_shares = bool(points[["small", "factor"]].stack().between(0, 1).all())
-        artefact.insist(is_rising and are_shares, "the table of points")
+        artefact.insist(is_rising, "the table of points")
+        if self.lobster in parents:
+            kept = {f"point{point}" for point in points["point"]}
+            is_same = kept == parents[self.lobster].shapes("weights").keys()
+            artefact.insist(is_same, "the table of points")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`gradients`: a row per point."""

@@ -8,6 +8,7 @@ import this file: they have these names, and that makes them runs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -15,8 +16,10 @@ import pandas as pd
 import torch
 
 from psplib.core.artefact import Artefact, Parents, Parts
-from psplib.core.config import kind, read
-from psplib.nn.data import Data
+from psplib.core.config import key, kind, read
+from psplib.core.errors import PsplibError
+from psplib.core.schema import Files, insist
+from psplib.nn.data import DIGESTS, Data
 from psplib.pruning.program import Program
 from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint, Report
@@ -47,9 +50,14 @@ class Run(Hashable, Protocol):
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """Its tables and tensors, by name, going on from the checkpoint."""
 
+    @property
+    def writes(self) -> Files:
+        """What its files hold: columns, types, numbers of rows, shapes; `check_run` compares."""
+
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Raise `PsplibError` unless its tables say what it asked for; see `Artefact.insist`.
 
+        It is asked when the files are such as it `writes`.
         Of its parents only those that are in the store are given.
         """
 
@@ -113,15 +121,32 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def check_run(artefact: Artefact, kinds: Sequence[type], *stores: Store) -> None:
-    """Raise `PsplibError` unless every file of a run is what it wrote, and its tables say what its
-    configuration asked for; each store may have some of its parents."""
+    """Raise `PsplibError` unless every file of a run is what it wrote and such as its kind writes,
+    and its tables say what its configuration asked for, of the data set that it named; each store
+    may have some of its parents."""
     artefact.check_digests()
     try:
         config = read(artefact.config, kinds)
+        artefact.insist(key(config) == artefact.folder.name, "config.json")
         artefact.insist(kind(config).lower() == artefact.folder.parent.name, "the folder")
+        data = artefact.provenance["data"]
+        is_ours = data["sha256"] == DIGESTS.get(data["name"], {}).get(data["variant"])
+        artefact.insist(is_ours and data["name"] in _data_sets(config), "the data set")
+        insist(artefact, config.writes)
         for store in stores:
             parents = {p: store.load(p) for p in config.parents if store.has(p)}
             config.check(artefact, parents)
-    except (LookupError, OSError, TypeError, ValueError) as error:
-        # A table or a column that is not there, or of another kind.
+    except PsplibError as error:
+        where = "" if str(artefact.folder) in str(error) else f"{artefact.folder}: "
+        raise PsplibError(f"{where}{error}") from None
+    except Exception as error:  # whatever somebody else's file made pandas or torch raise
         artefact.insist(False, f"what it holds ({type(error).__name__}: {error})")
+
+
+def _data_sets(config: Any) -> set[str]:
+    """The data sets that a configuration names, itself or in those that it is made from."""
+    if not dataclasses.is_dataclass(config):
+        return set()
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    own = {values["data"]} if isinstance(values.get("data"), str) else set()
+    return own.union(*map(_data_sets, values.values()))

@@ -167,7 +167,8 @@ class Store:
             if len(configs) > 1:
                 names = json.dumps([key(config) for config in configs])
                 files.write(work / "batch.json", names.encode())
-            checkpoint = Checkpoint(work, _reporter(works, report), deadline=deadline)
+            keys = tuple(map(key, configs))
+            checkpoint = Checkpoint(work, _reporter(works, report), deadline=deadline, keys=keys)
             parts, data = make(checkpoint)
             facts = provenance(data) | {"seconds": round(checkpoint.elapsed / len(configs), 1)}
             if len(configs) > 1:

@@ -6,6 +6,7 @@ any epoch sees the minibatches that it would have seen.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from psplib.core import files
 from psplib.core.errors import PsplibError
+from psplib.core.schema import COUNT, SHARE, SIZE
 from psplib.core.seeds import derive
 from psplib.nn.compact import compact
 from psplib.nn.data import Data, draw_crops
@@ -44,6 +48,22 @@ def crops(data: Data, seed: int, epoch: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(derive("crops", seed, epoch))
     return draw_crops(len(data.train), generator)
+
+
+# The columns of a trial's history, and what `finish` says of it.
+HISTORY = {"epoch": COUNT, "validation_loss": SIZE, "validation_error": SHARE}
+SCORES = {
+    "best_epoch": COUNT,
+    "kept": COUNT,
+    "sparsity": SHARE,
+    "weight_sparsity": SHARE,
+    "validation_loss": SIZE,
+    "validation_error": SHARE,
+    "test_loss": SIZE,
+    "test_error": SHARE,
+    "last_test_loss": SIZE,
+    "last_test_error": SHARE,
+}
 
 
 class Trial:
@@ -223,6 +243,17 @@ def finish(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     ]
 
 
+def is_finished(rows: pd.DataFrame, history: pd.DataFrame, labels: list[str], epochs: int) -> bool:
+    """Whether `history` has all epochs of each row, and the best is what the row says."""
+    whole = rows[labels].merge(pd.DataFrame({"epoch": range(1, epochs + 1)}), how="cross")
+    if not whole.equals(history[[*labels, "epoch"]]):
+        return False
+    rank = ["validation_error", "validation_loss"]
+    best = history.sort_values(rank, kind="stable").drop_duplicates(labels).sort_index()
+    said = rows[[*labels, "best_epoch", *rank]].to_numpy()
+    return np.array_equal(best[[*labels, "epoch", *rank]].to_numpy(), said)
+
+
 def _tests(trials: Sequence[Trial]) -> list[Score]:
     trainers = {id(t.trainer): t.trainer for t in trials}
     scores = {name: trainer.scores("test") for name, trainer in trainers.items()}
@@ -242,16 +273,18 @@ class OutOfTime(Exception):
 class Checkpoint:
     """Where a run keeps its state, and whom it tells of its progress.
 
-    Without a folder nothing is kept. Saving is due once in `interval` seconds: what is lost by an
-    interruption is recomputed to the same bits. From the `deadline` (seconds since the epoch) on it
-    is due at once, and ends the run: `OutOfTime`. `elapsed` counts the seconds of every session
-    that led to this state.
+    Without a folder nothing is kept. What is kept has one digest over tensors, state and the `keys`
+    of the configurations that are made: the state of others, or with another bit, is refused.
+    Saving is due once in `interval` seconds: what is lost by an interruption is recomputed to the
+    same bits. From the `deadline` (seconds since the epoch) on it is due at once, and ends the run:
+    `OutOfTime`. `elapsed` counts the seconds of every session that led to this state.
     """
 
     folder: Path | None = None
     report: Report = lambda done, total, note: None
     interval: float = 5.0
     deadline: float | None = None
+    keys: tuple[str, ...] = ()
     _before: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)
@@ -268,9 +301,14 @@ class Checkpoint:
         """The tensors and the state last saved, if any."""
         if self.path is None or not self.path.exists():
             return None
-        tensors, kept = files.read_tensors(self.path)
-        if not isinstance(kept, dict) or kept.get("sha256") != files.digest(tensors):
-            raise PsplibError(f"{self.path} is damaged; move it away, and its run begins anew.")
+        tensors, header = files.read_tensors(self.path)
+        text = header.get("state", "")
+        if header.get("sha256") != files.digest(tensors, text, *self.keys):
+            raise PsplibError(
+                f"{self.path} is damaged, or of another configuration or version of psplib; move "
+                "it away, and its run begins anew."
+            )
+        kept = json.loads(text)
         self._before = kept["elapsed"]
         return tensors, kept["state"]
 
@@ -287,8 +325,9 @@ class Checkpoint:
     def save(self, tensors: dict[str, Tensor], state: Any) -> None:
         """Keep this state in the place of the last one."""
         if self.path:
-            facts = {"elapsed": self.elapsed, "state": state, "sha256": files.digest(tensors)}
-            files.write_tensors(self.path, tensors, facts)
+            text = json.dumps({"elapsed": self.elapsed, "state": state})
+            digest = files.digest(tensors, text, *self.keys)
+            files.write_tensors(self.path, tensors, state=text, sha256=digest)
             self._saved = time.monotonic()
         if self._is_over:
             raise OutOfTime

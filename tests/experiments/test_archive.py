@@ -251,15 +251,15 @@ TAMPERED = {
     "lost file": (lambda root: (victim(root) / "history.csv").unlink(), "history.csv is missing"),
     "wrong table": (
         lambda root: consistent(root, lambda table: table.write_text("replica,kept\n7,1\n")),
-        "the table of replicas does not belong to its configuration",
+        "replicas.csv, of 1 rows, does not belong to its configuration",
     ),
     "no column": (
-        lambda root: consistent(root, lambda table: table.write_text("a\n1\n")),
-        "what it holds (KeyError: 'replica') does not belong to its configuration",
+        lambda root: consistent(root, lambda table: table.write_text("a\n1\n2\n")),
+        "'a' in replicas.csv does not belong to its configuration",
     ),
     "no table": (
         lambda root: consistent(root, Path.unlink),
-        "what it holds (FileNotFoundError: ",
+        "the run, without replicas.csv, does not belong to its configuration",
     ),
 }
 

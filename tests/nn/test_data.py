@@ -206,7 +206,7 @@ BAD = {
     "a folder": (Path.mkdir, "whole"),
     "a lone array": (lone_array, "whole"),
     "a pickle": (pickle_file, "whole"),
-    "a pickled array": (pickled_array, "whole"),
+    "a pickled array": (pickled_array, "y_test must be uint8 of shape"),
     "a missing array": (without_labels, "y_train"),
     "a wrong shape": (lambda path: saved(path, x_train=np.zeros((20, 5, 6), np.uint8)), "x_train"),
     "a wrong count": (lambda path: saved(path, y_test=np.zeros(9, np.uint8)), "y_test"),
