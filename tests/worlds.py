@@ -8,7 +8,7 @@ import pandas as pd
 from psplib.experiments import scales
 from psplib.paper import choices, figure_4
 from psplib.paper.figure_1 import COLUMNS, Figure1
-from psplib.paper.minima import Figures2to4
+from psplib.paper.minima import Censuses, Figures2to4
 
 ARMS = ("dense", "rewound", "reinitialised")
 LAYERS = {"relu1": 1.0, "relu2": 0.5, "relu3": 0.25}
@@ -23,6 +23,7 @@ PAPER = {
     "lambda_1_all": (300.0, 100.0),
     "norm": (4.0, 5.0),
     "first": (1.0, 1.0),
+    "first_pooled": (0.2, 0.2),
     "joint": (2.0, 1.9),
     "mutual": (0.05, 0.04),
     "agreement": (5.2, 5.0),
@@ -98,6 +99,21 @@ def world(runs: int = 2, replicas: int = 6, **values: tuple[float, float]) -> Fi
         (),
         (),
     )
+
+
+Runs = list[tuple[float, list[float]]]
+
+
+def censuses(panel: scales.Experiment | None = None, **quantities: Runs) -> Censuses:
+    """A network whose gradual runs have these quantities: (G, its replicas) for each run."""
+    rows: dict[tuple[int, int], dict[str, object]] = {}
+    for name, runs in quantities.items():
+        for seed, (gradual, replicas) in enumerate(runs):
+            for replica, value in enumerate([gradual, *replicas], -1):
+                arm = "rewound" if replica >= 0 else "lobster"
+                row = {"lobster_seed": seed, "arm": arm, "replica": replica}
+                rows.setdefault((seed, replica), row)[name] = value
+    return Censuses(panel or scales.minima("paper"), pd.DataFrame(rows.values()), pd.DataFrame())
 
 
 def bowl() -> pd.DataFrame:

@@ -18,6 +18,8 @@ from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
 PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # papermill's --inject-paths
+# The experiments whose networks may have a census besides those of Figs. 2 to 4.
+MORE_CENSUSES = ("figure_1a", "replication", "figure_1c", "figure_1d")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,13 @@ class Chapter:
         return tuple(self.figure_1(name) for name in scales.PANELS)
 
     def minima(self) -> Figures2to4:
-        """What Figs. 2 to 4 are made of: published, or computed here."""
+        """What Figs. 2 to 4 are made of: published, or computed here; of the other networks, the
+        censuses that are there."""
         panel, store = self._runs("minima")
         assert isinstance(panel, scales.Minima)
-        return collect_minima(panel, store)
+        others = [self._experiment(name) for name in MORE_CENSUSES]
+        known = [o for o in others if isinstance(o, scales.Panel | scales.Replication)]
+        return collect_minima(panel, store, known)
 
     def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""
@@ -56,11 +61,15 @@ class Chapter:
         return FigureBeyond.collect(panel, store)
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
+        panel, store = self._experiment(name), self.store
+        if self.scale != scales.PUBLISHED:
+            sweep.run([panel], store, self.device)
+        return panel, store
+
+    def _experiment(self, name: str) -> scales.Experiment:
         if self.scale == scales.PUBLISHED:
-            return tables.largest_published(name, self.store), self.store
-        panel = scales.experiment(name, self.scale, self.seed)
-        sweep.run([panel], self.store, self.device)
-        return panel, self.store
+            return tables.largest_published(name, self.store)
+        return scales.experiment(name, self.scale, self.seed)
 
 
 def store_of(scale: str) -> runs.Store:

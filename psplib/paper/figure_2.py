@@ -18,6 +18,7 @@ from psplib.paper.minima import (
     beside,
     by_arm,
     compare,
+    in_each,
     networks_plot,
 )
 from psplib.paper.plane import SOLUTIONS, at, maps_plot
@@ -160,11 +161,11 @@ NARROWER_ALL = Comparison(
 def claims_of_figure_2(figures: Figures2to4) -> list[Verdict]:
     """Section 5.2: loss, error and curvature."""
     return [
-        compare(LOWER_LOSS, figures),
-        compare(GENERALISES, figures),
+        *in_each(LOWER_LOSS, figures),
+        *in_each(GENERALISES, figures),
         _positive(figures),
-        compare(NARROWER, figures),
-        compare(NARROWER_ALL, figures),
+        *in_each(NARROWER, figures),
+        *in_each(NARROWER_ALL, figures),
     ]
 
 

@@ -11,7 +11,7 @@ from psplib.paper.minima import (
     Figures2to4,
     Quantity,
     beside,
-    compare,
+    in_each,
     layer_differences,
     networks_plot,
 )
@@ -56,7 +56,7 @@ LOWER_MAGNITUDE = Comparison(
 def claims_of_figure_3(figures: Figures2to4) -> list[Verdict]:
     """Section 5.3: the magnitude of the potentials."""
     return [
-        compare(LOWER_MAGNITUDE, figures),
+        *in_each(LOWER_MAGNITUDE, figures),
         lossy_below(
             "There are regions with even lower magnitudes, but their loss is higher.",
             figures.map(),

@@ -21,6 +21,7 @@ from psplib.paper.minima import (
     by_arm,
     compare,
     frame,
+    in_each,
     layer_differences,
     present,
     strip,
@@ -98,53 +99,59 @@ def entropy_by_layer(figures: Figures2to4) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-COMPARABLE_FIRST = Comparison(
-    "Gradual and one-shot pruning have comparable first-order entropies.",
-    "5.3",
-    "first-order entropy",
-    "first",
-    1,
-    "bits",
-    MARGIN,
+_COMPARABLE = "Gradual and one-shot pruning have comparable first-order entropies: {}."
+COMPARABLE_FIRST, COMPARABLE_POOLED = (
+    Comparison(
+        _COMPARABLE.format(mean), "5.3", f"first-order entropy, {mean}", column, 1, "bits", MARGIN
+    )
+    for column, mean in (("first", "layers of equal weight"), ("first_pooled", "pooled neurons"))
 )
 HIGHER_SECOND = {
     name: Comparison(
-        f"Gradual pruning has the higher second-order entropy: {name}.",
+        f"Gradual pruning has the higher second-order entropy: {name}{note}.",
         "5.3",
         f"second-order entropy, {name}",
         column,
         1,
         "bits",
     )
-    for column, name in SECOND.items()
+    for column, (name, note) in {
+        "mutual": ("mutual", ""),
+        "agreement": ("agreement", ""),
+        "joint": ("joint", ", which is 2 · first order − mutual and so no further witness"),
+    }.items()
 }
+# The definitions that say something which first order does not.
+WITNESSES = ("mutual", "agreement")
 
 
 def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
-    """Section 5.3: PSP-entropy of first and second order."""
+    """Section 5.3: PSP-entropy of first and second order, in every network."""
     elsewhere = lossy_below(
         "There are regions of lower first-order entropy, but their loss is higher.",
         figures.map(),
         "first_order",
     )
-    return [compare(COMPARABLE_FIRST, figures), elsewhere, *second_order(figures).values()]
-
-
-def second_order(figures: Figures2to4) -> dict[str, Verdict]:
-    """Of "G has the higher second-order entropy", by each definition."""
-    return {name: compare(c, figures) for name, c in HIGHER_SECOND.items()}
+    first = [v for c in (COMPARABLE_FIRST, COMPARABLE_POOLED) for v in in_each(c, figures)]
+    second = [v for c in HIGHER_SECOND.values() for v in in_each(c, figures)]
+    return [*first, elsewhere, *second]
 
 
 def definitions_in_words(figures: Figures2to4) -> str:
-    """What the three definitions of second order say together, in a sentence (Markdown)."""
-    said = {name: v.verdict for name, v in second_order(figures).items() if v.verdict != NOT_RUN}
-    if not said:
+    """What the definitions of second order say together, network by network (Markdown)."""
+    sentences = []
+    for one in figures.networks:
+        said = {name: compare(HIGHER_SECOND[name], one).verdict for name in WITNESSES}
+        if NOT_RUN in said.values():
+            continue
+        each = " and ".join(f"by *{name}* **{verdict}**" for name, verdict in said.items())
+        sentences.append(f"{one.title}: that second order is higher, {each}.")
+    if not sentences:
         return "The second-order entropies are not there yet."
-    if len(set(said.values())) == 1:
-        (verdict,) = set(said.values())
-        return f"The three definitions of second order agree: the claim **{verdict}**."
-    each = "; ".join(f"by *{name}* it **{verdict}**" for name, verdict in said.items())
-    return f"The claim on second order depends on the definition: {each}."
+    return (
+        f"{' '.join(sentences)} *Joint* is no further witness: it is 2 · first order − mutual, "
+        "exactly."
+    )
 
 
 def reading_of_figure_4(figures: Figures2to4) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
+from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
-from psplib.experiments.scales import Experiment, Minima
+from psplib.experiments.scales import Experiment, Minima, Panel, Replication
+from psplib.paper import figure_1_claims
 from psplib.paper.display import effect_in_words, plus_minus, ranges, runs_and_replicas
+from psplib.paper.figure_1 import Figure1
 from psplib.paper.statistics import (
     MIXED,
     NOT_RUN,
@@ -35,11 +38,17 @@ from psplib.paper.statistics import (
 )
 from psplib.paper.style import ARMS, STYLE, plain_ticks
 from psplib.paper.tables import divide
+from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
 # The networks under one mask, in the order of their drawing.
 COMPARED = ("lobster", "rewound", "reinitialised")
+# Hidden neurons of each layer: in a convolution every channel, row and column is one.
+NEURONS = {
+    "lenet-300": {"relu1": 300, "relu2": 100},
+    "lenet-5": {"relu1": 11_520, "relu2": 3_200, "relu3": 500},
+}
 # What identifies a network in the tables of the censuses.
 NETWORK = ["lobster_seed", "arm", "replica"]
 
@@ -72,7 +81,7 @@ class Censuses:
 class Figures2to4(Censuses):
     """What Figs. 2 to 4 are made of: the censuses of LeNet-5 on MNIST, and `maps` and `lines`, the
     table of each map and each line of eigenvalues that is there; `profile`: the tables of
-    `Profile.analyse`, none if it is not there."""
+    `Profile.analyse`, none if it is not there; `others`: the censuses of other networks."""
 
     panel: Minima
     maps: Mapping[Map, pd.DataFrame]
@@ -80,6 +89,12 @@ class Figures2to4(Censuses):
     missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
     profile: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    others: tuple[Censuses, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Censuses, ...]:
+        """The censuses of every network: LeNet-5 on MNIST, then the others."""
+        return (self, *self.others)
 
     @property
     def seeds(self) -> str:
@@ -99,34 +114,90 @@ class Figures2to4(Censuses):
         return next((t for c, t in found if (c.subspace, c.definition) == wanted), None)
 
 
-def collect_minima(panel: Minima, store: Store) -> Figures2to4:
-    """The tables of Figs. 2 to 4 from the runs that a store has."""
-    networks, neurons = [], []
+def collect_minima(
+    panel: Minima, store: Store, others: Sequence[Panel | Replication] = ()
+) -> Figures2to4:
+    """The tables of Figs. 2 to 4 from the runs that a store has.
+
+    Of the networks of `others`, all that have a census like those of `panel`: whichever are there.
+    """
     maps: dict[Map, pd.DataFrame] = {}
     lines: dict[Curvature, pd.DataFrame] = {}
     profile: dict[str, pd.DataFrame] = {}
     done, missing = divide(panel, store)
     for config, artefact in done.items():
-        if isinstance(config, Census):
-            labelled = config.tables(artefact)
-            networks.append(labelled["census"])
-            neurons.append(labelled["neurons"])
-        elif isinstance(config, Map):
+        if isinstance(config, Map):
             maps[config] = artefact.table("points")
         elif isinstance(config, Curvature):
             lines[config] = artefact.table("points")
         elif isinstance(config, Profile):
             profile = {name: artefact.table(name) for name in ("neurons", "layers", "classes")}
+    found: dict[str, list[Censuses]] = {}
+    artefacts = list(done.values())
+    for other in others:
+        censuses = {c: store.load(c) for c in _censuses(panel, other, store)}
+        artefacts += censuses.values()
+        if censuses:
+            chances = unequal(other, store) if isinstance(other, Panel) else ""
+            tables = _tables(censuses)
+            found.setdefault(other.title, []).append(Censuses(other, *tables, unequal=chances))
+    own = {c: a for c, a in done.items() if isinstance(c, Census)}
     return Figures2to4(
         panel,
-        _once(networks, NETWORK),
-        _once(neurons, [*NETWORK, "layer", "class"]),
+        *_tables(own),
         maps,
         lines,
         missing,
-        tuple(done.values()),
+        tuple(artefacts),
         profile,
+        tuple(_joined(same) for same in found.values()),
     )
+
+
+def _censuses(panel: Minima, other: Panel | Replication, store: Store) -> Iterator[Census]:
+    """The censuses of an experiment's networks, at the last point of its gradual runs."""
+    for run in planned(other, store):
+        if isinstance(run, Retraining) and run.arm in COMPARED:
+            census = panel.census(run)
+            last = len(store.load(run.lobster).table("points")) - 1
+            if run.point == last and store.has(census):
+                yield census
+
+
+def _tables(censuses: Mapping[Census, Artefact]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of the censuses of one architecture; `first_pooled` is added to the networks."""
+    tables = [census.tables(artefact) for census, artefact in censuses.items()]
+    networks = _once([t["census"] for t in tables], NETWORK)
+    neurons = _once([t["neurons"] for t in tables], [*NETWORK, "layer", "class"])
+    for census in censuses:
+        sizes = NEURONS.get(census.retraining.lobster.architecture, {})
+        return networks.merge(pooled(neurons, sizes), on=NETWORK), neurons
+    return networks, neurons
+
+
+def pooled(neurons: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """First-order entropy averaged over all hidden neurons, of layers of these `sizes`, as the
+    authors' first-order code has it: a row per network, the entropy in `first_pooled`."""
+    layers = neurons.groupby([*NETWORK, "layer"], sort=False)["first"].sum().unstack("layer")
+    weights = pd.Series(sizes, dtype=float).reindex(layers.columns)
+    mean = (layers * weights).sum(axis=1, min_count=1) / weights.sum()
+    return mean.rename("first_pooled").reset_index()
+
+
+def _joined(parts: Sequence[Censuses]) -> Censuses:
+    """Censuses of one network from several experiments, which share no gradual run."""
+    return replace(
+        parts[0],
+        table=pd.concat([part.table for part in parts], ignore_index=True),
+        neurons=pd.concat([part.neurons for part in parts], ignore_index=True),
+    )
+
+
+def unequal(panel: Panel, store: Store) -> str:
+    """Why LOBSTER's networks and those retrained had unequal chances in a panel, if so."""
+    figure = Figure1.collect(panel, store)
+    reasons = (figure_1_claims.unequal(figure), figure_1_claims.part_of_the_data(figure))
+    return "; ".join(filter(None, reasons))
 
 
 def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
@@ -152,6 +223,20 @@ def beside(censuses: Censuses, column: str, arm: str = "rewound") -> Iterator[Be
             yield Beside(int(seed), float(gradual.iloc[0]), replicas)
 
 
+class Effects(NamedTuple):
+    """What sets G apart from each replica of a gradual run, by its seed: differences, or logarithms
+    of ratios; `level` is the mean of G and its replicas."""
+
+    seed: int
+    values: pd.Series
+    level: float
+
+
+def _logarithms(found: Beside) -> pd.Series:
+    """Of G over each replica."""
+    return np.log(found.gradual) - np.log(found.replicas)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A claim that sets G against the networks rewound under its mask.
@@ -171,14 +256,18 @@ class Comparison:
     margin: float | None = None
 
     @property
+    def effect(self) -> str:
+        """What over or minus what."""
+        names = ("gradual", "one-shot")[:: self.sign]
+        return (" / " if self.unit == "×" else " − ").join(names)
+
+    @property
     def test(self) -> str:
         """The test, in words."""
-        is_ratio = self.unit == "×"
-        names = ("gradual", "one-shot")[:: self.sign]
-        bound = "is above 1" if is_ratio else "is above zero"
+        bound = "is above 1" if self.unit == "×" else "is above zero"
         if self.margin:
             bound = f"lies within ±{100 * self.margin:.0f} % of their mean"
-        return f"{self.quantity}, {(' / ' if is_ratio else ' − ').join(names)}, {bound}"
+        return f"{self.quantity}, {self.effect}, {bound}"
 
     def judge(self, effect: Interval, level: float, where: str = "") -> Tested:
         """What the interval of the effects (logarithms of ratios) says; `level` is the mean of G
@@ -187,19 +276,19 @@ class Comparison:
             return is_comparable(effect, self.margin * level, where)
         return is_above(effect, where)
 
-    def effects(self, found: Beside) -> pd.Series:
-        """The effect of each replica: differences in `unit`, or logarithms of ratios."""
-        if self.unit == "×":
-            return self.sign * (np.log(found.gradual) - np.log(found.replicas))
-        return self.sign * self._scale * (found.gradual - found.replicas)
-
-    def level(self, found: Beside) -> float:
-        """The mean of G and its replicas, in `unit`."""
-        return self._scale * float(found.gradual + found.replicas.mean()) / 2
-
-    @property
-    def _scale(self) -> int:
-        return 100 if self.unit == "points" else 1
+    def measure(self, censuses: Censuses) -> list[Effects]:
+        """The effects of every gradual run that has replicas."""
+        scale = 100 if self.unit == "points" else 1
+        return [
+            Effects(
+                found.seed,
+                self.sign * _logarithms(found)
+                if self.unit == "×"
+                else self.sign * scale * (found.gradual - found.replicas),
+                scale * float(found.gradual + found.replicas.mean()) / 2,
+            )
+            for found in beside(censuses, self.column)
+        ]
 
     def in_unit(self, found: Tested) -> Tested:
         """A test of logarithms, its effect as a factor."""
@@ -209,26 +298,50 @@ class Comparison:
         return replace(found, effect=replace(found.effect, mean=mean, low=low, high=high))
 
 
+@dataclass(frozen=True)
+class OfTheBetter(Comparison):
+    """The same of whichever generalises better: a ratio, that of the solution with the higher test
+    error over that of the lower one, G against its replicas' mean."""
+
+    @property
+    def effect(self) -> str:
+        """What over what."""
+        return "the one of higher / the one of lower test error"
+
+    def measure(self, censuses: Censuses) -> list[Effects]:
+        """The effects of every gradual run, whose `sign` its test errors give."""
+        errors = {found.seed: found for found in beside(censuses, "test_error")}
+        return [
+            effects._replace(
+                values=effects.values
+                * np.sign(errors[effects.seed].gradual - errors[effects.seed].replicas.mean())
+            )
+            for effects in super().measure(censuses)
+        ]
+
+
 def by_mask(comparison: Comparison, censuses: Censuses) -> dict[int, Tested]:
     """The comparison under the mask of each gradual run, by its seed: over the replicas, which
     share that mask."""
     return {
-        found.seed: comparison.judge(
-            interval(comparison.effects(found)), comparison.level(found), f"run {found.seed}"
-        )
-        for found in beside(censuses, comparison.column)
+        e.seed: comparison.judge(interval(e.values), e.level, f"run {e.seed}")
+        for e in comparison.measure(censuses)
     }
 
 
-def over_runs(comparison: Comparison, censuses: Censuses) -> Tested:
-    """The comparison over gradual runs: one effect a run, that of G and the mean of its replicas.
+def mean_of_runs(comparison: Comparison, censuses: Censuses) -> Tested:
+    """The comparison over gradual runs: one effect a run, that of G and the mean of its
+    replicas."""
+    found = comparison.measure(censuses)
+    effects = interval([float(e.values.mean()) for e in found])
+    return comparison.judge(effects, float(np.mean([e.level for e in found])))
 
-    Where that is undecided and some masks by themselves say yes and some no, it is mixed, and the
-    effect is that of the mask which says no most clearly. Needs two runs or more.
-    """
-    found = list(beside(censuses, comparison.column))
-    effects = interval([float(comparison.effects(one).mean()) for one in found])
-    over = comparison.judge(effects, float(np.mean([comparison.level(one) for one in found])))
+
+def over_runs(comparison: Comparison, censuses: Censuses) -> Tested:
+    """The same; where it is undecided and some masks by themselves say yes and some no, it is
+    mixed, and the effect is that of the mask which says no most clearly. Needs two runs or
+    more."""
+    over = mean_of_runs(comparison, censuses)
     masks = all_of(list(by_mask(comparison, censuses).values()))
     return masks if (over.verdict, masks.verdict) == (UNDECIDED, MIXED) else over
 
@@ -243,17 +356,12 @@ def compare(comparison: Comparison, censuses: Censuses) -> Verdict:
         return Verdict(claim, comparison.section, "", NOT_RUN, unit=comparison.unit)
     each = all_of(list(masks.values()))
     found = each if len(masks) == 1 else over_runs(comparison, censuses)
-    replicas = [test.effect.n for test in masks.values()]
-    basis = (
-        f"{censuses.scale}, gradual run{'s' * (len(masks) > 1)} {ranges(list(masks))} of "
-        f"{censuses.title}, {ranges(replicas)} replicas{' each' * (len(masks) > 1)}"
-    )
     verdict = reported(
         claim,
         comparison.section,
         comparison.test,
         comparison.in_unit(found),
-        basis,
+        runs_that_enter(comparison, censuses),
         comparison.unit,
     )
     if len(masks) > 1:
@@ -264,6 +372,21 @@ def compare(comparison: Comparison, censuses: Censuses) -> Verdict:
         )
         verdict = replace(verdict, test=test)
     return reserved(verdict, censuses.unequal)
+
+
+def runs_that_enter(comparison: Comparison, censuses: Censuses) -> str:
+    """The scale, gradual runs and replicas behind a comparison in a network, in words."""
+    found = comparison.measure(censuses)
+    many = len(found) > 1
+    return (
+        f"{censuses.scale}, gradual run{'s' * many} {ranges([e.seed for e in found])} of "
+        f"{censuses.title}, {ranges([len(e.values) for e in found])} replicas{' each' * many}"
+    )
+
+
+def in_each(comparison: Comparison, figures: Figures2to4) -> list[Verdict]:
+    """The verdict on a comparison in LeNet-5 on MNIST, and in every other network that has one."""
+    return [compare(comparison, network) for network in figures.networks]
 
 
 def _outcomes(masks: Mapping[int, Tested]) -> str:
@@ -314,15 +437,75 @@ class Quantity(NamedTuple):
 
 
 def by_arm(figures: Figures2to4, quantities: Mapping[str, Quantity]) -> pd.DataFrame:
-    """A row for each gradual run and arm: what the censuses found, mean ± half of the 95 %
-    interval."""
+    """A row for each network, gradual run and arm: what the censuses found, mean ± half of the
+    95 % interval."""
     rows = []
-    for (seed, arm), group in figures.table.groupby(["lobster_seed", "arm"], sort=False):
-        row: dict[str, Any] = {"run": seed, "network": ARMS[arm].name, "n": len(group)}
-        for column, shown in quantities.items():
-            row[shown.title] = plus_minus(shown.scale * group[column], shown.digits)
-        rows.append(row)
+    for one in figures.networks:
+        for (seed, arm), group in one.table.groupby(["lobster_seed", "arm"], sort=False):
+            row: dict[str, Any] = {"network": one.title, "run": seed, "arm": ARMS[arm].name}
+            row["n"] = len(group)
+            for column, shown in quantities.items():
+                row[shown.title] = plus_minus(shown.scale * group[column], shown.digits)
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure | None:
+    """A row for each claim, a column for each network: the effect under the mask of every gradual
+    run with the interval over its replicas, and on the right that over runs. Grey: where the claim
+    is not true. None where there is no census yet."""
+    networks = [one for one in figures.networks if len(one.table)]
+    if not networks:
+        return None
+    width = [2 + 0.35 * one.table["lobster_seed"].nunique() for one in networks]
+    with mpl.rc_context(STYLE):
+        size = (1.2 + sum(width), 0.3 + 2.1 * len(comparisons))
+        fig = Figure(figsize=size, layout="constrained")
+        axes = fig.subplots(len(comparisons), len(networks), squeeze=False, width_ratios=width)
+        for row, comparison in zip(axes, comparisons, strict=True):
+            for ax, one in zip(row, networks, strict=True):
+                _draw_runs(ax, comparison, one)
+            row[0].set_ylabel(f"{comparison.quantity}\n{comparison.effect} [{comparison.unit}]")
+        for ax, one in zip(axes[0], networks, strict=True):
+            ax.set_title(one.title, fontsize=10)
+    return fig
+
+
+def _draw_runs(ax: Axes, comparison: Comparison, censuses: Censuses) -> None:
+    masks = {s: comparison.in_unit(t) for s, t in by_mask(comparison, censuses).items()}
+    for x, test in enumerate(masks.values()):
+        _bar(ax, x, test.effect, ARMS["rewound"].color, 5)
+    names = [str(seed) for seed in masks]
+    if len(masks) > 1:
+        # Also where it is mixed the mean over runs is drawn.
+        over = comparison.in_unit(mean_of_runs(comparison, censuses))
+        _bar(ax, len(masks) + 0.4, over.effect, "black", 8)
+        names.append("all")
+    shown = [test.effect.mean for test in masks.values()]
+    zero = 1.0 if comparison.unit == "×" else 0.0
+    lowest, highest = min([*shown, zero]), max([*shown, zero])
+    margin = 0.35 * (highest - lowest) or 1e-6
+    ax.set_xticks([*range(len(masks)), len(masks) + 0.4][: len(names)], names, fontsize=8)
+    ax.set(xlabel="gradual run", xlim=(-0.6, len(masks) + 1))
+    ax.set_ylim(lowest - margin, highest + margin)
+    ax.tick_params(axis="y", labelsize=8)
+    ax.axhline(zero, color="black", lw=0.8)
+    low, high = ax.get_ylim()
+    if comparison.margin:
+        bound = comparison.margin * float(np.mean([e.level for e in comparison.measure(censuses)]))
+        ax.set_ylim(min(low, -1.3 * bound), max(high, 1.3 * bound))
+        low, high = ax.get_ylim()
+        ax.axhspan(low, -bound, color="black", alpha=0.07, lw=0)
+        ax.axhspan(bound, high, color="black", alpha=0.07, lw=0)
+    else:
+        ax.axhspan(low, zero, color="black", alpha=0.07, lw=0)
+
+
+def _bar(ax: Axes, x: float, effect: Interval, color: str, size: float) -> None:
+    """An effect with its interval, where it has one."""
+    ax.plot([x], [effect.mean], "o", ms=size, color=color)
+    if effect.n > 1:
+        ax.vlines(x, effect.low, effect.high, color=color, lw=size / 3)
 
 
 def networks_plot(table: pd.DataFrame, quantities: Mapping[str, Quantity]) -> Figure | None:

@@ -9,17 +9,19 @@ from psplib.paper.statistics import FAILS
 
 
 def test_in_the_opposite_world_no_claim_holds() -> None:
-    turned = {name: PAPER[name][::-1] for name in figure_4.SECOND} | {"first": (1.0, 1.2)}
+    turned = {name: PAPER[name][::-1] for name in figure_4.SECOND}
+    turned |= {"first": (1.0, 1.2), "first_pooled": (1.0, 1.2)}
     opposite = world(**turned)
     opposite.map()["loss"] *= -1
     assert {v.verdict for v in figure_4.claims_of_figure_4(opposite)} == {FAILS}
 
 
-def test_definitions_that_disagree_are_named() -> None:
+def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
     said = figure_4.definitions_in_words(world(mutual=(0.04, 0.05)))
-    assert "by *joint* it **holds**" in said
-    assert "by *mutual* it **does not hold**" in said
-    assert "agree: the claim **holds**" in figure_4.definitions_in_words(world())
+    assert "by *mutual* **does not hold** and by *agreement* **holds**" in said
+    assert "*Joint* is no further witness" in said
+    joint = figure_4.claims_of_figure_4(world())[-1]
+    assert "joint, which is 2 · first order − mutual and so no further witness" in joint.claim
 
 
 def test_the_reading_quotes_the_censuses() -> None:

@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
-from worlds import world
+from worlds import censuses, world
 
+from psplib.analysis import entropy, psp
 from psplib.experiments import scales
+from psplib.nn import models
 from psplib.paper import figure_2, figure_3, figure_4, minima
 from psplib.paper.figure_2 import claims_of_figure_2
 from psplib.paper.statistics import (
@@ -20,7 +23,7 @@ from psplib.paper.statistics import (
     UNDECIDED,
     interval,
 )
-from psplib.runs.store import Store
+from psplib.runs.store import Store, published
 
 
 def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
@@ -54,19 +57,6 @@ def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
     assert all(table.empty for table in tables)
 
 
-def censuses(runs: list[tuple[float, list[float]]]) -> minima.Censuses:
-    """A network whose gradual runs have a quantity `x`: (G, its replicas)."""
-    rows = [
-        {"lobster_seed": seed, "arm": arm, "replica": replica, "x": x}
-        for seed, (gradual, replicas) in enumerate(runs)
-        for arm, replica, x in [
-            ("lobster", -1, gradual),
-            *(("rewound", r, x) for r, x in enumerate(replicas)),
-        ]
-    ]
-    return minima.Censuses(scales.minima("paper"), pd.DataFrame(rows), pd.DataFrame())
-
-
 HIGHER = minima.Comparison("G is higher.", "5", "x", "x", 1, "bits")
 RATIO = minima.Comparison("G is lower.", "5", "x", "x", -1, "×")
 COMPARABLE = minima.Comparison("They are comparable.", "5", "x", "x", 1, "bits", 0.05)
@@ -92,7 +82,7 @@ COMPARABLE = minima.Comparison("They are comparable.", "5", "x", "x", 1, "bits",
 def test_the_unit_is_the_gradual_run(comparison, gaps, verdict) -> None:
     """Replicas scatter by ±0.02: a mask by itself is decided at 0.1."""
     runs = [(1 + gap, [1 - 0.02, 1 + 0.02] * 3) for gap in gaps]
-    found = minima.compare(comparison, censuses(runs))
+    found = minima.compare(comparison, censuses(x=runs))
     assert found.verdict == verdict
     assert found.n == (6 if verdict == MIXED else 3)
     assert found.basis == "paper, gradual runs 0–2 of LeNet-5, MNIST, 6 replicas each"
@@ -103,7 +93,7 @@ def test_the_unit_is_the_gradual_run(comparison, gaps, verdict) -> None:
 
 def test_the_interval_is_over_the_runs_and_the_p_value_that_of_a_t_test() -> None:
     runs = [(1.3, [1.0, 1.1]), (1.5, [1.0, 1.2, 1.1]), (1.2, [1.0])]
-    found = minima.compare(HIGHER, censuses(runs))
+    found = minima.compare(HIGHER, censuses(x=runs))
     gaps = [1.3 - 1.05, 1.5 - 1.1, 0.2]
     expected = stats.ttest_1samp(gaps, 0.0)
     low, high = expected.confidence_interval(0.95)
@@ -113,7 +103,7 @@ def test_the_interval_is_over_the_runs_and_the_p_value_that_of_a_t_test() -> Non
 
 
 def test_ratios_are_factors_of_geometric_means() -> None:
-    found = minima.compare(RATIO, censuses([(1.0, [2.0, 8.0]), (1.0, [4.0, 5.0])]))
+    found = minima.compare(RATIO, censuses(x=[(1.0, [2.0, 8.0]), (1.0, [4.0, 5.0])]))
     logs = [np.log([2, 8]).mean(), np.log([4, 5]).mean()]
     expected = interval(logs)
     assert (found.effect, found.low, found.high, found.unit) == (
@@ -124,24 +114,24 @@ def test_ratios_are_factors_of_geometric_means() -> None:
 
 
 def test_of_one_run_the_claim_is_about_its_mask() -> None:
-    found = minima.compare(HIGHER, censuses([(1.2, [0.99, 1.0, 1.01])]))
+    found = minima.compare(HIGHER, censuses(x=[(1.2, [0.99, 1.0, 1.01])]))
     assert (found.verdict, found.n) == (HOLDS, 3)
     assert found.claim == "G is higher. (LeNet-5, MNIST; one mask)"
     assert found.basis == "paper, gradual run 0 of LeNet-5, MNIST, 3 replicas"
-    assert minima.compare(HIGHER, censuses([(1.2, [1.0])])).verdict == UNDECIDED
+    assert minima.compare(HIGHER, censuses(x=[(1.2, [1.0])])).verdict == UNDECIDED
 
 
 def test_of_single_masks_the_one_that_decides_is_shown() -> None:
     """Of "comparable" that which is nearest to its margin, not that of the lowest bound."""
     runs = [(1.741, [1.66, 1.68, 1.70]), (1.700, [1.66, 1.68, 1.70])]
-    found = minima.compare(COMPARABLE, censuses(runs))
-    masks = minima.by_mask(COMPARABLE, censuses(runs))
+    found = minima.compare(COMPARABLE, censuses(x=runs))
+    masks = minima.by_mask(COMPARABLE, censuses(x=runs))
     assert {t.verdict for t in masks.values()} == {UNDECIDED, HOLDS}
     assert "undecided in 0, holds in 1; run 0 decides, +0.0610 [" in found.test
 
 
 def test_unequal_chances_take_a_verdict_back() -> None:
-    short = dataclasses.replace(censuses([(1.2, [1.0, 1.1]), (1.3, [1.0, 1.1])]), unequal="short")
+    short = dataclasses.replace(censuses(x=[(1.2, [1.0, 1.1]), (1.3, [1.0, 1.1])]), unequal="short")
     found = minima.compare(HIGHER, short)
     assert (found.verdict, found.test.endswith("; short")) == (NOT_COMPARABLE, True)
     assert np.isnan(found.p)
@@ -153,6 +143,80 @@ def test_the_claims_of_the_paper_are_these_comparisons() -> None:
     assert (narrow.effect, narrow.unit) == (pytest.approx(3.0, rel=1e-3), "×")
     assert (better.effect, better.unit) == (pytest.approx(0.2, rel=1e-2), "points")
     assert lower.n == 2
+
+
+@pytest.mark.parametrize(
+    ("errors", "squares", "verdict"),
+    [
+        ([0.01] * 3, [0.5, 0.51, 0.52], HOLDS),  # G is better, and lower
+        ([0.03] * 3, [2.0, 2.1, 2.2], HOLDS),  # G is worse, and higher
+        ([0.01] * 3, [2.0, 2.1, 2.2], FAILS),
+        ([0.03] * 3, [0.5, 0.51, 0.52], FAILS),
+        ([0.01] * 3, [1.01, 0.99, 1.01], UNDECIDED),
+        ([0.01, 0.01, 0.03], [2.0, 0.5, 2.0], MIXED),
+    ],
+)
+def test_whether_the_better_solution_is_the_lower_one(errors, squares, verdict) -> None:
+    comparison = minima.OfTheBetter("The better is lower.", "5", "x", "x", 1, "×")
+    found = minima.compare(
+        comparison,
+        censuses(
+            test_error=[(e, [0.02, 0.0201]) for e in errors],
+            x=[(x, [1 - 0.02, 1 + 0.02] * 3) for x in squares],
+        ),
+    )
+    assert found.verdict == verdict
+    if verdict == HOLDS:
+        assert found.effect > 1.9, "of the worse over the better"
+
+
+def test_pooled_neurons_weigh_layers_by_their_size() -> None:
+    network = {"lobster_seed": 0, "arm": "lobster", "replica": -1}
+    neurons = pd.DataFrame(
+        network | {"layer": layer, "class": c, "first": bits}
+        for layer, bits in (("relu1", 0.1), ("relu2", 0.5))
+        for c in range(2)
+    )
+    (row,) = minima.pooled(neurons, {"relu1": 300, "relu2": 100}).to_dict("records")
+    assert row == network | {"first_pooled": pytest.approx((300 * 0.2 + 100 * 1.0) / 400)}
+
+
+@pytest.mark.parametrize("name", minima.NEURONS)
+def test_layers_have_as_many_neurons_as_their_network(name) -> None:
+    probe = entropy.FirstOrder()
+    psp.observe(models.build(name, 0), [(torch.zeros(1, 1, 28, 28), torch.tensor([9]))], probe)
+    assert minima.NEURONS[name] == {n: layer.neurons for n, layer in probe.layers.items()}
+
+
+def test_joint_follows_from_first_order_and_mutual_in_every_published_census() -> None:
+    found = collect(published())
+    assert len(found.table) > 30
+    for one in found.networks:
+        table = one.table
+        assert np.allclose(table["joint"], 2 * table["first"] - table["mutual"], atol=1e-9)
+
+
+def test_censuses_of_other_networks_join_by_their_title() -> None:
+    found = collect(published())
+    assert found.title == "LeNet-5, MNIST"
+    for one in found.others:
+        assert one.title != found.title
+        assert not one.table.duplicated(minima.NETWORK).any()
+        assert one.table["first_pooled"].notna().all()
+    assert len({one.title for one in found.networks}) == len(found.networks)
+
+
+def collect(store: Store) -> minima.Figures2to4:
+    panels = [scales.experiment(name, "paper") for name in ("figure_1a", "replication")]
+    return minima.collect_minima(scales.minima("paper"), store, panels)
+
+
+def test_every_gradual_run_is_drawn_and_their_mean() -> None:
+    world_of_two = world()
+    fig = minima.runs_plot([figure_2.GENERALISES, figure_4.COMPARABLE_FIRST], world_of_two)
+    first, second = fig.axes
+    assert [ln.get_ydata()[0] for ln in first.lines[:3]] == pytest.approx([0.2] * 3, rel=1e-3)
+    assert [t.get_text() for t in second.get_xticklabels()] == ["0", "1", "all"]
 
 
 def test_layers_are_compared_one_by_one() -> None:
