@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from psplib.experiments.names import SCALES
 from psplib.paper import display
+from psplib.paper.beyond import FigureBeyond
+from psplib.paper.conclusions import claims_of_minima, cost_of_one_shot
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.figure_2 import claims_of_figure_2, sharp_and_good
@@ -27,6 +30,8 @@ from psplib.paper.statistics import (
     holm,
 )
 
+SEVERAL = "several scales"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -36,6 +41,15 @@ class Entry:
     chapter: str = ""
     basis: str = ""
 
+    @property
+    def scale(self) -> str:
+        """The scale that the basis names, `SEVERAL`, or empty where nothing was run."""
+        if self.verdict.verdict == NOT_RUN:
+            return ""
+        words = set(self.basis.replace(",", " ").split())
+        named = [scale for scale in SCALES if scale in words]
+        return SEVERAL if len(named) > 1 else "".join(named)
+
 
 def _untested(section: str, claim: str, why: str) -> Entry:
     return Entry(Verdict(claim, section, why, NOT_RUN))
@@ -44,18 +58,6 @@ def _untested(section: str, claim: str, why: str) -> Entry:
 # What no experiment here speaks of, in the order of the paper.
 UNTESTED = (
     _untested(
-        "5.2",
-        "What is observed on LeNet-5 and MNIST applies also to the other architectures and data "
-        "sets.",
-        "no network of the other three panels has a census yet",
-    ),
-    _untested(
-        "6",
-        "One-shot strategies reach moderate sparsity at a lower computational cost.",
-        "in the paper's own design the one-shot network takes its mask from the gradual one, so "
-        "that its cost contains the other's",
-    ),
-    _untested(
         "6",
         "The features of gradually pruned networks make them a good match for transfer learning.",
         "the paper itself leaves it to future work",
@@ -63,8 +65,11 @@ UNTESTED = (
 )
 
 
-def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
-    """Every claim, ordered by section; what is derived from two verdicts comes after them."""
+def entries(
+    panels: Sequence[Figure1], minima: Figures2to4, beyond: FigureBeyond | None = None
+) -> list[Entry]:
+    """Every claim, ordered by section; what is derived from two verdicts comes after them. What
+    one-shot pruning costs is not tested without the runs "beyond the paper"."""
     found = [
         Entry(
             replace(v, claim=f"{v.claim} ({figure.panel.title})"),
@@ -82,6 +87,7 @@ def entries(panels: Sequence[Figure1], minima: Figures2to4) -> list[Entry]:
         ("figure_4", claims_of_figure_4(minima)),
     ):
         found += [Entry(v, chapter, v.basis or basis) for v in verdicts]
+    found += [Entry(v, "", v.basis) for v in [*claims_of_minima(minima), *cost_of_one_shot(beyond)]]
     return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
 
 
@@ -106,10 +112,16 @@ def survives(found: Sequence[Entry]) -> list[str]:
 
 
 def count(found: Sequence[Entry]) -> str:
-    """How many claims have each verdict, in a sentence (Markdown)."""
-    numbers = {v: sum(e.verdict.verdict == v for e in found) for v in VERDICTS}
-    parts = [f"{n} *{verdict}*" for verdict, n in numbers.items() if n]
-    return f"Of {len(found)} claims {', '.join(parts)}."
+    """How many tests at each scale have each verdict (Markdown)."""
+    lines = [f"{len(found)} tests:", ""]
+    for where in (*reversed(SCALES), SEVERAL, ""):
+        verdicts = [e.verdict.verdict for e in found if e.scale == where]
+        numbers = {v: verdicts.count(v) for v in VERDICTS}
+        parts = [f"{n} *{verdict}*" for verdict, n in numbers.items() if n]
+        name = {SEVERAL: "at several scales at once", "": "at none"}.get(where, f"at {where} scale")
+        if parts:
+            lines.append(f"- {len(verdicts)} {name}: {', '.join(parts)}")
+    return "\n".join(lines)
 
 
 def ledger_table(found: Sequence[Entry]) -> Any:

@@ -7,6 +7,7 @@ verdict is the smallest level at which it would still be reached.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -84,9 +85,9 @@ def welch(a: np.ndarray, b: np.ndarray) -> Interval:
 class Verdict:
     """A claim of the paper and what the results say of it.
 
-    `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, or a factor
-    (×). `n` counts what the interval is over; `basis` names the runs that enter; `p` is the p-value
-    of the verdict, NaN where there is no interval.
+    `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, a factor (×),
+    or a rank correlation (r). `n` counts what the interval is over; `basis` names the runs that
+    enter; `p` is the p-value of the verdict, NaN where there is no interval.
     """
 
     claim: str
@@ -185,6 +186,21 @@ def is_comparable(effect: Interval, margin: float, where: str = "") -> Tested:
     return Tested(comparable(effect, margin), p, effect, where)
 
 
+def is_correlated(a: Sequence[float], b: Sequence[float], where: str = "") -> Tested:
+    """Of "the rank correlation of pairs is above zero": Spearman's, with Fisher's transformation
+    and the error of Fieller, Hartley and Pearson (1957). Needs four pairs.
+
+    >>> is_correlated([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5]).verdict
+    'holds'
+    """
+    n, r = len(a), float(stats.spearmanr(a, b).statistic)
+    error = math.sqrt(1.06 / (n - 3))
+    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
+    half = error * float(stats.norm.ppf(0.975))
+    effect = Interval(r, math.tanh(z - half), math.tanh(z + half), n)
+    return Tested(higher(effect), float(2 * stats.norm.sf(abs(z) / error)), effect, where)
+
+
 def all_of(tests: Sequence[Tested]) -> Tested:
     """Of a claim that is made of every test: it holds where each does. The effect is that which
     decides: the weakest of those that hold, the clearest of those that do not, the least certain
@@ -197,6 +213,16 @@ def all_of(tests: Sequence[Tested]) -> Tested:
     if verdict == MIXED:
         p = max(p, min(t.p for t in tests if t.verdict == HOLDS))
     return replace(first, verdict=verdict, p=min(1.0, p * len(tests)))
+
+
+def both_of(tests: Sequence[Tested]) -> Tested:
+    """Of a claim that is true only if several different things are: as `all_of`, but where one of
+    them does not hold, it fails."""
+    fails = [t for t in tests if t.verdict == FAILS]
+    if not fails:
+        return all_of(tests)
+    first = min(fails, key=lambda t: t.p)
+    return replace(first, p=min(1.0, first.p * len(tests)))
 
 
 def any_of(tests: Sequence[Tested]) -> Tested:

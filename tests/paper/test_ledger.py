@@ -1,12 +1,14 @@
 """The ledger holds every verdict of the chapters, and what was not run."""
 
+import re
+
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
-from psplib.paper import figure_2, figure_3, figure_4, ledger
+from psplib.paper import conclusions, figure_2, figure_3, figure_4, ledger
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
-from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper.statistics import HOLDS, NOT_RUN, UNDECIDED, VERDICTS, Verdict
 
 PANELS = [panel(papers_world, ARMS, name) for name in scales.PANELS]
 
@@ -16,6 +18,7 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
     found = ledger.entries(PANELS, minima)
     sections = [e.verdict.section for e in found]
     assert sections == sorted(sections)
+    claims = {e.verdict.claim for e in found}
     listed = {(e.chapter, e.verdict.test, e.verdict.verdict) for e in found}
     for chapter, verdicts in (
         *(("figure_1", panel_claims(figure)) for figure in PANELS),
@@ -25,10 +28,10 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
         ("figure_4", figure_4.claims_of_figure_4(minima)),
     ):
         assert {(chapter, v.test, v.verdict) for v in verdicts} <= listed
-    not_run = [
-        e for e in found if e.verdict.verdict == NOT_RUN and "structure" not in e.verdict.claim
-    ]
-    assert not_run == [e for e in found if e in ledger.UNTESTED], "random structures are not there"
+    assert {v.claim for v in conclusions.claims_of_minima(minima)} <= claims
+    not_run = [e for e in found if e.verdict.verdict == NOT_RUN]
+    assert {e.scale for e in not_run} == {""}
+    assert {e for e in not_run if "structure" not in e.verdict.claim} >= set(ledger.UNTESTED)
 
 
 def test_a_panel_names_its_network_and_what_its_verdicts_rest_on() -> None:
@@ -55,11 +58,24 @@ def test_the_count_is_that_of_the_table() -> None:
     turned = {k: v[::-1] for k, v in (("z2", (0.5, 0.7)), ("joint", (2.0, 1.9)))}
     found = ledger.entries(PANELS, world(**turned))
     html = ledger.ledger_table(found).data
-    for verdict in (HOLDS, FAILS, NOT_RUN):
+    said = ledger.count(found)
+    assert said.startswith(f"{len(found)} tests:")
+    for verdict in VERDICTS:
         shown = html.count(f'<span class="psplib-verdict {verdict.replace(" ", "-")}">')
-        assert f"{shown} *{verdict}*" in ledger.count(found)
+        assert sum(map(int, re.findall(rf"(\d+) \*{verdict}\*", said))) == shown
+    assert sum(map(int, re.findall(r"^- (\d+) at", said, re.M))) == len(found)
     assert html.count("<tr>") == len(found) + 1
-    assert html.count('href="figure_4.html"') == 5
+    assert html.count('href="figure_4.html"') == 6
+
+
+def test_a_row_is_of_the_scale_that_its_basis_names() -> None:
+    def scale(basis: str, verdict: str = HOLDS) -> str:
+        return ledger.Entry(Verdict("claim", "5.1", "", verdict), basis=basis).scale
+
+    assert scale("paper, gradual runs 0–9 of LeNet-300, MNIST") == "paper"
+    assert scale("quick, 2,000 images, masks of gradual run 0") == "quick"
+    assert scale("(a) paper, 10 replicas; (b) quick, 3 replicas") == ledger.SEVERAL
+    assert scale("paper, gradual run 0", NOT_RUN) == ""
 
 
 def test_holms_correction_is_over_all_tests_of_the_ledger() -> None:

@@ -146,3 +146,28 @@ def test_welch_is_scipys(a: list[float], b: list[float]) -> None:
 def test_welch_of_one_value_decides_nothing() -> None:
     found = statistics.welch(np.array([1.0]), np.array([0.0, 0.1]))
     assert (found.mean, found.low, found.high, found.n) == (0.95, -math.inf, math.inf, 1)
+
+
+def test_rank_correlations_agree_with_scipy() -> None:
+    a = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.0, 6.0]
+    b = [2.0, 7.0, 1.0, 8.0, 2.5, 8.5, 1.8, 4.0]
+    found = statistics.is_correlated(a, b)
+    assert found.effect.mean == pytest.approx(stats.spearmanr(a, b).statistic)
+    z, half = np.arctanh(found.effect.mean), 1.96 * np.sqrt(1.06 / 5)
+    assert found.effect.low == pytest.approx(np.tanh(z - half), abs=1e-4)
+    assert found.effect.high == pytest.approx(np.tanh(z + half), abs=1e-4)
+    ranks = list(range(8))
+    assert statistics.is_correlated(ranks, ranks).verdict == HOLDS
+    assert statistics.is_correlated(ranks, ranks[::-1]).verdict == FAILS
+    assert statistics.is_correlated(a, b).verdict == UNDECIDED
+
+
+def test_a_conjunction_fails_where_a_part_of_it_does() -> None:
+    def part(verdict: str, p: float) -> statistics.Tested:
+        return statistics.Tested(verdict, p, Interval(1.0, 0.5, 1.5, 3), verdict)
+
+    both = statistics.both_of
+    assert both([part(HOLDS, 0.001), part(FAILS, 0.02)]) == part(FAILS, 0.04)
+    assert both([part(UNDECIDED, 0.4), part(FAILS, 0.02)]) == part(FAILS, 0.04)
+    assert both([part(HOLDS, 0.001), part(UNDECIDED, 0.4)]) == part(UNDECIDED, 0.4)
+    assert both([part(HOLDS, 0.001), part(HOLDS, 0.02)]) == part(HOLDS, 0.02)
