@@ -19,7 +19,8 @@ from psplib.experiments.scales import (
     Replication,
     Rivals,
 )
-from psplib.pruning.lobster import KEPT_ABOVE
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs.run import Batch, Run
 from psplib.runs.store import Store
@@ -52,22 +53,33 @@ def plan_rivals(rivals: Rivals, store: Store) -> list[Run]:
         *rivals.decays[:1],
         *rivals.magnitudes(densities),
         *rivals.rewound(densities),
+        *rivals.renda(densities),
         *rivals.decays[1:],
         *others,
     ]
 
 
 def plan_controlled(network: Controlled, store: Store) -> list[Run]:
-    """The runs of one network of the controls."""
+    """The runs of one network of the controls: stage by stage, and in each of them gradual run by
+    gradual run, first those whose 1-S is there."""
+    sparsities = {
+        run: store.load(run).table("points")["sparsity"].tolist()
+        for run in network.lobsters
+        if store.has(run)
+    }
+
+    def last(template: Retraining, lobster: Lobster) -> Retraining:
+        point = len(sparsities[lobster]) - 1
+        return dataclasses.replace(template, lobster=lobster, point=point)
+
     found: list[Run] = list(network.lobsters)
+    one_shot = network.arms[0]
     for stage in network.stages:
-        for lobster in filter(store.has, network.lobsters):
-            sparsities = store.load(lobster).table("points")["sparsity"].tolist()
-            for template in stage:
-                last = dataclasses.replace(template, lobster=lobster, point=len(sparsities) - 1)
-                found.append(last)
-                if store.has(last) and sparsities[-1] >= KEPT_ABOVE:
-                    found.append(network.census(last))
+        for lobster in sorted(sparsities, key=lambda run: not store.has(last(one_shot, run))):
+            for retraining in (last(template, lobster) for template in stage):
+                found.append(retraining)
+                if store.has(retraining) and sparsities[lobster][-1] >= KEPT_ABOVE:
+                    found.append(network.census(retraining))
     return found
 
 

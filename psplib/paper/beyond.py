@@ -65,7 +65,8 @@ class FigureBeyond:
 
     `table`: a row per network, with the columns of Fig. 1, `network` (its title) and
     `epoch` (of a gradual run, when the point was reached); the arms are `lobster`, `decay`,
-    `rewound`, `magnitude` and `iterative`, the trained dense network of the last two being point 0.
+    `rewound`, `magnitude`, `iterative` and those of `RENDA`, the trained dense network of all but
+    the first three being point 0.
     `layers`: see `MagnitudeResult`, with `network` and `arm`; `gradients`: see
     `measure_sensitivity`, with `network`. `missing` and `artefacts` as in `Figure1`.
     """
@@ -167,7 +168,8 @@ def beyond_claims(figure: FigureBeyond) -> list[Verdict]:
     """Every claim, network by network."""
     found = []
     for rivals in figure.panel.networks:
-        found += [*_decay(figure, rivals.title), *_masks(figure, rivals.title)]
+        title = rivals.title
+        found += [*_decay(figure, title), *_masks(figure, title), *_renda(figure, title)]
     return found
 
 
@@ -252,6 +254,40 @@ def _masks(figure: FigureBeyond, network: str) -> list[Verdict]:
     ]
 
 
+def _renda(figure: FigureBeyond, network: str) -> list[Verdict]:
+    """What Renda et al. (2020) say of one-shot pruning in steps, and LOBSTER beside it."""
+    weights, rate, tuned = (figure.errors(network, arm) for arm in RENDA)
+    runs = list(figure.gradual(network).values())
+    first = runs[0] if runs else pd.DataFrame({"sparsity": [], "test_error": []})
+    own = pd.DataFrame({r: 100 * first["test_error"] for r in {*rate, *tuned}})
+    tests = {
+        "rewinding the learning rate errs less than rewinding the weights, too": (
+            "weights rewound − learning rate rewound",
+            weights,
+            rate,
+        ),
+        "rewinding the learning rate errs less than fine-tuning": (
+            "fine-tuned − learning rate rewound",
+            tuned,
+            rate,
+        ),
+        "LOBSTER errs less than magnitude pruning with learning-rate rewinding": (
+            "learning rate rewound − LOBSTER's own network (one run)",
+            rate,
+            own,
+        ),
+        "LOBSTER errs less than magnitude pruning with fine-tuning": (
+            "fine-tuned − LOBSTER's own network (one run)",
+            tuned,
+            own,
+        ),
+    }
+    return [
+        _everywhere(f"Above 95 % sparsity, {claim} ({network}).", *test, first["sparsity"])
+        for claim, test in tests.items()
+    ]
+
+
 def _everywhere(
     claim: str, what: str, worse: pd.DataFrame, better: pd.DataFrame, sparsity: pd.Series
 ) -> Verdict:
@@ -276,6 +312,7 @@ def span(densities: Sequence[float]) -> str:
 
 
 RETRAINED = ("magnitude", "iterative", "rewound")
+RENDA = ("weight rewinding", "learning-rate rewinding", "fine-tuning")
 LOOKS = ARMS | RIVALS
 NAMES = {arm: look.name for arm, look in LOOKS.items()} | {"rewound": "LOBSTER's mask, rewound"}
 
@@ -311,7 +348,7 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
     runs = figure.gradual(network)
     if runs:
         density = 1 - next(iter(runs.values()))["sparsity"]
-        for arm in RETRAINED:
+        for arm in (*RETRAINED, *RENDA):
             retrained = figure.errors(network, arm)
             look = LOOKS[arm]._replace(name=NAMES[arm])
             curve(ax, look, retrained[retrained.index > 0], density)
@@ -358,7 +395,7 @@ def retrained_masks(figure: FigureBeyond) -> pd.DataFrame:
     rows = []
     for rivals in figure.panel.networks:
         network, seed = rivals.title, rivals.lobsters[0].seed
-        arms = {arm: figure.errors(network, arm) for arm in RETRAINED}
+        arms = {arm: figure.errors(network, arm) for arm in (*RENDA, *RETRAINED)}
         runs = {arm: figure.gradual(network, arm).get(seed) for arm in ("lobster", "decay")}
         lobster = runs["lobster"]
         if lobster is None:
@@ -369,7 +406,7 @@ def retrained_masks(figure: FigureBeyond) -> pd.DataFrame:
             for arm, run in runs.items():
                 error = np.nan if run is None else between(run, "test_error", [1 - sparsity])[0]
                 row[NAMES[arm]] = f"{100 * error:.2f}" if np.isfinite(error) else ""
-            for arm in reversed(RETRAINED):
+            for arm in reversed(arms):
                 if point in arms[arm].index:
                     row[NAMES[arm]] = plus_minus(arms[arm].loc[point].dropna())
             rows.append(row)
@@ -382,7 +419,8 @@ def survivors_by_layer(figure: FigureBeyond) -> pd.DataFrame:
     rows = []
     for rivals in figure.panel.networks:
         table = figure.layers[figure.layers["network"] == rivals.title]
-        table = table[table["point"] == table["point"].max()]
+        is_shown = table["arm"].isin(ARM_SHORT) & (table["point"] == table["point"].max())
+        table = table[is_shown]
         for parameter, found in table.groupby("parameter", sort=False):
             if not str(parameter).endswith("weight"):
                 continue

@@ -35,6 +35,9 @@ RIVALS = {
     "decay": Look("#56B4E9", "h", "gradual, weight decay only"),
     "magnitude": Look("#999933", "P", "magnitude, one-shot, rewound"),
     "iterative": Look("#000000", "X", "magnitude, iterative, rewound"),
+    "weight rewinding": Look("#882255", "<", "magnitude in steps, weights rewound"),
+    "learning-rate rewinding": Look("#AA4499", ">", "magnitude in steps, learning rate rewound"),
+    "fine-tuning": Look("#44AA99", "*", "magnitude in steps, fine-tuned"),
 }
 DENSITY = "surviving parameters [%]  (sparser →)"
 STYLE: Any = {

@@ -1,14 +1,17 @@
-"""Magnitude pruning with rewinding, to the sparsities of a gradual run.
+"""Magnitude pruning to the sparsities of a gradual run.
 
 A dense network is trained; the largest of its weights survive (Han et al., 2015), return to their
 initial values and are trained again (Frankle & Carbin, 2019). One-shot: every mask comes from the
 trained dense network. Iterative: each comes from the network that was trained under the last one.
+Renda et al. (2020) let the survivors keep their trained values, and rewind the learning rate's
+schedule alone, or nothing: fine-tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,7 +19,7 @@ import torch
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
-from psplib.core.errors import PsplibError, whole_number
+from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.schema import COUNT, NAME, Files, Table
 from psplib.core.seeds import derive
 from psplib.nn import models
@@ -35,8 +38,14 @@ from psplib.training.fit import (
     is_finished,
 )
 from psplib.training.trainer import flat
-from psplib.training.update import Sgd
+from psplib.training.update import Sgd, check_steps, fallen
 
+# What returns to its beginning when a mask is retrained, and the arm's name.
+REWINDS = {
+    "weights": "weight rewinding",
+    "learning rate": "learning-rate rewinding",
+    "nothing": "fine-tuning",
+}
 # An epoch under its masks, which free few units, of the dense one's time.
 _SPARSE_EPOCH = 0.7
 
@@ -56,14 +65,47 @@ class Magnitude:
     epochs: int = setting("ours", "of the dense network and of each mask; as in the rewound arm")
     learning_rate: float = setting("ours", "as in the LOBSTER run", default=0.1)
     batch_size: int = setting("ours", "as in the LOBSTER run", default=100)
+    rewinds: str = setting(
+        "reference",
+        "Renda et al. compare rewinding of the weights, of the learning rate alone, and of nothing",
+        default="weights",
+        added=True,
+    )
+    steps: tuple[float, ...] = setting(
+        "ours",
+        "shares of the epochs after which the learning rate falls tenfold; where nothing is "
+        "rewound, a mask is retrained at the last rate",
+        default=(),
+        added=True,
+    )
 
     def __post_init__(self) -> None:
+        one_of("rewinds", self.rewinds, REWINDS)
+        check_steps(self.steps)
+        if self.rewinds != "weights" and (self.iterative or not self.steps):
+            raise PsplibError(
+                "What rewinds the learning rate or nothing is one-shot and has steps; got "
+                f"iterative {self.iterative} and steps {self.steps}."
+            )
         for name in ("epochs", "batch_size"):
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
         if list(self.points) != sorted(set(self.points)) or not all(p > 0 for p in self.points):
             raise PsplibError(f"points must be rising numbers from 1 on; got {self.points}.")
+
+    @property
+    def arm(self) -> str:
+        """Its name among the arms; without steps there is no schedule to rewind."""
+        if self.iterative:
+            return "iterative"
+        return REWINDS[self.rewinds] if self.steps else "magnitude"
+
+    def update(self, epoch: int, point: int) -> Sgd:
+        """The rule of an epoch, counted from 1, of the dense network (point 0) or under a mask."""
+        is_tuned = point and self.rewinds == "nothing"
+        now = self.epochs if is_tuned else epoch
+        return Sgd(fallen(self.learning_rate, self.steps, now, self.epochs))
 
     @property
     def parents(self) -> tuple[Lobster]:
@@ -74,9 +116,13 @@ class Magnitude:
     def title(self) -> str:
         """What it is, in a table's words."""
         return (
-            f"magnitude, {'iterative' if self.iterative else 'one-shot'}, from seed "
-            f"{self.lobster.seed}, {len(self.points)} points, × {len(self.replicas)}"
+            f"magnitude, {self._way}, from seed {self.lobster.seed}, {len(self.points)} points, "
+            f"× {len(self.replicas)}"
         )
+
+    @property
+    def _way(self) -> str:
+        return {"magnitude": "one-shot"}.get(self.arm, self.arm)
 
     @property
     def cost(self) -> float:
@@ -130,9 +176,8 @@ class Magnitude:
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`networks`: a row per replica and point; `layers`: see `MagnitudeResult`; both with
-        `arm`, which is `iterative` or `magnitude`, and `lobster_seed`."""
-        arm = "iterative" if self.iterative else "magnitude"
-        labels = {"arm": arm, "lobster_seed": self.lobster.seed}
+        `arm` (`magnitude`, `iterative`, or one of `REWINDS`) and `lobster_seed`."""
+        labels = {"arm": self.arm, "lobster_seed": self.lobster.seed}
         names = {"networks": "replicas", "layers": "layers"}
         return {name: artefact.table(table).assign(**labels) for name, table in names.items()}
 
@@ -172,16 +217,17 @@ def prune_by_magnitude(
         if not saved:
             mask = magnitude(source, mask, matched[point].kept) if point else dense
         ((trainer, number),) = trainers(model, [mask], data, config.batch_size)
+        if point and config.rewinds != "weights":
+            trainer.set_weights(number, source * mask.flat)
         trial = Trial(
             trainer,
             number,
             derive("replica", replica),
-            lambda epoch: Sgd(config.learning_rate),
+            partial(config.update, point=point),
             config.epochs,
             {"replica": replica, "point": point},
         )
-        way = "iterative" if config.iterative else "one-shot"
-        note = f"magnitude, {way}, replica {replica}, point {point}"
+        note = f"{config.arm}, replica {replica}, point {point}"
         progress = by_epochs([trial], len(rows), len(rounds), note)
         others = (
             {"mask": mask.flat, "source": source},

@@ -42,7 +42,7 @@ from psplib.training.fit import (
 )
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import flat
-from psplib.training.update import LobsterStep, Sgd, Update
+from psplib.training.update import LobsterStep, Sgd, Update, check_steps, fallen
 
 ARMS = (
     "dense",
@@ -106,18 +106,14 @@ class Retraining:
             raise PsplibError("The continued arm needs a pruned point, from 1 on; got 0.")
         if self.shrinkage < 0:
             raise PsplibError(f"shrinkage must be at least 0; got {self.shrinkage}.")
-        if list(self.steps) != sorted(set(self.steps)) or not all(0 < s < 1 for s in self.steps):
-            raise PsplibError(f"steps must be rising shares between 0 and 1; got {self.steps}.")
+        check_steps(self.steps)
 
     def update(self, epoch: int) -> Update:
         """The rule of an epoch, counted from 1."""
-        fallen = sum(epoch > share * self.epochs for share in self.steps)
-        sgd = Sgd(self.learning_rate / 10**fallen, self.momentum, self.weight_decay)
+        rate = fallen(self.learning_rate, self.steps, epoch, self.epochs)
         if not self.shrinkage:
-            return sgd
-        return LobsterStep(
-            sgd.learning_rate, self.shrinkage, True, self.momentum, self.weight_decay
-        )
+            return Sgd(rate, self.momentum, self.weight_decay)
+        return LobsterStep(rate, self.shrinkage, True, self.momentum, self.weight_decay)
 
     @property
     def parents(self) -> tuple[Lobster, ...]:

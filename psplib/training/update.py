@@ -95,6 +95,18 @@ class LobsterStep:
         return replace(self, learning_rate=0.0, shrinkage=0.0)
 
 
+def check_steps(steps: Sequence[float]) -> None:
+    """Insist that the steps of a learning rate are rising shares of the epochs."""
+    if list(steps) != sorted(set(steps)) or not all(0 < s < 1 for s in steps):
+        raise PsplibError(f"steps must be rising shares between 0 and 1; got {tuple(steps)}.")
+
+
+def fallen(learning_rate: float, steps: Sequence[float], epoch: int, epochs: int) -> float:
+    """A learning rate that falls tenfold after each of `steps`, shares of the `epochs`, as it is in
+    an epoch, counted from 1."""
+    return learning_rate / 10 ** sum(epoch > step * epochs for step in steps)
+
+
 def _add_(y: Tensor, x: Tensor, factor: float | Tensor) -> None:
     """y <- y + factor * x."""
     if isinstance(factor, Tensor):

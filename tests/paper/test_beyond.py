@@ -15,7 +15,7 @@ from psplib.experiments.plan import planned
 from psplib.experiments.progress import seconds
 from psplib.paper import beyond, display
 from psplib.paper.beyond import COLUMNS, FigureBeyond
-from psplib.paper.statistics import FAILS, HOLDS, MIXED, NOT_RUN, UNDECIDED
+from psplib.paper.statistics import FAILS, HOLDS, MIXED, NOT_RUN, UNDECIDED, Verdict
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
@@ -72,9 +72,14 @@ def same(arm: str, density: float, number: int) -> float:
 
 
 def verdicts(figure: FigureBeyond) -> list[str]:
+    return [v.verdict for v in claims(figure)[:7]]
+
+
+def claims(figure: FigureBeyond) -> list[Verdict]:
+    """Those of one network: both have the same."""
     found = beyond.beyond_claims(figure)
-    assert [v.verdict for v in found[:7]] == [v.verdict for v in found[7:]]
-    return [v.verdict for v in found[:7]]
+    assert [v.verdict for v in found[:11]] == [v.verdict for v in found[11:]]
+    return found[:11]
 
 
 def test_verdicts_where_the_term_does_nothing_and_masks_differ() -> None:
@@ -130,6 +135,44 @@ def test_masks_are_compared_replica_by_replica() -> None:
 )
 def test_what_is_not_there_is_not_run(arms: tuple[str, ...], expected: list[str]) -> None:
     assert verdicts(world(same, arms=arms)) == expected
+
+
+def renda(arm: str, density: float, number: int) -> float:
+    """As Renda et al. say; LOBSTER is as good as the best of theirs, but for a little."""
+    bad = {"weight rewinding": 0.003, "learning-rate rewinding": 0.001, "fine-tuning": 0.005}
+    return 0.018 + bad.get(arm, 0) + noise(number)
+
+
+@pytest.mark.parametrize(
+    ("arm", "change", "expected"),
+    [
+        ("", 0.0, [HOLDS] * 4),
+        ("learning-rate rewinding", 0.010, [FAILS, FAILS, HOLDS, HOLDS]),
+        ("learning-rate rewinding", -0.005, [HOLDS, HOLDS, FAILS, HOLDS]),
+        ("fine-tuning", -0.005, [HOLDS, FAILS, HOLDS, UNDECIDED]),
+    ],
+)
+def test_rewinding_of_the_learning_rate_and_fine_tuning(
+    arm: str, change: float, expected: list[str]
+) -> None:
+    def error(name: str, density: float, number: int) -> float:
+        return renda(name, density, number) + change * (name == arm)
+
+    found = claims(world(error, arms=beyond.RENDA))[7:]
+    assert [v.verdict for v in found] == expected
+    assert {v.verdict for v in claims(world(error))[7:]} == {NOT_RUN}
+    table = beyond.retrained_masks(world(error, arms=beyond.RENDA))
+    assert "magnitude in steps, fine-tuned" in table.columns
+
+
+def test_what_renda_et_al_rewind_is_planned_at_the_sparsest_points() -> None:
+    densities = [0.9**k for k in range(40)]
+    for rivals, replicas in zip(PANEL.networks, (5, 3), strict=True):
+        found = rivals.renda(densities)
+        assert [m.arm for m in found] == [beyond.RENDA[i] for i in (1, 2, 0)]
+        for one in found:
+            assert one.points == rivals.points(densities)[-3:]
+            assert (len(one.replicas), one.steps) == (replicas, (0.5, 0.75))
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -212,11 +255,12 @@ def test_what_other_figures_have_is_not_made_again(scale: str) -> None:
 def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
     figure = FigureBeyond.collect(scales.beyond("smoke"), smoke_beyond)
     assert figure.missing == ()
-    assert set(figure.table["arm"]) == {"lobster", "decay", "rewound", "magnitude", "iterative"}
+    arms = {"lobster", "decay", "rewound", "magnitude", "iterative", *beyond.RENDA}
+    assert set(figure.table["arm"]) == arms
     assert figure.table["network"].nunique() == 2
     for network, table in figure.table.groupby("network"):
         kept = table[(table["arm"] == "rewound")].groupby("point")["kept"].first()
-        for arm in ("magnitude", "iterative"):
+        for arm in ("magnitude", "iterative", *beyond.RENDA):
             found = table[(table["arm"] == arm) & (table["point"] > 0)]
             assert found.groupby("point")["kept"].first().to_dict() == kept.to_dict(), network
     for rivals in figure.panel.networks:
@@ -233,7 +277,7 @@ def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_pa
     for config in done:
         check_run(smoke_beyond.load(config), KINDS, smoke_beyond)
     one, other = (
-        smoke_beyond.load(c) for c in done if isinstance(c, Magnitude) and not c.iterative
+        smoke_beyond.load(c) for c in done if isinstance(c, Magnitude) and c.arm == "magnitude"
     )
     stranger = dataclasses.replace(one, config=other.config)
     with pytest.raises(PsplibError, match="the table of replicas does not belong"):

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.core.seeds import derive
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask
+from psplib.nn.masks import magnitude as ranked
 from psplib.nn.models import build
 from psplib.pruning import magnitude
 from psplib.pruning import retraining as tickets
@@ -22,7 +24,7 @@ from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude, MagnitudeResult
 from psplib.pruning.retraining import Retraining
 from psplib.training.engines import trainers
-from psplib.training.fit import order
+from psplib.training.fit import finish, order
 from psplib.training.trainer import flat
 
 # Trained hard enough for the best epoch not always to be the last, whose weights are ranked.
@@ -116,6 +118,58 @@ def test_a_network_is_what_the_rewound_arm_makes_of_its_mask(
     pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
 
 
+def test_without_rewound_weights_a_run_keeps_the_key_that_it_had() -> None:
+    assert key(CONFIG) == key(replace(CONFIG, rewinds="weights", steps=()))
+    named = {key(replace(CONFIG, rewinds=r, steps=(0.5,))) for r in magnitude.REWINDS}
+    assert len(named | {key(CONFIG)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("rewinds", "rates"),
+    [
+        ("weights", [0.6, 0.6, 0.06, 0.006]),
+        ("learning rate", [0.6, 0.6, 0.06, 0.006]),
+        ("nothing", [0.006] * 4),
+    ],
+)
+def test_what_is_not_rewound_goes_on_from_the_trained_network(
+    rewinds: str, rates: list[float], tiny: Data, masks: list[Mask], monkeypatch: Any
+) -> None:
+    """The oracle is the plain loop: from the dense network at its best epoch, or from the initial
+    values, with the rates of each epoch."""
+    config = replace(CONFIG, points=(2, 3), replicas=(1,), rewinds=rewinds, steps=(0.5, 0.75))
+    for point, expected in ((0, [0.6, 0.6, 0.06, 0.006]), (2, rates)):
+        found = [config.update(epoch, point).learning_rate for epoch in range(1, 5)]
+        assert found == pytest.approx(expected)
+    ends: list[Tensor] = []
+
+    def noted(trials: list[Any]) -> list[dict[str, Any]]:
+        rows = finish(trials)
+        ends.append(trials[0].weights)
+        return rows
+
+    monkeypatch.setattr(magnitude, "finish", noted)
+    magnitude.prune_by_magnitude(config, tiny, masks[1:])
+    dense, *sparse = ends
+    for mask, end in zip(masks[1:], sparse, strict=True):
+        survives = ranked(dense, Mask.dense(build("lenet-300", 7)), mask.kept)
+        model = build("lenet-300", 7)
+        if rewinds != "weights":
+            torch.nn.utils.vector_to_parameters(dense.clone(), model.parameters())
+        survives.apply_(model)
+        near = []
+        for epoch, rate in enumerate(rates, 1):
+            for rows in order(len(tiny.train), derive("replica", 1), epoch).split(20):
+                model.zero_grad()
+                F.cross_entropy(model(tiny.train.x[rows]), tiny.train.y[rows]).backward()
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p -= rate * p.grad
+                survives.apply_(model)
+            near.append(float((flat(model) - end).abs().max()))
+        assert min(near) < 1e-4, "it is the plain loop at one of its epochs"
+
+
 def test_the_tables_have_a_row_for_every_replica_point_and_parameter(
     result: MagnitudeResult, masks: list[Mask]
 ) -> None:
@@ -157,6 +211,9 @@ def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
         ({"points": (0, 2)}, "points must be rising numbers from 1 on; got"),
         ({"points": (2, 1)}, "points must be rising numbers from 1 on; got"),
         ({"replicas": ()}, "replicas must be different numbers; got"),
+        ({"rewinds": "time"}, "rewinds must be one of weights, learning rate, nothing; got"),
+        ({"rewinds": "nothing"}, "one-shot and has steps; got iterative False and steps"),
+        ({"steps": (0.7, 0.2)}, "steps must be rising shares between 0 and 1; got"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
     ],
 )
