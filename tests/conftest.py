@@ -141,6 +141,7 @@ def site(
     smoke_minima: Store,
     smoke_panels: Store,
     smoke_beyond: Store,
+    smoke_controls: Store,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The pages of the book at smoke scale, built once."""

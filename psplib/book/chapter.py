@@ -12,6 +12,7 @@ from psplib.core import checkout, errors
 from psplib.experiments import scales, sweep
 from psplib.paper import tables
 from psplib.paper.beyond import FigureBeyond
+from psplib.paper.controls import FigureControls
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.runs import store as runs
@@ -59,6 +60,12 @@ class Chapter:
         panel, store = self._runs("beyond")
         assert isinstance(panel, scales.Beyond)
         return FigureBeyond.collect(panel, store)
+
+    def controls(self) -> FigureControls:
+        """What the controls are made of: published, or computed here."""
+        panel, store = self._runs("controls")
+        assert isinstance(panel, scales.Controls)
+        return FigureControls.collect(panel, store)
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         panel, store = self._experiment(name), self.store

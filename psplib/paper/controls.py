@@ -12,13 +12,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from psplib.experiments.census import Census
 from psplib.experiments.plan import plan_controlled
 from psplib.experiments.scales import CONTROLS, Controlled, Controls
-from psplib.paper.display import percent
+from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import (
     HOLDS,
     MARGIN,
@@ -32,6 +35,7 @@ from psplib.paper.statistics import (
     reported,
     reserved,
 )
+from psplib.paper.style import STYLE, Look, plain_ticks
 from psplib.paper.tables import divide
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
@@ -42,7 +46,7 @@ SECTION = "controls"
 # What tells a network from others.
 NETWORK = ["network", "lobster_seed", "control", "replica"]
 MEASURED = ["z2", "first", "joint", "mutual", "lambda_1", "norm"]
-ERRORS = ["best_epoch", "sparsity", "test_error", "last_test_error"]
+ERRORS = ["best_epoch", "sparsity", "validation_error", "test_error", "last_test_error"]
 HISTORY = [*NETWORK, "epoch", "validation_error"]
 # A control gives the one-shot networks what only the gradual one had. Chances were unequal where it
 # takes away more than this share of the gap.
@@ -256,3 +260,137 @@ def _selection(figure: FigureControls, network: str) -> Verdict:
         f"run, lies within ±{margin:.2f} points (5 % of G's mean error)"
     )
     return reported(claim, SECTION, test, is_comparable(interval(gap), margin), _basis(gap))
+
+
+NAMES = {
+    "gradual": "gradual (G)",
+    "one_shot": "one-shot, original values (1-S)",
+    "one_shot_shrinking": "1-S retrained with shrinking",
+    "gradual_plain": "G continued without shrinking",
+    "one_shot_long": "1-S trained for long",
+    "gradual_shrinking": "G continued with shrinking",
+}
+# What begins with G is blue, with the initial values red; with shrinking a broken line. The second
+# 1-S is the first, trained for longer.
+_LINES = {
+    "one_shot_long": Look("#D55E00", "-", "1-S: no shrinking"),
+    "one_shot_shrinking": Look("#D55E00", "--", NAMES["one_shot_shrinking"]),
+    "gradual_plain": Look("#0072B2", "-", NAMES["gradual_plain"]),
+    "gradual_shrinking": Look("#0072B2", "--", NAMES["gradual_shrinking"]),
+}
+
+
+def plot_controls(figure: FigureControls) -> Figure | None:
+    """Validation error against epochs of training, a panel per network: the mean over gradual runs
+    of the means over replicas, its 95 % interval as an area; G as a dotted line. None without any
+    training."""
+    if figure.history.empty:
+        return None
+    networks = list(dict.fromkeys(figure.history["network"]))
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(4.7 * len(networks), 4.4), layout="constrained")
+        axes = fig.subplots(1, len(networks), squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for ax, network in zip(axes, networks, strict=True):
+            rows = figure.history[figure.history["network"] == network]
+            for control, look in _LINES.items():
+                _training(ax, rows[rows["control"] == control], look)
+            own = 100 * figure.means(network, "gradual", "validation_error").mean()
+            ax.axhline(own, color="#555555", lw=1.2, ls=":", label=NAMES["gradual"])
+            ax.set(title=network, xlabel="epochs of training", xscale="log", yscale="log")
+            plain_ticks(ax.xaxis)
+            plain_ticks(ax.yaxis)
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        axes[0].set_ylabel("validation error [%]")
+        fig.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncol=2, fontsize=9
+        )
+    return fig
+
+
+def _training(ax: Axes, rows: pd.DataFrame, look: Look) -> None:
+    """An arm's validation errors in per cent, epoch by epoch."""
+    if rows.empty:
+        return
+    runs = 100 * rows.groupby(["epoch", "lobster_seed"])["validation_error"].mean().unstack()
+    ax.plot(runs.index, runs.mean(axis=1), look.marker, color=look.color, lw=1.5, label=look.name)
+    if runs.shape[1] > 1:
+        found = [interval(row.dropna()) for _, row in runs.iterrows()]
+        # Of two runs it may reach below zero, where a logarithmic axis ends.
+        low = [max(i.low, i.mean / 2) for i in found]
+        high = [min(i.high, 2 * i.mean) for i in found]
+        ax.fill_between(runs.index, low, high, color=look.color, alpha=0.12, lw=0)
+
+
+def networks_table(figure: FigureControls) -> pd.DataFrame:
+    """A row per network and control: epochs and what was measured, mean over gradual runs with half
+    of the 95 % interval."""
+    rows = []
+    for network in figure.panel.networks:
+        epochs = {c: str(r.epochs) for c, r in zip(CONTROLS, network.arms, strict=True)}
+        for control, named in NAMES.items():
+            means = {c: figure.means(network.title, control, c) for c in (*ERRORS, *MEASURED)}
+            if not len(means["test_error"]):
+                continue
+            means["flat"] = means["lambda_1"] * means["norm"] ** 2
+            rows.append(
+                {
+                    "network": network.title,
+                    "trained": named,
+                    "epochs": epochs.get(control, ""),
+                    "runs": len(means["test_error"]),
+                    "best epoch": plus_minus(means["best_epoch"], 0),
+                    "test error [%]": plus_minus(100 * means["test_error"]),
+                    "at the last epoch": plus_minus(100 * means["last_test_error"]),
+                    "second order [bits]": plus_minus(means["joint"], 3),
+                    "mutual [bits]": plus_minus(means["mutual"], 4),
+                    "z²": plus_minus(means["z2"]),
+                    "λ₁": plus_minus(means["lambda_1"]),
+                    "λ₁·‖θ‖²": plus_minus(means["flat"], 0),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def gaps_table(figure: FigureControls) -> pd.DataFrame:
+    """A row per network and quantity: the gap between one-shot and gradual networks in the
+    direction that the paper says, as published and under each condition; factors as such."""
+    columns = {"as published": _AS_PUBLISHED} | {pair.test: pair for pair in CONDITIONS}
+    rows = []
+    for network in (n.title for n in figure.panel.networks):
+        for of in QUANTITIES:
+            found = {c: gaps(figure, network, pair, of) for c, pair in columns.items()}
+            if any(len(gap) for gap in found.values()):
+                shown = {c: _shown(gap, of.unit) for c, gap in found.items()}
+                rows.append({"network": network, "the paper": of.words, **shown})
+    return pd.DataFrame(rows)
+
+
+def _shown(gap: pd.Series, unit: str) -> str:
+    if gap.empty:
+        return ""
+    found = in_unit(is_above(interval(gap)), unit).effect
+    form = {"points": "+.2f", "bits": "+.3f", "×": ".2f"}[unit]
+    mean, low, high = (format(x, form) for x in (found.mean, found.low, found.high))
+    bounds = f" [{low}, {high}]" if found.n > 1 else ""
+    return f"{mean}{bounds} {unit}"
+
+
+def controls_in_words(figure: FigureControls) -> str:
+    """What the figure shows, in sentences (Markdown) whose numbers come from its table."""
+    said = []
+    for network in (n.title for n in figure.panel.networks):
+        published = gaps(figure, network, _AS_PUBLISHED, QUANTITIES[0])
+        parts = []
+        for pair in CONDITIONS:
+            left = gaps(figure, network, pair, QUANTITIES[0])
+            if len(left):
+                before = published[published.index.intersection(left.index)].mean()
+                words = pair.words[0].lower() + pair.words[1:]
+                parts.append(
+                    f"{words}, {plus_minus(left)} of {before:.2f} points remain "
+                    f"({counted(len(left), 'gradual run')})"
+                )
+        if parts:
+            said.append(f"**{network}.** Of the gap in test error: {'; '.join(parts)}.")
+    return unbroken("\n\n".join(said or [NOT_THERE]))

@@ -25,7 +25,7 @@ needs_chromium = pytest.mark.skipif(
 
 def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     pages = {p.stem: p.read_text() for p in (site / "book").glob("*.html")}
-    chapters = {"figure_1", "figure_2", "figure_3", "figure_4", "beyond_lobster"}
+    chapters = {"figure_1", "figure_2", "figure_3", "figure_4", "controls", "beyond_lobster"}
     assert {"index", *chapters, "claims", "deviations", "provenance", "references"} <= set(pages)
     for chapter in chapters:
         assert "psplib-verdict" in pages[chapter], chapter
@@ -33,7 +33,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     for name in ("figure_1", *scales.PANELS):
         assert f'download="{name}.csv"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
-    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 3 * 10 + 13 + 15
+    assert pages["provenance"].count("digits (scikit-learn)") == 14 + 3 * 10 + 13 + 21 + 17
     assert "Frankle" in pages["references"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from psplib.experiments import scales
 from psplib.experiments.plan import planned
-from psplib.paper import controls
+from psplib.paper import controls, display
 from psplib.paper.controls import CONDITIONS, FigureControls
 from psplib.paper.statistics import FAILS, HOLDS, NOT_COMPARABLE, NOT_RUN, UNDECIDED, Verdict
 from psplib.runs.store import Store
@@ -30,14 +30,20 @@ def world(values: Values = paper, runs: int = 4, arms: tuple[str, ...] = ARMS) -
     """Both networks with these values, a little different from run to run."""
     rows = [
         {"network": network, "lobster_seed": seed, "control": arm, "replica": replica}
-        | {"sparsity": 0.985, "last_test_error": 0.03, "norm": 1.0, "best_epoch": 10}
+        | {"sparsity": 0.985, "last_test_error": 0.03, "norm": 2.0, "best_epoch": 10}
+        | {"validation_error": 0.02, "mutual": 0.1, "first": 1.0}
         | {k: v * (1 + 1e-3 * ((seed + i) % 3)) for k, v in values(arm).items()}
         for network in (SMALL, LARGE)
         for seed in range(runs)
         for i, arm in enumerate(arms)
         for replica in ([-1] if arm == "gradual" else [0, 1])
     ]
-    history = [r | {"epoch": e, "validation_error": 0.02 + 0.01 / e} for r in rows for e in (1, 2)]
+    history = [
+        r | {"epoch": e, "validation_error": 0.02 + 0.01 / e}
+        for r in rows
+        for e in (1, 2)
+        if r["control"] != "gradual"
+    ]
     columns = [*controls.NETWORK, *controls.ERRORS, *controls.MEASURED]
     return FigureControls(
         PANEL,
@@ -149,6 +155,46 @@ def test_a_run_without_its_control_does_not_enter() -> None:
     found = verdicts(dataclasses.replace(world(), table=table[~gone]))
     assert [v.n for v in found[1:5]] == [3] * 4
     assert [v.n for v in found[5:9]] == [4] * 4
+
+
+def test_the_figure_draws_each_arm_of_both_networks_and_the_gradual_network() -> None:
+    drawn = controls.plot_controls(world())
+    assert drawn is not None
+    for ax, network in zip(drawn.axes, (SMALL, LARGE), strict=True):
+        assert ax.get_title() == network
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        assert len(lines) == 5
+        assert lines[controls.NAMES["gradual_plain"]][:, 0].tolist() == [1, 2]
+        assert lines[controls.NAMES["gradual_plain"]][:, 1] == pytest.approx([3.0, 2.5])
+    names = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_the_tables_and_the_words_quote_the_gaps() -> None:
+    table = controls.networks_table(world())
+    assert len(table) == 2 * len(ARMS)
+    row = table.iloc[2]
+    assert (row["trained"], row["epochs"], row["runs"]) == (
+        "1-S retrained with shrinking",
+        "100",
+        4,
+    )
+    assert row["test error [%]"].startswith("3.00")
+    assert row["at the last epoch"].startswith("3.00")
+    assert row["λ₁·‖θ‖²"].startswith("40")
+    gap = controls.gaps_table(world()).iloc[0]
+    assert gap["as published"].startswith("+1.10 [+1.10, +1.11] points")
+    words = controls.controls_in_words(world()).replace("\u00a0", " ")
+    assert "trained with the regulariser, 1.10 ± 0.00 of 1.10 points remain" in words
+    assert "(4 gradual runs)" in words
+
+
+def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None:
+    nothing = FigureControls.collect(PANEL, store)
+    assert controls.plot_controls(nothing) is None
+    assert controls.networks_table(nothing).empty
+    assert controls.gaps_table(nothing).empty
+    assert controls.controls_in_words(nothing) == display.NOT_THERE
 
 
 def test_networks_share_masks_and_differ_in_what_the_conditions_say() -> None:
