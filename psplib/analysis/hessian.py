@@ -18,7 +18,7 @@ from psplib.nn.data import Split
 from psplib.nn.faithful import Own, agrees, as_it_was
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, check_labels, gather
-from psplib.nn.wiring import wire
+from psplib.nn.wiring import live_units, wire
 from psplib.training.trainer import channels_last
 
 SUBSPACES = ("surviving", "all")
@@ -150,7 +150,8 @@ def hessian(
     dtype = dtype or torch.promote_types(weights.dtype, torch.float32)
     x = split.x.to(dtype) if split.x.is_floating_point() else split.x
     batch_size = batch_size or BATCH.get(device.type, 250)
-    seen = mask if subspace == "surviving" else everything
+    wanted = mask if subspace == "surviving" else everything
+    seen = mask if subspace == "surviving" else _moving(own.model, mask)
     values = weights.to(dtype)
     with torch.no_grad(), own.at(values, dtype):
         classes = own(x[:1].to(own.device)).shape[-1]
@@ -160,22 +161,52 @@ def hessian(
     if found is None:
         with torch.no_grad(), own.at(values, dtype):
             own.check_samples(x)
-        index = torch.arange(len(seen.flat))
+        index = torch.arange(len(wanted.flat))
         data_of = (x.to(own.device), split.y.to(own.device))
         found = Autograd(own, values.to(own.device), *data_of, batch_size, loss), index
         device = own.device
     engine, index = found
-    survives = seen.flat[index]
-    rank = torch.cumsum(seen.flat, 0) - 1
+    survives = wanted.flat[index]
+    rank = torch.cumsum(wanted.flat, 0) - 1
     return Hessian(
-        seen.flat.nonzero().flatten().to(device),
-        len(seen.flat),
+        wanted.flat.nonzero().flatten().to(device),
+        len(wanted.flat),
         dtype,
         engine,
         survives.nonzero().flatten().to(device),
         rank[index[survives]].to(device),
         len(index),
     )
+
+
+def _moving(model: nn.Module, mask: Mask) -> Mask:
+    """The parameters of a network under `mask` whose rows of the Hessian in all coordinates need
+    not be zero.
+
+    A hidden unit that no surviving parameter feeds holds z = 0 for every input. ReLU has no slope
+    there: neither its incoming nor its outgoing weights move the loss, to second order.
+    """
+    everything, wiring = Mask.dense(model), wire(model)
+    if wiring is None or type(model) is not nn.Sequential:
+        return everything
+    fed, full = live_units(wiring, dict(mask.split(mask.flat)), unread=True)
+    rectified = set(wiring.relus.values())
+    moves = {
+        group: torch.isin(torch.arange(units), fed[group]) | (group not in rectified)
+        for group, units in full.items()
+    }
+    parts = dict(everything.split(everything.flat.clone()))
+    for link in wiring.links:
+        rows, columns = moves[link.target], moves[link.source]
+        weight = parts[f"{link.layer}.weight"]
+        weight &= (
+            (rows[:, None] & columns)
+            .repeat_interleave(weight[0].numel() // len(columns), 1)
+            .view_as(weight)
+        )
+        if f"{link.layer}.bias" in parts:
+            parts[f"{link.layer}.bias"] &= rows
+    return mask.with_flat(torch.cat([part.flatten() for part in parts.values()]))
 
 
 def _rewritten(
