@@ -15,6 +15,7 @@ from psplib.paper.beyond import FigureBeyond
 from psplib.paper.controls import FigureControls
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, collect_minima
+from psplib.paper.transfer import FigureTransfer
 from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
@@ -66,6 +67,12 @@ class Chapter:
         panel, store = self._runs("controls")
         assert isinstance(panel, scales.Controls)
         return FigureControls.collect(panel, store)
+
+    def transfer(self) -> FigureTransfer:
+        """What the chapter on transfer is made of: published, or computed here."""
+        panel, store = self._runs("transfer")
+        assert isinstance(panel, scales.Transfers)
+        return FigureTransfer.collect(panel, store)
 
     def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
         panel, store = self._experiment(name), self.store

@@ -5,9 +5,21 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.sharpness import Sharpness
+from psplib.experiments.transfer import Transfer
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
 
-KINDS = (Lobster, Retraining, Census, Map, Curvature, Profile, Magnitude, Sensitivity, Sharpness)
+KINDS = (
+    Lobster,
+    Retraining,
+    Census,
+    Map,
+    Curvature,
+    Profile,
+    Magnitude,
+    Sensitivity,
+    Sharpness,
+    Transfer,
+)

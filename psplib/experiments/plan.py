@@ -19,6 +19,7 @@ from psplib.experiments.scales import (
     Replication,
     Rivals,
 )
+from psplib.experiments.transfer import Transfers
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
@@ -36,6 +37,8 @@ def planned(panel: Experiment, store: Store) -> list[Run]:
         return [c for rivals in panel.networks for c in plan_rivals(rivals, store)]
     if isinstance(panel, Controls):
         return [c for network in panel.networks for c in plan_controlled(network, store)]
+    if isinstance(panel, Transfers):
+        return [c for source in panel.sources for c in panel.plan(source, store)]
     if isinstance(panel, Replication):
         return _plan_replication(panel, store)
     return _plan_minima(panel, store) if isinstance(panel, Minima) else _plan_panel(panel, store)

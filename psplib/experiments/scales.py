@@ -15,6 +15,7 @@ from psplib.experiments.names import PUBLISHED, SCALES
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.sharpness import Sharpness
+from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
@@ -275,7 +276,7 @@ class Controls:
         return self.networks[0].arms[0]
 
 
-Experiment = Panel | Minima | Beyond | Replication | Controls
+Experiment = Panel | Minima | Beyond | Replication | Controls | Transfers
 
 
 def spread(densities: list[float], most: int) -> list[int]:
@@ -533,6 +534,26 @@ def _controlled(
     return Controlled(panel.title, panel.lobsters, (one_shot, *arms), panel.samples)
 
 
+def transfer(scale: str, seed: int = 0) -> Transfers:
+    """What the features of networks that other experiments made are worth on other data sets."""
+    first, second = replication(scale, seed), minima(scale, seed)
+    fashion = figure_1c("smoke" if scale == "smoke" else "quick", seed)
+    dense = [figure(scale, seed).dense for figure in (figure_1a, figure_1b)] + [fashion.dense]
+    runs = [(first.lobsters, first.retrained), (second.lobsters, second.retrained)]
+    runs += [(fashion.lobsters, fashion.retrained)]
+    others: list[tuple[str, ...]] = [("fashion-mnist", "digits", "cifar10")] * 2
+    others += [("mnist", "digits", "cifar10")]
+    sizes: tuple[Any, ...] = ((5, 10, 50, 100), 20, 10_000, 2_000)
+    if scale == "smoke":  # without the network that has no weights, and the one that is another's
+        others, sizes = [("digits",)], ((5, 10), 2, 300, 100)
+        runs, dense = runs[1:2], dense[1:2]
+    sources = tuple(
+        Source(_title(its[0]), its, against, template, targets, (0.95,) * (its == first.lobsters))
+        for (its, template), against, targets in zip(runs, dense, others, strict=True)
+    )
+    return Transfers("transfer", scale, seed, "Transfer", sources, *sizes)
+
+
 PANELS: dict[str, Callable[[str, int], Panel]] = {
     "figure_1a": figure_1a,
     "figure_1b": figure_1b,
@@ -550,6 +571,7 @@ EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
     "beyond": beyond,
     "replication": replication,
     "controls": controls,
+    "transfer": transfer,
 }
 
 

@@ -29,6 +29,7 @@ from psplib.paper.statistics import (
     Verdict,
     holm,
 )
+from psplib.paper.transfer import FigureTransfer, transfer_claims
 
 SEVERAL = "several scales"
 
@@ -66,10 +67,14 @@ UNTESTED = (
 
 
 def entries(
-    panels: Sequence[Figure1], minima: Figures2to4, beyond: FigureBeyond | None = None
+    panels: Sequence[Figure1],
+    minima: Figures2to4,
+    beyond: FigureBeyond | None = None,
+    transfer: FigureTransfer | None = None,
 ) -> list[Entry]:
     """Every claim, ordered by section; what is derived from two verdicts comes after them. What
-    one-shot pruning costs is not tested without the runs "beyond the paper"."""
+    one-shot pruning costs is not tested without the runs "beyond the paper", nor is transfer
+    without its own."""
     found = [
         Entry(
             replace(v, claim=f"{v.claim} ({figure.panel.title})"),
@@ -88,7 +93,11 @@ def entries(
     ):
         found += [Entry(v, chapter, v.basis or basis) for v in verdicts]
     found += [Entry(v, "", v.basis) for v in [*claims_of_minima(minima), *cost_of_one_shot(beyond)]]
-    return sorted([*found, *UNTESTED], key=lambda e: e.verdict.section)
+    if transfer:
+        found += [Entry(v, "transfer", v.basis) for v in transfer_claims(transfer)]
+    else:
+        found += UNTESTED
+    return sorted(found, key=lambda e: e.verdict.section)
 
 
 def _basis(figure: Figure1, verdict: Verdict) -> str:

@@ -1,0 +1,429 @@
+"""Transfer, the paper's first future work: what the frozen features of G, of the networks retrained
+from its mask and of their references are worth on other data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psplib.analysis import entropy, psp
+from psplib.analysis.ridge import Features, draw, read_out
+from psplib.core.artefact import Artefact, Parents, Parts
+from psplib.core.config import setting
+from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
+from psplib.core.seeds import derive
+from psplib.experiments.solutions import first_images, with_weights
+from psplib.nn import data as data_sets
+from psplib.nn import models
+from psplib.nn.compact import compact
+from psplib.nn.data import Data, Split
+from psplib.nn.masks import Mask, unpack_bits
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs.store import Store
+from psplib.training.fit import Checkpoint
+from psplib.training.trainer import flat
+
+# What is read out: the inputs of the last linear layer, and of the last two, by how many they are.
+DEPTHS = (1, 2)
+# ITU-R BT.601: the brightness of red, green, blue.
+LUMA = (0.299, 0.587, 0.114)
+SIDE = 28
+ORDERS = ("first", "joint", "mutual", "agreement")
+
+
+class Network(NamedTuple):
+    """A network of an arm: weights (P,), zero where the mask has pruned."""
+
+    arm: str
+    replica: int
+    mask: Mask
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Ridge read-outs of frozen features on other data sets, of every replica of a retraining whose
+    weights were kept, else of its best one; beside them of the gradual network with the same mask
+    (arm `lobster`) and of the mask with its initial values (`untrained`), or, of the dense arm,
+    which has no mask, of the raw pixels (`pixels`)."""
+
+    retraining: Retraining = setting("paper", "Sec. 6: sparse architectures, gradual and one-shot")
+    targets: tuple[str, ...] = setting("ours", "the data sets that features are read out on")
+    shots: tuple[int, ...] = setting(
+        "ours", "labelled images of each class", default=(5, 10, 50, 100)
+    )
+    draws: int = setting(
+        "ours", "times that these images are drawn, the same for all networks", default=20
+    )
+    samples: int = setting(
+        "ours",
+        "training images of a target that are drawn from and standardised by; of the source, that "
+        "entropies are measured on",
+        default=10_000,
+    )
+    validation: int = setting(
+        "ours", "validation images of a target that the penalty is chosen on", default=2_000
+    )
+
+    program = None
+
+    def __post_init__(self) -> None:
+        if self.retraining.lobster.architecture not in ("lenet-300", "lenet-5"):
+            raise PsplibError(
+                "Features are those that linear layers read, in LeNets; got "
+                f"{self.retraining.lobster.architecture!r}."
+            )
+        for name in ("targets", "shots"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise PsplibError(f"{name} must be different and at least one; got {values}.")
+        for target in self.targets:
+            one_of("a target", target, data_sets.NAMES)
+        for each in self.shots:
+            whole_number("shots", each, 1)
+        for name in ("draws", "samples", "validation"):
+            whole_number(name, getattr(self, name), 1)
+
+    @property
+    def parents(self) -> tuple[Retraining | Lobster, ...]:
+        """The retraining, and the gradual run whose mask it has."""
+        return self.retraining, *self.retraining.parents
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"transfer of {self.retraining.title}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        each = 60.0 if self.retraining.lobster.architecture == "lenet-5" else 15.0
+        return each * (2 + len(self.retraining.replicas)) * self.draws / 20
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the source; those of the targets come one by one."""
+        return self.retraining.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The tables of `analyse`."""
+        targets = [
+            _target(name, data.train.x.device, self.samples, self.validation)
+            for name in self.targets
+        ]
+        return {**self.analyse(data, targets, networks(self.retraining, parents), checkpoint)}
+
+    def analyse(
+        self,
+        data: Data,
+        targets: Sequence[Data],
+        found: Sequence[Network],
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """`networks`: a row for each network with its test error on the source and its entropies in
+        bits on the source's training images; `probes`: for each network, target, number of `layers`
+        that are read and of `shots` the test error of the read-out, mean and standard deviation
+        over draws, the `neurons` that vary, and the mean decimal logarithm of the penalties;
+        `targets`: what each is, to the byte, and its numbers of images."""
+        checkpoint = checkpoint or Checkpoint()
+        saved = checkpoint.load()
+        rows, probes = saved[1] if saved else ([], [])
+        model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
+        drawn = {t.name: list(self._draws(t)) for t in targets}
+        named: list[Network | None] = [*found, *([None] if not self.retraining.point else [])]
+        for network in named[len(rows) :]:
+            name = {"arm": "pixels", "replica": -1}
+            if network:
+                name = {"arm": network.arm, "replica": network.replica}
+            rows.append(name | (self._source(model, network, data) if network else {}))
+            for target in targets:
+                for layers, features in _features(model, network, target):
+                    label = f"the last {layers} layers of {name['arm']} {name['replica']}"
+                    features = features.standardised(f"{label} on {target.name}")
+                    for each in self.shots:
+                        reads = [read_out(features, d[each]) for d in drawn[target.name]]
+                        errors = pd.Series([r.error for r in reads])
+                        penalties = torch.tensor([r.penalty for r in reads]).log10()
+                        probes.append(
+                            name
+                            | {"target": target.name, "layers": layers, "shots": each}
+                            | {"error": float(errors.mean()), "sd": float(errors.std(ddof=0))}
+                            | {"neurons": features.width, "penalty": float(penalties.mean())}
+                        )
+            checkpoint.report(len(rows), len(named), f"{self.title}, {name['arm']}")
+            if checkpoint.due:
+                checkpoint.save({}, [rows, probes])
+        return {
+            "networks": pd.DataFrame(rows),
+            "probes": pd.DataFrame(probes),
+            "targets": pd.DataFrame([_described(t) for t in targets]),
+        }
+
+    def _draws(self, target: Data) -> Iterator[dict[int, Tensor]]:
+        """The examples of each draw, by how many of a class: the same for every network."""
+        for number in range(self.draws):
+            yield {
+                each: draw(
+                    target.train.y,
+                    each,
+                    target.classes,
+                    torch.Generator().manual_seed(derive("transfer", target.name, number)),
+                    target.name,
+                )
+                for each in self.shots
+            }
+
+    def _source(self, model: nn.Module, network: Network, data: Data) -> dict[str, float]:
+        model = with_weights(model, network.weights)
+        first, second, test = entropy.FirstOrder(), entropy.SecondOrder(), psp.LossAndError()
+        images = first_images(data.train, self.samples)
+        psp.observe(model, images, first, second, mask=network.mask)
+        psp.observe(model, data.test, test, mask=network.mask)
+        bits = {"first": first.entropy(), **second.entropies()}
+        return {"test_error": test.error} | {order: e.mean for order, e in bits.items()}
+
+    @property
+    def writes(self) -> Files:
+        """See `analyse`; raw pixels have no error and no entropies on the source."""
+        name = {"arm": NAME, "replica": Column(int, -1)}
+        source = {"test_error": Column(float, 0, 1, has_gaps=True)}
+        source |= {order: Column(float, has_gaps=True) for order in ORDERS}
+        probes = {"target": NAME, "layers": COUNT, "shots": COUNT, "error": SHARE, "sd": SIZE}
+        probes |= {"neurons": COUNT, "penalty": NUMBER}
+        images = {n: COUNT for n in ("pool", "validation", "test")}
+        most = 2 + len(self.retraining.replicas)
+        each = len(self.targets) * len(self.shots) * len(DEPTHS)
+        return {
+            "networks": Table(name | source, range(2, most + 1)),
+            "probes": Table(name | probes, range(most * each + 1)),
+            "targets": Table(
+                {"target": NAME, "variant": NAME, "sha256": NAME, **images}, len(self.targets)
+            ),
+        }
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that every network was read out on every target with every number of images, and
+        that the targets are the data sets that they are called."""
+        networks, targets = artefact.table("networks"), artefact.table("targets")
+        arms = {"pixels", "dense"} if not self.retraining.point else {"lobster", "untrained"}
+        artefact.insist(set(networks["arm"]) == arms | {self.retraining.arm}, "the table of arms")
+        names = ["arm", "replica", "target", "layers", "shots"]
+        asked = [
+            [arm, replica, target, layers, shots]
+            for arm, replica in networks[["arm", "replica"]].itertuples(index=False)
+            for target in self.targets
+            for layers in (DEPTHS[:1] if arm == "pixels" else DEPTHS)
+            for shots in self.shots
+        ]
+        found = artefact.table("probes")[names].to_numpy().tolist()
+        artefact.insist(found == asked, "the table of probes")
+        artefact.insist(targets["target"].tolist() == list(self.targets), "the table of targets")
+        for name, variant, digest in targets[["target", "variant", "sha256"]].to_numpy().tolist():
+            known = data_sets.DIGESTS[name].get(variant)
+            artefact.insist(known == digest, f"the target {name}")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`transfer networks` and `transfer probes`, with `of` (the arm that was retrained),
+        `lobster_seed` and `point`."""
+        labels: dict[str, Any] = {"of": self.retraining.arm, "point": self.retraining.point}
+        labels |= {"lobster_seed": self.retraining.lobster.seed}
+        return {
+            f"transfer {name}": artefact.table(name).assign(**labels)
+            for name in ("networks", "probes")
+        }
+
+
+def networks(retraining: Retraining, parents: Parents) -> list[Network]:
+    """The networks that a retraining's transfer is of; see `Transfer`."""
+    lobster, point, artefact = retraining.lobster, retraining.point, parents[retraining]
+    mask = lobster.mask(point, parents)
+    found = []
+    if point:
+        start = flat(models.build(lobster.architecture, lobster.seed)) * mask.flat
+        found.append(Network("lobster", -1, mask, lobster.weights(point, parents)))
+        found.append(Network("untrained", -1, mask, start))
+
+    def under(own: Mask, survivors: Tensor) -> Tensor:
+        return torch.zeros(len(own.flat)).masked_scatter_(own.flat, survivors)
+
+    table = artefact.table("replicas")
+    if "survivors.safetensors" in artefact.provenance["files"]:
+        kept = artefact.tensors("survivors")["weights"]
+        numbers = table["replica"].tolist()
+        return found + [
+            Network(retraining.arm, number, mask, under(mask, w))
+            for number, w in zip(numbers, kept, strict=True)
+        ]
+    best = artefact.tensors("best")
+    mask = mask.with_flat(unpack_bits(best["packed"], len(mask.flat)))
+    ranked = table.sort_values(["validation_error", "validation_loss"], kind="stable")
+    number = int(ranked["replica"].iloc[0])
+    return [*found, Network(retraining.arm, number, mask, under(mask, best["weights"]))]
+
+
+@lru_cache(maxsize=len(data_sets.NAMES))
+def _target(name: str, device: torch.device, samples: int, validation: int) -> Data:
+    """A data set as grey images of 28 x 28, normalised by its training images; of these the first
+    `samples`, of those for validation the first `validation`."""
+    data = data_sets.load_data(name)
+    if data.train.x.shape[1:] != (1, SIDE, SIDE):
+        data = grey(data)
+
+    def put(split: Split, most: int) -> Split:
+        return Split(split.x[:most].clone().to(device), split.y[:most].clone().to(device))
+
+    return replace(
+        data,
+        train=put(data.train, samples),
+        validation=put(data.validation, validation),
+        test=put(data.test, len(data.test)),
+    )
+
+
+def grey(data: Data) -> Data:
+    """A data set in colour as grey images of 28 x 28: the brightness of the pixels, averaged down,
+    normalised by the training images."""
+    std, mean = torch.tensor(data.std), torch.tensor(data.mean)
+    luma = torch.tensor(LUMA)
+
+    def shrink(split: Split) -> Tensor:
+        pixels = torch.cat(
+            [
+                torch.einsum("nchw,c->nhw", x, luma * std)[:, None] + float(luma @ mean)
+                for x in split.x.split(1000)
+            ]
+        )
+        return F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+
+    splits = (data.train, data.validation, data.test)
+    parts = [shrink(split) for split in splits]
+    middle, spread = float(parts[0].mean()), float(parts[0].std())
+    train, validation, test = (
+        Split((x - middle) / spread, split.y) for x, split in zip(parts, splits, strict=True)
+    )
+    return replace(
+        data, mean=(middle,), std=(spread,), train=train, validation=validation, test=test
+    )
+
+
+def _features(
+    model: nn.Module, network: Network | None, target: Data
+) -> Iterator[tuple[int, Features]]:
+    """The features of a target by how many layers they are read from; of no network its pixels."""
+    parts = (target.train, target.validation, target.test)
+    if network is None:
+        read = [[part.x.flatten(1)] for part in parts]
+    else:
+        model = with_weights(model, network.weights)
+        read = [list(reversed(inputs(model, network.mask, part.x))) for part in parts]
+    for layers in DEPTHS[: len(read[0])]:
+        own = [(torch.cat(x[:layers], 1), part.y) for x, part in zip(read, parts, strict=True)]
+        yield layers, Features(own[0], own[1], own[2], target.classes)
+
+
+def inputs(model: nn.Module, mask: Mask, x: Tensor, batch: int = 1000) -> list[Tensor]:
+    """What the last two linear layers of a chain read of images x, (N, d) each: its compact form's
+    units, also those that no surviving weight reads."""
+    form = compact(model, mask, sparse=False, unread=True)
+    form.load_(flat(model))
+    small = form.model.to(x.device).eval()
+    caught: list[Tensor] = []
+    linear = [m for m in small.modules() if isinstance(m, nn.Linear)][-2:]
+    for module in linear:
+        module.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    with torch.no_grad():
+        for part in x.split(batch):
+            small(form.read(part))
+    return [torch.cat(caught[k :: len(linear)]) for k in range(len(linear))]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Gradual runs of one network, and how they are retrained: at the points nearest to `goals` and
+    at the last, where weights are kept; `dense` is what they are compared with."""
+
+    title: str
+    lobsters: tuple[Lobster, ...]
+    dense: Retraining
+    retrained: Retraining
+    targets: tuple[str, ...]
+    goals: tuple[float, ...] = ()
+    arms: tuple[str, ...] = ("rewound", "reinitialised")
+
+    def retrainings(self, lobster: Lobster, sparsities: list[float]) -> list[Retraining]:
+        """The arms of a gradual run, its last point first; `sparsities` are those of its points,
+        the dense one first."""
+        pruned = range(1, len(sparsities))
+        near = {min(pruned, key=lambda p: abs(sparsities[p] - goal)) for goal in self.goals}
+        points = sorted({pruned[-1], *near}, reverse=True)
+        return [
+            replace(self.retrained, lobster=lobster, point=point, arm=arm)
+            for point in points
+            if sparsities[point] >= KEPT_ABOVE
+            for arm in self.arms
+        ]
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """The transfer of networks of several sources."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    sources: tuple[Source, ...]
+    shots: tuple[int, ...]
+    draws: int
+    samples: int
+    validation: int
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """The gradual runs of all sources."""
+        return tuple(run for source in self.sources for run in source.lobsters)
+
+    @property
+    def retrained(self) -> Retraining:
+        """How the first source's masks are retrained."""
+        return self.sources[0].retrained
+
+    def transfer(self, source: Source, retraining: Retraining) -> Transfer:
+        """The transfer of a retraining."""
+        sizes = (self.shots, self.draws, self.samples, self.validation)
+        return Transfer(retraining, source.targets, *sizes)
+
+    def plan(self, source: Source, store: Store) -> list[Any]:
+        """The runs of a source, its gradual runs first, then, run by run, retrainings that are
+        there with their transfer."""
+        found: list[Any] = [*source.lobsters, source.dense]
+        if store.has(source.dense):
+            found.append(self.transfer(source, source.dense))
+        for lobster in source.lobsters:
+            if not store.has(lobster):
+                continue
+            sparsities = store.load(lobster).table("points")["sparsity"].tolist()
+            for retraining in source.retrainings(lobster, sparsities):
+                found.append(retraining)
+                if store.has(retraining):
+                    found.append(self.transfer(source, retraining))
+        return found
+
+
+def _described(target: Data) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "variant": target.variant,
+        "sha256": target.digest,
+        "pool": len(target.train),
+        "validation": len(target.validation),
+        "test": len(target.test),
+    }

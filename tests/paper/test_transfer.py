@@ -1,0 +1,155 @@
+"""Transfer: verdicts on made-up tables, partial correlations against a regression."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from worlds import panel, papers_world
+from worlds import world as minima
+
+from psplib.experiments import scales
+from psplib.paper import ledger, transfer
+from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.transfer import COLUMNS, FigureTransfer
+
+PANEL = scales.transfer("paper")
+SOURCE = PANEL.sources[0]
+Error = Callable[[str, str, int, int], float]
+
+
+def noise(seed: int) -> float:
+    return 1e-4 * (-1) ** seed
+
+
+def world(
+    error: Error,
+    joint: Callable[[str, int, int], float] = lambda arm, seed, replica: 2.0,
+    seeds: int = 4,
+) -> FigureTransfer:
+    """Probe errors `error(arm, target, seed, replica)` of LeNet-300 at its last point, and worse
+    ones at the point before, which must not count; equal errors on the source but for the arm's."""
+    arms = [("lobster", -1), ("untrained", -1)]
+    arms += [(arm, r) for arm in ("rewound", "reinitialised") for r in range(5)]
+    rows = []
+    shared = {"network": SOURCE.title, "layers": 1, "shots": 100, "sd": 0.0, "penalty": 0.0}
+    for target in SOURCE.targets:
+        rows.append(
+            {"arm": "pixels", "replica": -1, "lobster_seed": 0, "point": 0, "sparsity": 0.0}
+            | {"target": target, "error": error("pixels", target, 0, 0)}
+            | shared
+        )
+        for seed in range(seeds):
+            for arm, replica in arms:
+                for point in (3, 4 + seed):
+                    worse = 0.0 if point > 3 or arm != "lobster" else 0.3
+                    rows.append(
+                        {"arm": arm, "replica": replica, "lobster_seed": seed, "point": point}
+                        | {"sparsity": 0.95 if point == 3 else 0.985, "target": target}
+                        | {"error": error(arm, target, seed, replica) + worse}
+                        | {"test_error": 0.02 + 1e-3 * (replica % 3), "neurons": 40}
+                        | {"joint": joint(arm, seed, replica), "mutual": 1.0, "first": 1.0}
+                        | shared
+                    )
+    return FigureTransfer(PANEL, pd.DataFrame(rows).reindex(columns=list(COLUMNS)), (), ())
+
+
+def verdicts(figure: FigureTransfer) -> list[str]:
+    found = transfer.transfer_claims(figure)
+    assert {v.verdict for v in found[4:]} == {NOT_RUN}, "the other sources have no runs"
+    return [v.verdict for v in found[:4]]
+
+
+def papers(arm: str, target: str, seed: int, replica: int) -> float:
+    """One-shot networks are two points worse than gradual ones, raw pixels ten."""
+    return 0.2 + {"lobster": 0.0, "pixels": 0.1}.get(arm, 0.02) + noise(seed)
+
+
+def test_verdicts_where_the_paper_is_right() -> None:
+    figure = world(papers)
+    assert verdicts(figure)[:3] == [HOLDS, HOLDS, HOLDS]
+    first, _, pixels, _ = transfer.transfer_claims(figure)[:4]
+    assert (first.effect, first.n, first.unit) == (pytest.approx(2.0), 4, "points")
+    assert pixels.effect == pytest.approx(10.0, abs=0.1)
+    assert transfer.answer(figure).startswith("**Yes**")
+    assert "raw pixels are 10.01" in transfer.answer(figure)
+
+
+def test_verdicts_where_there_is_no_advantage_and_pixels_are_ahead() -> None:
+    def error(arm: str, target: str, seed: int, replica: int) -> float:
+        return 0.2 - 0.1 * (arm == "pixels") + noise(seed) * (1 + (arm == "lobster"))
+
+    figure = world(error)
+    assert verdicts(figure)[:3] == [FAILS, UNDECIDED, FAILS]
+    assert transfer.answer(figure).startswith("**No**")
+    assert "better than the gradual networks" in transfer.answer(figure)
+
+
+def test_a_difference_too_small_to_matter_is_none_and_a_scattered_one_is_undecided() -> None:
+    def small(arm: str, target: str, seed: int, replica: int) -> float:
+        return 0.2 + (0.002 if arm == "rewound" else 0.0) + noise(seed) / 10
+
+    def scattered(arm: str, target: str, seed: int, replica: int) -> float:
+        return 0.2 + (0.01 + 100 * noise(seed)) * (arm == "rewound")
+
+    assert verdicts(world(small))[:2] == [FAILS, HOLDS]
+    assert verdicts(world(scattered))[:2] == [UNDECIDED, UNDECIDED]
+    assert verdicts(world(papers, seeds=1))[:2] == [UNDECIDED, UNDECIDED]
+
+
+def test_one_target_is_enough_for_potentially() -> None:
+    def error(arm: str, target: str, seed: int, replica: int) -> float:
+        one_shot = {"digits": 0.02}.get(target, -0.03) if arm == "rewound" else 0.0
+        return 0.2 + one_shot + noise(seed) * (arm == "rewound")
+
+    assert verdicts(world(error))[:2] == [FAILS, HOLDS]
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(-1, HOLDS), (1, FAILS), (0, UNDECIDED)])
+def test_entropy_predicts_transfer_or_not(sign: int, verdict: str) -> None:
+    """Within a run only: between runs the relation is turned round."""
+    spread = np.random.default_rng(0).normal(size=(2, 4, 2, 6))
+
+    def drawn(what: int, arm: str, seed: int, replica: int) -> float:
+        return float(spread[what, seed, int(arm == "rewound"), replica])
+
+    def joint(arm: str, seed: int, replica: int) -> float:
+        return 20.0 + drawn(0, arm, seed, replica) - 10 * seed * sign
+
+    def error(arm: str, target: str, seed: int, replica: int) -> float:
+        of = (arm, seed, replica)
+        return 0.3 + 0.01 * (sign * drawn(0, *of) + 0.3 * drawn(1, *of) + seed)
+
+    assert verdicts(world(error, joint))[3] == verdict
+
+
+def test_a_partial_correlation_is_that_of_what_regressions_leave() -> None:
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(30, 2))
+    x, y = rng.normal(size=(2, 30)) + np.array([[2.0, 1.0], [-1.0, 3.0]]) @ given.T
+    inverse = np.linalg.inv(np.cov(np.column_stack([x, y, given]).T))
+    expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    assert transfer.partial_correlation(x, y, given) == pytest.approx(expected)
+    assert transfer.partial_correlation(given[:, 0], y, given) == 0.0
+
+
+def test_what_was_not_run_is_said_and_shown_as_nothing() -> None:
+    empty = FigureTransfer(PANEL, pd.DataFrame(columns=list(COLUMNS)), (), ())
+    assert {v.verdict for v in transfer.transfer_claims(empty)} == {NOT_RUN}
+    assert transfer.plot_errors(empty) is None
+    assert transfer.plot_differences(empty) is None
+    assert transfer.plot_entropy(empty) is None
+    assert "not there yet" in transfer.answer(empty)
+
+
+def test_figures_tables_and_ledger_show_what_is_there() -> None:
+    figure = world(papers)
+    for plot in (transfer.plot_errors, transfer.plot_differences, transfer.plot_entropy):
+        assert plot(figure) is not None
+    shown = transfer.errors_by_shots(figure).iloc[0]
+    assert shown["raw pixels"] == "30.01"
+    assert shown["gradual (LOBSTER)"].startswith("20.00")
+    assert transfer.orders_table(figure).iloc[0]["gradual runs"] == "4"
+    panels = [panel(papers_world, ("dense", "rewound"), name) for name in scales.PANELS]
+    listed = [e for e in ledger.entries(panels, minima(), None, figure) if e.chapter == "transfer"]
+    assert len(listed) == 4 * len(PANEL.sources)
