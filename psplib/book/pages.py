@@ -1,20 +1,35 @@
-"""Executed chapters and prose -> pages, by Jupyter Book."""
+"""Executed chapters and prose -> pages, by Jupyter Book.
+
+Without JavaScript a page has MathML in the place of its formulas, and a picture in that of each
+widget.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import html as markup
 import io
+import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jupyter_book.sphinx  # slow to import: once, before a process is forked that needs it
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
 from jupyter_book.cli.main import main as jupyter_book_command
 
 from psplib.core import files
 from psplib.core.errors import PsplibError
 
 LOADED = jupyter_book.sphinx
+FORMULA = re.compile(r'<(div|span) class="math notranslate nohighlight"[^>]*>(.*?)</\1>', re.DOTALL)
+VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET = re.compile(rf'<script type="{re.escape(VIEW)}">\s*(\{{.*?\}})\s*</script>', re.DOTALL)
+NO_FORMULAS = "<noscript><style>.math { display: none !important }</style></noscript></head>"
 
 
 def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], html: Path) -> None:
@@ -39,10 +54,59 @@ def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], ht
                 f"Jupyter Book warns, and the book is not built:\n{told.getvalue()}{error}"
             ) from None
     made = work / "_build" / "html"
+    without_scripts(made, dict(_stills(source)))
     for path, content in beside.items():
         (made / path).write_bytes(content)
     replace(html, made)
     shutil.rmtree(work)
+
+
+def without_scripts(made: Path, stills: Mapping[str, str | tuple[bytes, str]]) -> None:
+    """Give pages what stands for formulas and widgets where no script runs. `stills`: by the name
+    of a widget's model, HTML, or a PNG and its words."""
+
+    def formula(found: re.Match[str]) -> str:
+        tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", markup.unescape(found[2]).strip())
+        try:
+            said = tex2mathml(tex, as_block=found[1] == "div")
+            said = re.sub(r">\s+<", "><", said)
+        except MathError:
+            said = f"<code>{markup.escape(tex)}</code>"
+        return f"{found[0]}<noscript>{said}</noscript>"
+
+    for page in made.rglob("*.html"):
+
+        def widget(found: re.Match[str], folder: Path = page.parent) -> str:
+            name = str(json.loads(found[1])["model_id"])
+            still = stills.get(name, "")
+            if isinstance(still, tuple):
+                path = made / "_images" / f"{name}.png"
+                files.make_folder(path.parent)
+                path.write_bytes(still[0])
+                address = Path(os.path.relpath(path, folder)).as_posix()
+                still = f'<img src="{address}" alt="{markup.escape(still[1])}">'
+            return f"{found[0]}<noscript>{still}</noscript>"
+
+        text = page.read_text(encoding="utf-8")
+        changed = WIDGET.sub(widget, FORMULA.sub(formula, text))
+        if changed != text:
+            page.write_text(changed.replace("</head>", NO_FORMULAS, 1), encoding="utf-8")
+
+
+def _stills(source: Path) -> Iterator[tuple[str, str | tuple[bytes, str]]]:
+    """What chapters put beside their widgets."""
+    for path in source.rglob("*.ipynb"):
+        for cell in json.loads(path.read_bytes())["cells"]:
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                if VIEW not in data:
+                    continue
+                name = data[VIEW]["model_id"]
+                if "image/png" in data:
+                    words = output["metadata"].get("image/png", {}).get("alt", "")
+                    yield name, (base64.b64decode(data["image/png"]), words)
+                elif "text/html" in data:
+                    yield name, "".join(data["text/html"])
 
 
 def replace(folder: Path, new: Path) -> None:

@@ -15,6 +15,7 @@ import browsing
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from psplib.book import pages as pages_of
 from psplib.experiments import scales
 
 VENDOR = Path(__file__).parents[2] / "book" / "_static" / "vendor"
@@ -89,6 +90,77 @@ def test_every_page_fits_and_can_be_read(site: Path, browser: Browser, width: in
                 )
                 faults[path.name, theme] = browsing.overflow(page) + browsing.contrast(page)
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
+
+
+@needs_chromium
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_paper_every_page_is_black_on_white(site: Path, browser: Browser, theme: str) -> None:
+    seen = """() => {
+      const style = e => getComputedStyle(e);
+      const texts = [...document.querySelectorAll("article p, article a, article pre span, h1")];
+      return {
+        ground: [document.documentElement, document.body].map(e => style(e).backgroundColor),
+        ink: [...new Set(texts.map(e => style(e).color))],
+        verdicts: [...document.querySelectorAll(".psplib-verdict.holds")]
+          .map(e => style(e).borderTopColor + style(e).borderTopStyle),
+      };
+    }"""
+    for name in ("figure_2", "claims", "lab"):
+        with browsing.visit(browser, (site / "book" / f"{name}.html").as_uri(), site) as (page, _):
+            page.emulate_media(media="print", color_scheme=theme)
+            page.wait_for_function(
+                "theme => document.documentElement.dataset.theme === theme", arg=theme
+            )
+            assert browsing.contrast(page) == []
+            found = page.evaluate(seen)
+        assert set(found["ground"]) == {"rgb(255, 255, 255)"}
+        assert found["ink"] == ["rgb(0, 0, 0)"]
+        assert set(found["verdicts"]) <= {"rgb(0, 102, 77)solid"}
+
+
+@needs_chromium
+def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
+    site: Path, browser: Browser
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in ("figure_4", "lab"):
+        page.goto((site / "book" / f"{name}.html").as_uri())
+        formulas, widgets = page.locator(".math"), page.locator(f'script[type="{pages_of.VIEW}"]')
+        assert formulas.count() > 2
+        assert not any(f.is_visible() for f in formulas.all())
+        assert page.locator("noscript > math").count() == formulas.count()
+        assert widgets.count() > 0
+        for widget in widgets.all():
+            still = widget.locator("xpath=following-sibling::*[1][self::noscript]//img").first
+            assert still.is_visible()
+            assert still.get_attribute("alt")
+            assert still.evaluate("i => i.naturalWidth") > 300
+    context.close()
+
+
+def test_what_is_no_mathml_is_shown_as_it_was_typed(tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    formula = '<span class="math notranslate nohighlight">\\({}\\)</span>'
+    widget = f'<script type="{pages_of.VIEW}">{{"model_id": "none"}}</script>'
+    page.write_text(
+        "<head></head>" + formula.format("a &lt; b") + formula.format("\\none") + widget
+    )
+    pages_of.without_scripts(tmp_path, {})
+    text = page.read_text()
+    assert "<mi>a</mi><mo>&lt;</mo><mi>b</mi>" in text
+    assert "<noscript><code>\\none</code></noscript>" in text
+    assert text.endswith("</script><noscript></noscript>")
+    assert text.count("<style>") == 1
+
+
+def test_the_site_offers_and_tells_no_more_than_it_should(site: Path) -> None:
+    """No TeX, which is not built; and no path of the machine that it was built on."""
+    here = (str(VENDOR.parents[2]), str(Path.home()) + "/", str(site.parent))
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert ".tex" not in text
+        assert not [path for path in here if path in text], page.name
 
 
 @needs_chromium
