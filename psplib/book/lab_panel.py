@@ -433,14 +433,20 @@ class Panel:
 
 
 def is_live() -> bool:
-    """Whether a person is likely to sit before this notebook: it has a kernel, and papermill has
-    set no parameters. The book is always executed with parameters."""
-    return get_ipython() is not None and not chapter.injected()
+    """Whether a person sits before this notebook: it has a kernel that may ask questions, which
+    papermill, nbconvert and the like forbid, and nobody has set its parameters."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False)) and not chapter.injected()
 
 
 def show(recordings: Mapping[str, Recording], knob: str) -> None:
-    """Display the live panel where somebody can turn its knobs, else the recorded runs."""
-    display(Panel().box if is_live() else recorded(recordings, knob))
+    """Display the live panel where somebody can turn its knobs, else the recorded runs; where no
+    widgets are shown, the end of the first stands for them."""
+    if is_live():
+        display(Panel().box)
+        return
+    bundle = dict(recorded(recordings, knob)._repr_mimebundle_())
+    display(bundle | {"text/html": frame(next(iter(recordings.values())))}, raw=True)
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:

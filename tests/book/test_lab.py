@@ -260,6 +260,12 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
         )  # fmt: skip
         answers = reply["content"]["user_expressions"]
         assert answers["live"]["data"]["text/plain"] == "True"
+        # papermill and nbconvert forbid questions, which nobody would answer.
+        reply = client.execute_interactive(
+            "pass", allow_stdin=False, user_expressions={"live": "lab_panel.is_live()"}
+        )
+        live = reply["content"]["user_expressions"]["live"]
+        assert live["data"]["text/plain"] == "False"
         stop, picture, note = answers["ids"]["data"]["text/plain"].strip("'").split()
 
         def heard(widget: str, words: str) -> None:
@@ -354,5 +360,12 @@ def test_a_network_that_died_is_still_drawn() -> None:
     assert lab_panel.frame(last).count("<img") == 4
 
 
-def test_without_a_kernel_there_is_no_live_panel() -> None:
+def test_without_a_kernel_there_is_no_live_panel_but_the_recorded_runs(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not lab_panel.is_live()
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(lab_panel, "display", lambda bundle, raw: shown.append(bundle))
+    lab_panel.show({"0.001": recording.upto(2)}, "λ")
+    assert "application/vnd.jupyter.widget-view+json" in shown[0]
+    assert shown[0]["text/html"].count("<img alt=") == 4, "where no widgets are shown"
