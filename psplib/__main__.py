@@ -14,6 +14,7 @@ import click
 
 from psplib.core import errors as checks
 from psplib.core.errors import PsplibError
+from psplib.core.processes import end_when
 from psplib.experiments.names import ENGINES, PUBLISHED, SCALES
 
 # A command imports what it needs: torch takes seconds, and the help needs none of it.
@@ -85,12 +86,12 @@ def reproduce(
     worker: bool,
 ) -> None:
     """Compute what is missing, the most valuable first; go on where it was stopped."""
+    if worker:
+        end_when(lambda: os.read(0, 1))
     from psplib.experiments import cluster, sweep
     from psplib.experiments.plan import lacking
     from psplib.runs import store as runs
 
-    if worker:
-        sweep.end_when(lambda: os.read(0, 1))
     panels = _experiments(scale, only, seed)
     checks.one_of("engine", engine, ENGINES)
     if address is not None and engine != "ray":

@@ -124,8 +124,11 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
         )
         while len([*runs.all()]) < 2 and process.poll() is None:
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = [int(p) for p in children.read_text().split()] if children.exists() else []
+        os.kill(process.pid, signal.SIGINT)  # of itself alone; a terminal tells the workers, too
         _, errors = process.communicate(timeout=60)
+    assert not any(Path(f"/proc/{worker}/exe").exists() for worker in workers)
     assert process.returncode == 130
     message = "psplib: interrupted. Nothing is lost: the same command goes on from here."
     assert errors.count(message) == 1

@@ -24,6 +24,7 @@ from psplib.book import binder
 from psplib.book.chapter import store_of
 from psplib.core import errors, files
 from psplib.core.errors import PsplibError
+from psplib.core.processes import end_when
 from psplib.experiments import scales, sweep
 from psplib.runs import store as runs
 
@@ -118,6 +119,8 @@ def execute_all(stale: dict[Path, Path], parameters: dict[str, Any]) -> None:
     assert execution  # loaded before processes are forked, which all need it
     for target in stale.values():
         files.make_folder(target.parent)
+        for part in target.parent.glob(".*.part"):  # of a build that was killed
+            part.unlink(missing_ok=True)
     with tqdm(total=len(stale), desc="chapters", unit="chapter") as bar:
         apart([(execute, t, target, parameters) for t, target in stale.items()], bar.update)
 
@@ -177,7 +180,7 @@ def apart(tasks: Iterable[Task], done: Callable[[], object] = lambda: None) -> N
 
 def _answer(send: connection.Connection, work: Callable[..., None], *arguments: Any) -> None:
     if parent := multiprocessing.parent_process():
-        sweep.end_when(lambda: connection.wait([parent.sentinel]))
+        end_when(lambda: connection.wait([parent.sentinel]))
     try:
         work(*arguments)
         send.send(None)
