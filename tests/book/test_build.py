@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from psplib.book import build, pages
 from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
 from psplib.runs.store import Store
@@ -16,20 +17,59 @@ ROOT = Path(__file__).parents[2]
 CHAPTER = ROOT / "book" / "figure_3.ipynb"  # the lightest one with a figure and verdicts
 
 
-def papermill(cwd: Path, *words: str) -> subprocess.CompletedProcess:
+def papermill(cwd: Path, *words: str, **surroundings: str) -> subprocess.CompletedProcess:
     tool = Path(sys.executable).with_name("papermill")
     command = [str(tool), str(CHAPTER), "out.ipynb", *words, "--no-progress-bar"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | surroundings
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_a_chapter_runs_from_any_folder(smoke_minima: Store, tmp_path: Path) -> None:
-    done = papermill(tmp_path, "-p", "scale", "smoke")
+# What a user may have set for other purposes.
+HOSTILE = {
+    "LC_ALL": "C",  # plain ASCII, as Python reads files without being told how
+    "MPLBACKEND": "pdf",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONHASHSEED": "7",
+    "PYTHONUTF8": "0",
+    "TZ": "Asia/Kathmandu",
+}
+RC = "font.size: 30\naxes.facecolor: red\nlines.linewidth: 9\n"
+
+
+def test_a_chapter_shows_the_same_from_any_folder_and_whatever_its_user_has_set(
+    smoke_minima: Store, tmp_path: Path
+) -> None:
+    cwd, rc = tmp_path / "any where", tmp_path / "matplotlibrc"
+    cwd.mkdir()
+    rc.write_text(RC)
+    surroundings = HOSTILE | {"MATPLOTLIBRC": str(rc), "TMPDIR": str(tmp_path)}
+    done = papermill(cwd, "-p", "scale", "smoke", "--inject-paths", **surroundings)
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "out.ipynb").read_text()
-    assert "image/png" in text
-    assert "psplib-verdict" in text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.ipynb"]
+    assert sorted(p.name for p in cwd.iterdir()) == ["out.ipynb"]
+    by_papermill = nbformat.read(cwd / "out.ipynb", as_version=4)
+    assert "PAPERMILL_INPUT_PATH" in str(by_papermill.cells)
+    made = tmp_path / CHAPTER.name
+    build.execute_all({CHAPTER: made}, {"scale": "smoke", "device": "auto"})
+    by_the_build = nbformat.read(made, as_version=4)
+    one, other = shown(by_papermill), shown(by_the_build)
+    assert one == other
+    assert any("psplib-verdict" in text for _, _, text in one)
+    assert any(kind == "image/png" for _, kind, _ in one)
+
+
+def shown(notebook: nbformat.NotebookNode) -> list[tuple[str, str, str]]:
+    """What a reader sees: cell, kind, content."""
+    return [
+        (
+            cell.id,
+            kind,
+            str(content).replace(f' <a download href="{CHAPTER.name}">notebook</a>', ""),
+        )
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        for kind, content in output.get("data", {}).items()
+        if kind not in ("text/plain", pages.VIEW)  # widgets have new names each time
+    ]
 
 
 @pytest.mark.slow
@@ -69,6 +109,11 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
         assert not any(c.outputs or c.execution_count for c in code), path.name
         assert code[0].metadata.tags[0] == "parameters"
         assert code[0].source == 'scale = "smoke"\ndevice = "auto"\nseed = 0'
+        assert notebook.metadata.kernelspec.name == "python3", path.name
+        for cell in code:
+            if "hide-cell" in cell.metadata.get("tags", []):  # an answer, folded in JupyterLab too
+                folded = {"outputs_hidden": True, "source_hidden": True}
+                assert cell.metadata.get("jupyter") == folded, (path.name, cell.id)
 
 
 @pytest.mark.slow
