@@ -234,16 +234,17 @@ def test_analyses_are_verified_and_counted_too(
 ) -> None:
     results = tmp_path / "results"
     words = ("publish", "--scale", "smoke", "--only", "minima")
-    assert "13 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
-    assert "13 of 13 runs are whole" in psplib("verify", runs=tmp_path, results=results).stdout
+    assert "15 runs published" in psplib(*words, runs=smoke_minima.root, results=results).stdout
+    assert "15 of 15 runs are whole" in psplib("verify", runs=tmp_path, results=results).stdout
     status = psplib("status", runs=smoke_minima.root, results=results).stdout.splitlines()
     line = next(line for line in status if line.split()[:2] == ["minima", "smoke"])
-    assert line.split()[2:6] == ["13", "0", "0", "13"]
+    assert line.split()[2:6] == ["15", "0", "0", "15"]
     for kind, table, column in (
         ("census", "networks", "replica"),
         ("map", "points", "alpha"),
         ("curvature", "points", "alpha"),
         ("profile", "neurons", "replica"),
+        ("selectivity", "layers", "replica"),
     ):
         folder = next((results / kind).iterdir())
         frame = pd.read_csv(folder / f"{table}.csv")

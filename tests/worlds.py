@@ -27,6 +27,8 @@ PAPER = {
     "joint": (2.0, 1.9),
     "mutual": (0.05, 0.04),
     "agreement": (5.2, 5.0),
+    "information": (0.1, 0.12),
+    "selectivity": (0.3, 0.4),
 }
 
 

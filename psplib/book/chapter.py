@@ -20,8 +20,6 @@ from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
 PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # papermill's --inject-paths
-# The experiments whose networks may have a census besides those of Figs. 2 to 4.
-MORE_CENSUSES = ("figure_1a", "replication", "figure_1c", "figure_1d")
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,10 @@ class Chapter:
         censuses that are there."""
         panel, store = self._runs("minima")
         assert isinstance(panel, scales.Minima)
-        others = [self._experiment(name) for name in MORE_CENSUSES]
-        known = [o for o in others if isinstance(o, scales.Panel | scales.Replication)]
-        return collect_minima(panel, store, known)
+        others = [self._experiment(name) for name in scales.PANELS if name != "figure_1b"]
+        further = scales.replication(others[0].scale, self.seed)
+        panels = [other for other in others if isinstance(other, scales.Panel)]
+        return collect_minima(panel, store, [further, *panels])
 
     def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""

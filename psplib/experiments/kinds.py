@@ -4,6 +4,7 @@ from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
+from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
 from psplib.experiments.transfer import Transfer
 from psplib.pruning.lobster import Lobster
@@ -22,4 +23,5 @@ KINDS = (
     Sensitivity,
     Sharpness,
     Transfer,
+    Selectivity,
 )

@@ -101,7 +101,7 @@ def _plan_minima(panel: Minima, store: Store) -> list[Run]:
             if store.has(retraining):
                 found.append(panel.census(retraining))
                 if arm == "rewound":
-                    found.append(panel.sharpness(retraining))
+                    found += [panel.sharpness(retraining), panel.selectivity(retraining)]
                 if gradual == panel.lobsters[0] and arm == "rewound":
                     later = list(panel.analyses(retraining).values())
                     last = [panel.profile(retraining)]
@@ -120,7 +120,7 @@ def _plan_replication(panel: Replication, store: Store) -> list[Run]:
                 if store.has(retraining) and sparsities[retraining.point] >= KEPT_ABOVE:
                     found.append(panel.census(retraining))
                     if retraining.arm == "rewound" and retraining.point == len(sparsities) - 1:
-                        found.append(panel.sharpness(retraining))
+                        found += [panel.sharpness(retraining), panel.selectivity(retraining)]
     return found
 
 

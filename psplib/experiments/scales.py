@@ -14,6 +14,7 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.names import PUBLISHED, SCALES
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
+from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
 from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
@@ -101,6 +102,10 @@ class Minima:
     def sharpness(self, rewound: Retraining) -> Sharpness:
         """How narrow the minima of G and the rewound networks are."""
         return Sharpness(rewound, min(self.samples, 2_000))
+
+    def selectivity(self, rewound: Retraining) -> Selectivity:
+        """How class-specific the features of G and the rewound networks are."""
+        return Selectivity(rewound, self.samples)
 
     def profile(self, retraining: Retraining) -> Profile:
         """The single neurons of G and of a retraining's best network."""
@@ -231,6 +236,10 @@ class Replication:
     def sharpness(self, rewound: Retraining) -> Sharpness:
         """How narrow the minima of G and the rewound networks are."""
         return Sharpness(rewound, min(self.samples, 2_000))
+
+    def selectivity(self, rewound: Retraining) -> Selectivity:
+        """How class-specific the features of G and the rewound networks are."""
+        return Selectivity(rewound, self.samples)
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,9 @@ def verdict_table(found: Sequence[Verdict], of: str = "claim of the paper") -> A
 def effect_in_words(verdict: Verdict) -> str:
     """An effect with its interval, where it has one, and unit; a dash where there is none."""
     numbers = (verdict.effect, verdict.low, verdict.high)
-    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f", "r": "+.2f"}[verdict.unit]
+    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f", "r": "+.2f", "index": "+.4f"}[
+        verdict.unit
+    ]
     mean, low, high = (format(x, form) for x in numbers)
     if not np.isfinite(numbers).all():
         return f"{mean} {verdict.unit}, no interval" if np.isfinite(verdict.effect) else "–"

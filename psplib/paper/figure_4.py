@@ -121,6 +121,26 @@ HIGHER_SECOND = {
         "joint": ("joint", ", which is 2 · first order − mutual and so no further witness"),
     }.items()
 }
+_AGNOSTIC = "The features of the gradual solution are less correlated to specific classes: {}."
+AGNOSTIC = (
+    Comparison(
+        _AGNOSTIC.format("information of a neuron's state on the class"),
+        "5.3",
+        "I(state; class), mean of active neurons",
+        "information",
+        -1,
+        "bits",
+    ),
+    Comparison(
+        _AGNOSTIC.format("class-selectivity index"),
+        "5.3",
+        "class-selectivity index, mean of active neurons",
+        "selectivity",
+        -1,
+        "index",
+    ),
+)
+COMPARED = (COMPARABLE_FIRST, COMPARABLE_POOLED, *HIGHER_SECOND.values(), *AGNOSTIC)
 # The definitions that say something which first order does not.
 WITNESSES = ("mutual", "agreement")
 
@@ -134,7 +154,8 @@ def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
     )
     first = [v for c in (COMPARABLE_FIRST, COMPARABLE_POOLED) for v in in_each(c, figures)]
     second = [v for c in HIGHER_SECOND.values() for v in in_each(c, figures)]
-    return [*first, elsewhere, *second]
+    agnostic = [v for c in AGNOSTIC for v in in_each(c, figures)]
+    return [*first, elsewhere, *second, *agnostic]
 
 
 def definitions_in_words(figures: Figures2to4) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.scales import Experiment, Minima, Panel, Replication
+from psplib.experiments.selectivity import Selectivity
 from psplib.paper import figure_1_claims
 from psplib.paper.display import effect_in_words, plus_minus, ranges, runs_and_replicas
 from psplib.paper.figure_1 import Figure1
@@ -139,12 +140,14 @@ def collect_minima(
         artefacts += censuses.values()
         if censuses:
             chances = unequal(other, store) if isinstance(other, Panel) else ""
-            tables = _tables(censuses)
+            specific = _selectivities(censuses, store)
+            artefacts += specific.values()
+            tables = _tables(censuses, specific)
             found.setdefault(other.title, []).append(Censuses(other, *tables, unequal=chances))
     own = {c: a for c, a in done.items() if isinstance(c, Census)}
     return Figures2to4(
         panel,
-        *_tables(own),
+        *_tables(own, _selectivities(own, store)),
         maps,
         lines,
         missing,
@@ -164,11 +167,23 @@ def _censuses(panel: Minima, other: Panel | Replication, store: Store) -> Iterat
                 yield census
 
 
-def _tables(censuses: Mapping[Census, Artefact]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables of the censuses of one architecture; `first_pooled` is added to the networks."""
-    tables = [census.tables(artefact) for census, artefact in censuses.items()]
-    networks = _once([t["census"] for t in tables], NETWORK)
-    neurons = _once([t["neurons"] for t in tables], [*NETWORK, "layer", "class"])
+def _selectivities(censuses: Iterable[Census], store: Store) -> dict[Selectivity, Artefact]:
+    """How class-specific the networks of these censuses are, where that is there."""
+    runs = [Selectivity(census.retraining, census.samples) for census in censuses]
+    return {run: store.load(run) for run in runs if store.has(run)}
+
+
+def _tables(
+    censuses: Mapping[Census, Artefact], specific: Mapping[Selectivity, Artefact]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of the censuses of one architecture; to the networks are added `first_pooled`
+    and, where it is there, how class-specific they are."""
+    found = [census.tables(artefact) for census, artefact in censuses.items()]
+    networks = _once([t["census"] for t in found], NETWORK)
+    neurons = _once([t["neurons"] for t in found], [*NETWORK, "layer", "class"])
+    if specific:
+        tables = [run.tables(artefact)["selectivity"] for run, artefact in specific.items()]
+        networks = networks.merge(_once(tables, NETWORK), on=NETWORK, how="left")
     for census in censuses:
         sizes = NEURONS.get(census.retraining.lobster.architecture, {})
         return networks.merge(pooled(neurons, sizes), on=NETWORK), neurons
@@ -217,6 +232,9 @@ class Beside(NamedTuple):
 def beside(censuses: Censuses, column: str, arm: str = "rewound") -> Iterator[Beside]:
     """For each gradual run whose replicas are there: a column of the censuses."""
     table = censuses.table
+    if column not in table:
+        return
+    table = table.dropna(subset=[column])
     for seed, rows in table.groupby("lobster_seed") if len(table) else []:
         gradual, replicas = (rows.loc[rows["arm"] == a, column] for a in ("lobster", arm))
         if len(gradual) and len(replicas):
@@ -447,6 +465,34 @@ def by_arm(figures: Figures2to4, quantities: Mapping[str, Quantity]) -> pd.DataF
             for column, shown in quantities.items():
                 row[shown.title] = plus_minus(shown.scale * group[column], shown.digits)
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def effects_table(comparisons: Sequence[Comparison], figures: Figures2to4) -> pd.DataFrame:
+    """A row for each claim, network and gradual run: the effect under its mask, with the interval
+    over its replicas; and a row `all` for each network, over its runs."""
+    rows = []
+    for comparison in comparisons:
+        for one in figures.networks:
+            tests = {str(s): t for s, t in by_mask(comparison, one).items()}
+            if len(tests) > 1:
+                tests["all"] = mean_of_runs(comparison, one)
+            for run, test in tests.items():
+                effect = comparison.in_unit(test).effect
+                rows.append(
+                    {
+                        "quantity": comparison.quantity,
+                        "effect": comparison.effect,
+                        "unit": comparison.unit,
+                        "network": one.title,
+                        "run": run,
+                        "mean": effect.mean,
+                        "low": effect.low,
+                        "high": effect.high,
+                        "n": effect.n,
+                        "verdict": test.verdict,
+                    }
+                )
     return pd.DataFrame(rows)
 
 

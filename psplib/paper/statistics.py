@@ -86,8 +86,8 @@ class Verdict:
     """A claim of the paper and what the results say of it.
 
     `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, a factor (×),
-    or a correlation (r). `n` counts what the interval is over; `basis` names the runs that
-    enter; `p` is the p-value of the verdict, NaN where there is no interval.
+    a correlation (r), or an index from 0 to 1. `n` counts what the interval is over; `basis`
+    names the runs that enter; `p` is the p-value of the verdict, NaN where there is no interval.
     """
 
     claim: str

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from problems import synthetic
+from sklearn.metrics import mutual_info_score
 from torch import nn
 
 from psplib.analysis import eigen, entropy, hessian, psp
@@ -20,6 +22,7 @@ from psplib.experiments.curvature import DEFINITIONS, Curvature
 from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile, entropies
+from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
 from psplib.experiments.solutions import Solutions
 from psplib.experiments.solutions import solutions as solutions_of
@@ -189,6 +192,28 @@ def test_the_profile_comes_after_all_else_and_is_collected(smoke_minima: Store) 
     assert mean.dropna().to_dict() == pytest.approx(census[census > 0].to_dict())
 
 
+def test_selectivity_is_of_every_network_and_layer(data: Data, solutions: Solutions) -> None:
+    table = Selectivity(REWOUND, samples=50).analyse(data, solutions)["layers"]
+    assert table["replica"].tolist() == [-1, -1, 4, 4, 7, 7]
+    assert table["layer"].tolist() == ["relu1", "relu2"] * 3
+    assert table["neurons"].tolist() == [300, 12] * 3
+    images = type(data.train)(data.train.x[:50], data.train.y[:50])
+    model = at(solutions, solutions.replicas[0])
+    z = model.fc1(model.flatten(model.pool1(model.relu1(model.conv1(images.x)))))
+    states = (z > 0).T
+    nats = [mutual_info_score(s.tolist(), images.y.tolist()) for s in states if s.any()]
+    row = table.iloc[3]
+    assert row["active"] == len(nats)
+    assert row["information"] == pytest.approx(sum(nats) / len(nats) / math.log(2))
+
+
+def test_selectivity_joins_the_censuses(smoke_minima: Store) -> None:
+    found = collect_minima(scales.minima("smoke"), smoke_minima)
+    is_compared = found.table["arm"] != "reinitialised"
+    assert (found.table[["information", "selectivity"]].notna().all(axis=1) == is_compared).all()
+    assert not found.table.duplicated(["lobster_seed", "arm", "replica"]).any()
+
+
 def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> None:
     config = Map(REWOUND, "surviving", steps=4, margin=2, pairs=True, samples=50)
     assert config.alphas[config.margin] == 0
@@ -246,6 +271,7 @@ def test_an_interrupted_analysis_ends_with_the_same_tables(
         (lambda: Curvature(REWOUND, "all", "new"), "definition must be one of converged, legacy"),
         (lambda: Profile(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Sharpness(REWOUND, parts=0), "parts must be a whole number of at least 1; got 0."),
+        (lambda: Selectivity(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Census(REWOUND, 0), "samples must be a whole number of at least 1; got 0."),
         (lambda: Map(REWOUND, "all", steps=0), "steps must be a whole number of at least 1"),
         (

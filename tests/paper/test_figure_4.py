@@ -9,7 +9,7 @@ from psplib.paper.statistics import FAILS
 
 
 def test_in_the_opposite_world_no_claim_holds() -> None:
-    turned = {name: PAPER[name][::-1] for name in figure_4.SECOND}
+    turned = {name: PAPER[name][::-1] for name in (*figure_4.SECOND, "information", "selectivity")}
     turned |= {"first": (1.0, 1.2), "first_pooled": (1.0, 1.2)}
     opposite = world(**turned)
     opposite.map()["loss"] *= -1
@@ -20,7 +20,7 @@ def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
     said = figure_4.definitions_in_words(world(mutual=(0.04, 0.05)))
     assert "by *mutual* **does not hold** and by *agreement* **holds**" in said
     assert "*Joint* is no further witness" in said
-    joint = figure_4.claims_of_figure_4(world())[-1]
+    joint = figure_4.claims_of_figure_4(world())[-3]
     assert "joint, which is 2 · first order − mutual and so no further witness" in joint.claim
 
 

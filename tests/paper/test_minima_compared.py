@@ -247,3 +247,13 @@ def test_in_the_papers_world_every_claim_holds() -> None:
         *figure_4.claims_of_figure_4(found),
     ]
     assert {v.verdict for v in claims} == {HOLDS}
+
+
+def test_the_effects_of_runs_and_of_all_of_them_are_in_one_table() -> None:
+    runs = [(1.3, [1.0, 1.1]), (1.5, [1.0, 1.2])]
+    figures = dataclasses.replace(world(), table=censuses(x=runs).table)
+    table = minima.effects_table([HIGHER], figures)
+    assert table["run"].tolist() == ["0", "1", "all"]
+    assert table["mean"].tolist() == pytest.approx([0.25, 0.4, 0.325])
+    assert table["n"].tolist() == [2, 2, 2]
+    assert minima.effects_table([RATIO], dataclasses.replace(figures, table=pd.DataFrame())).empty
