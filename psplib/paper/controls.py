@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.census import Census
 from psplib.experiments.plan import plan_controlled
-from psplib.experiments.scales import CONTROLS, Controlled, Controls
+from psplib.experiments.scales import CONTROLS, Controlled, Controls, Panel, experiment
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import (
     HOLDS,
@@ -245,6 +245,16 @@ def unequal_chances(figure: FigureControls, network: str) -> str:
             share = percent(1 - left.mean() / before.mean(), 0)
             return f"{what} alone takes {share} of the gap away: the chances were unequal"
     return ""
+
+
+def chances_of(panel: Panel, store: Store) -> str:
+    """Why gradual and one-shot networks of a panel of Fig. 1 had unequal chances, if its controls,
+    at its scale, show it."""
+    own = experiment("controls", panel.scale, panel.seed)
+    assert isinstance(own, Controls)
+    if panel.title not in (network.title for network in own.networks):
+        return ""
+    return unequal_chances(FigureControls.collect(own, store), panel.title)
 
 
 def _selection(figure: FigureControls, network: str) -> Verdict:

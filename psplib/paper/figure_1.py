@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from psplib.experiments.scales import PANELS, Panel, experiment
 from psplib.paper import display
+from psplib.paper.controls import chances_of
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import HOLDS, MARGIN, Interval, at_most, interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
@@ -48,7 +49,8 @@ class Figure1:
 
     Columns: `COLUMNS`; errors are shares, not per cent. `missing` holds the runs that are not
     there; `artefacts` those that are. `replicated` has the same columns: the networks of further
-    gradual runs, which enter the claims whose unit is the gradual run.
+    gradual runs, which enter the claims whose unit is the gradual run. `chances`: why gradual and
+    one-shot networks had unequal ones, if the controls show it.
     """
 
     panel: Panel
@@ -56,6 +58,7 @@ class Figure1:
     missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
     replicated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
+    chances: str = ""
 
     @classmethod
     def collect(cls, panel: Panel, store: Store) -> Figure1:
@@ -65,7 +68,8 @@ class Figure1:
         if panel.name == "figure_1a":
             replication = experiment("replication", panel.scale, panel.seed)
             further = _networks(divide(replication, store)[0])
-        return cls(panel, _networks(done), missing, tuple(done.values()), further)
+        chances = chances_of(panel, store)
+        return cls(panel, _networks(done), missing, tuple(done.values()), further, chances)
 
     @property
     def seeds(self) -> str:

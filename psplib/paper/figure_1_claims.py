@@ -168,7 +168,8 @@ def _gradual_is_better(figure: Figure1) -> Verdict:
     if found.effect.n == 1:
         test += "; one run has no interval"
     basis = f"gradual run{'s' * (len(gaps) > 1)} {', '.join(map(str, gaps.index))}"
-    return reserved(reported(claim, "5.1", test, found, basis), unequal(figure))
+    why = unequal(figure) or figure.chances
+    return reserved(reported(claim, "5.1", test, found, basis), why)
 
 
 def run_gaps(figure: Figure1, arm: str) -> pd.Series:

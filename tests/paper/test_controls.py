@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+import worlds
 
 from psplib.experiments import scales
 from psplib.experiments.plan import planned
 from psplib.paper import controls, display
 from psplib.paper.controls import CONDITIONS, FigureControls
+from psplib.paper.figure_1_claims import panel_claims
 from psplib.paper.statistics import FAILS, HOLDS, NOT_COMPARABLE, NOT_RUN, UNDECIDED, Verdict
 from psplib.runs.store import Store
 
@@ -185,7 +187,7 @@ def test_the_tables_and_the_words_quote_the_gaps() -> None:
     gap = controls.gaps_table(world()).iloc[0]
     assert gap["as published"].startswith("+1.10 [+1.10, +1.11] points")
     words = controls.controls_in_words(world()).replace("\u00a0", " ")
-    assert "trained with the regulariser, 1.10 ± 0.00 of 1.10 points remain" in words
+    assert "trained with the regulariser, 1.10 ± 0.01 of 1.10 points remain" in words
     assert "(4 gradual runs)" in words
 
 
@@ -195,6 +197,24 @@ def test_without_runs_there_is_no_figure_and_nothing_fails(store: Store) -> None
     assert controls.networks_table(nothing).empty
     assert controls.gaps_table(nothing).empty
     assert controls.controls_in_words(nothing) == display.NOT_THERE
+
+
+def test_fig_1_takes_back_what_rests_on_unequal_chances() -> None:
+    """And nothing else."""
+    figure = worlds.panel(worlds.papers_world, worlds.ARMS)
+    told = dataclasses.replace(figure, chances="the regulariser alone takes 80 % of the gap away")
+    before, after = panel_claims(figure), panel_claims(told)
+    changed = [v for v, old in zip(after, before, strict=True) if v != old]
+    assert [v.verdict for v in changed] == [NOT_COMPARABLE]
+    assert "gradual pruning has a lower error than one-shot" in changed[0].claim
+    assert changed[0].test.endswith("takes 80 % of the gap away")
+
+
+def test_only_panels_with_controls_ask_for_them(store: Store) -> None:
+    found = [controls.chances_of(scales.PANELS[p]("paper", 0), store) for p in scales.PANELS]
+    assert found == [""] * 4
+    titles = {scales.PANELS[p]("paper", 0).title for p in ("figure_1a", "figure_1b")}
+    assert titles == {SMALL, LARGE}
 
 
 def test_networks_share_masks_and_differ_in_what_the_conditions_say() -> None:
