@@ -20,6 +20,7 @@ from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4
 from psplib.paper.slide import Slide, Slides
 from psplib.pruning.lobster import Lobster
+from psplib.pruning.thresholds import Thresholds
 from psplib.runs.store import Store
 
 MISSING = "The runs of this widget are not there yet."
@@ -71,14 +72,6 @@ def _choice(
         layout=ipw.Layout(width=width, max_width=most),
     )
     return made, made
-
-
-def player(name: str, options: Sequence[str], index: int) -> Control:
-    """A slider with buttons that let it run, stop it and take it back to its start."""
-    view, chosen = slider(name, options, index)
-    play = ipw.Play(max=len(options) - 1, value=index, interval=1000, show_repeat=False)
-    ipw.jslink((play, "value"), (chosen, "index"))
-    return ipw.VBox([play, view], layout=ipw.Layout(width="100%")), chosen
 
 
 def explore(
@@ -158,9 +151,9 @@ def survivors(config: Lobster, store: Store) -> Shown:
     return explore(figure_1_slides.survivors_slides(config, store), {"sparsity": slider})
 
 
-def prunings(config: Lobster, store: Store) -> Shown:
-    """Train, prune, train again: a gradual run to be played."""
-    return explore(figure_1_slides.prunings_slides(config, store), {"sparsity": player})
+def prunings(config: Thresholds, store: Store) -> live.Live:
+    """A gradual run's networks, to be pruned by hand."""
+    return live.prune_by_hand(config, store)
 
 
 def plane(figures: Figures2to4, *quantities: str) -> live.Live:

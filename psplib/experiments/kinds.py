@@ -11,6 +11,7 @@ from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
+from psplib.pruning.thresholds import Thresholds
 
 KINDS = (
     Lobster,
@@ -24,4 +25,5 @@ KINDS = (
     Sharpness,
     Transfer,
     Selectivity,
+    Thresholds,
 )

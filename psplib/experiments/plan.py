@@ -129,7 +129,8 @@ def _plan_panel(panel: Panel, store: Store) -> list[Run]:
     if not store.has(panel.lobsters[0]):
         return gradual
     points = store.load(panel.lobsters[0]).table("points")
-    return gradual + list(panel.retrainings([1 - s for s in points["sparsity"]]))
+    retrained = panel.retrainings([1 - s for s in points["sparsity"]])
+    return [*gradual, *panel.thresholds, *retrained]
 
 
 def lacking(panels: Sequence[Experiment], store: Store) -> list[Run]:

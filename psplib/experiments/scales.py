@@ -20,6 +20,7 @@ from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
+from psplib.pruning.thresholds import Thresholds
 
 TITLES = {
     "lenet-300": "LeNet-300",
@@ -49,6 +50,12 @@ class Panel:
     dense: Retraining
     retrained: Retraining
     most_points: int
+
+    @property
+    def thresholds(self) -> tuple[Thresholds, ...]:
+        """What the reader prunes by hand: the first gradual run of LeNet-300."""
+        first = self.lobsters[0]
+        return (Thresholds(first),) if first.architecture == "lenet-300" else ()
 
     def retrainings(self, densities: list[float]) -> list[Retraining]:
         """All arms along the first gradual run, the most telling arm first.

@@ -11,15 +11,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from psplib.experiments import scales
 from psplib.nn.masks import Mask
 from psplib.paper.slide import Slide, Slides, draw_slide
-from psplib.paper.style import ARMS, STYLE, plain_ticks
+from psplib.paper.style import ARMS, STYLE
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
 
@@ -138,73 +136,3 @@ def _mosaic(squares: np.ndarray, limit: float) -> np.ndarray:
         top, start = (i // columns) * (height + 1), (i % columns) * (width + 1)
         picture[top : top + height, start : start + width] = square
     return picture
-
-
-def prunings_slides(config: Lobster, store: Store, most: int = 12) -> Slides:
-    """By sparsity: the sizes of the surviving parameters with the next pruning's threshold, and
-    where in the run's validation loss that is."""
-    found = states(config, store, most)
-    if not found:
-        return {}
-    artefact = store.load(config)
-    history, points = artefact.table("history"), artefact.table("points")
-    sizes = [np.abs(s.weights[s.mask.flat].numpy()) for s in found]
-    largest = max(float(s.max()) for s in sizes)
-    bins = np.geomspace(1e-3 * largest, largest, 61)
-    return {
-        (state.sparsity,): _pruning(state, size, bins, history, points["epoch"].tolist())
-        for state, size in zip(found, sizes, strict=True)
-    }
-
-
-def _pruning(
-    state: State, sizes: np.ndarray, bins: np.ndarray, history: pd.DataFrame, epochs: list[int]
-) -> Slide:
-    row, threshold = state.row, state.row["threshold"]
-    color = ARMS["lobster"].color
-    is_last = not state.taken
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(7.2, 4.4))
-        above, below = (
-            fig.add_axes((0.12, 0.6, 0.85, 0.31)),
-            fig.add_axes((0.12, 0.115, 0.85, 0.32)),
-        )
-        seen = np.clip(sizes, bins[0], None)
-        cut = -np.inf if is_last else threshold
-        parts = [seen[seen <= cut], seen[seen > cut]]
-        above.hist(parts, bins.tolist(), stacked=True, color=[_TAKEN, color])
-        above.set(xscale="log", xlabel="|w|, surviving parameters", ylabel="number")
-        above.set_xlim(bins[0], bins[-1])
-        plain_ticks(above.xaxis)
-        above.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        then = "no further pruning" if is_last else f"T = {threshold:.4f} takes {state.taken:,}"
-        if not is_last:
-            above.axvline(threshold, color="black", lw=1.4)
-        above.set_title(f"{state.sparsity} pruned: {row['kept']:,} left; {then}", fontsize=11)
-        done = history[history["epoch"] <= row["epoch"]]
-        below.plot(history["epoch"], history["validation_loss"], color=color, lw=0.7, alpha=0.3)
-        below.plot(done["epoch"], done["validation_loss"], color=color, lw=1.1)
-        below.vlines(
-            epochs, 0, 1, transform=below.get_xaxis_transform(), color="0.85", lw=0.6, zorder=0
-        )
-        below.axvline(row["epoch"], color="black", lw=1.4)
-        below.plot(row["best_epoch"], row["validation_loss"], "o", color=color, mec="white", ms=8)
-        # The first epochs would set the range; what happens once pruning has begun is of interest.
-        pruned = history.loc[history["epoch"] >= epochs[0], "validation_loss"]
-        below.set(xlabel="epoch", ylabel="validation loss")
-        below.set_ylim(0.95 * history["validation_loss"].min(), 1.05 * pruned.max())
-        below.set_xlim(0, 1.01 * history["epoch"].max())
-        alt = (
-            f"Gradual pruning at epoch {row['epoch']}: {row['kept']:,} parameters survive, "
-            f"{state.sparsity} are pruned. "
-            + (
-                "It is the last point: nothing more is pruned. "
-                if is_last
-                else f"The threshold T = {threshold:.4f} takes {state.taken:,} of them next. "
-            )
-            + f"The median size of a survivor is {np.median(sizes):.4f}. The validation loss was "
-            f"lowest since the pruning before at epoch {row['best_epoch']}: "
-            f"{row['validation_loss']:.4f}; the test error there is "
-            f"{100 * row['test_error']:.2f} %."
-        )
-        return draw_slide(fig, alt, 32)

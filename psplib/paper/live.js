@@ -9,6 +9,8 @@ window.psplibLive ??= (() => {
     .psplib-live .controls { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .3rem 0 }
     .psplib-live select { font: inherit; max-width: 100% }
     .psplib-live text { fill: currentColor; font-size: 13px }
+    .psplib-live .wide { display: flex; max-width: 45rem; gap: .5em }
+    .psplib-live .wide input { flex: 1 }
     .psplib-live .small { font-size: 12px }
     .psplib-live .grid { stroke: currentColor; opacity: .15 }
     .psplib-live .level { stroke: currentColor; stroke-dasharray: 6 4; opacity: .7 }
@@ -345,11 +347,61 @@ window.psplibLive ??= (() => {
     renew();
   }
 
+  // Prune by hand: where is the largest T whose loss is still within the tolerance?
+  function threshold(stage, spec) {
+    let point, at;
+    const controls = node(stage, "div", { class: "controls" });
+    choice(controls, "network", spec.points.map(p => p.name), begin);
+    const svg = node(stage, "svg", { viewBox: "0 0 720 470", role: "img" });
+    const knob = node(node(stage, "label", { class: "wide" }, "T "), "input", { type: "range", min: 0, value: 0, "aria-label": "threshold T" });
+    const readout = node(stage, "output", { "aria-live": "polite" });
+    const answer = node(stage, "button", { type: "button" }, "Show LOBSTER's T");
+    let revealed = false;
+
+    function begin(i) {
+      point = spec.points[i];
+      knob.max = point.threshold.length - 1;
+      knob.value = at = 0;
+      revealed = false;
+      draw();
+    }
+
+    function draw() {
+      const { threshold, kept, loss, edges, counts, own } = point, T = threshold[at], first = loss[0], bound = (1 + spec.tolerance) * first;
+      svg.replaceChildren();
+      const upper = { left: 62, right: 704, top: 10, bottom: 180 }, lower = { left: 62, right: 704, top: 262, bottom: 424 };
+      const x = axis(edges[0], edges.at(-1), upper.left, upper.right, true), y = axis(0, Math.max(...counts) * 1.05, upper.bottom, upper.top, false);
+      axes(svg, x, y, upper, "|w|, surviving parameters", "number");
+      counts.forEach((count, i) => node(svg, "rect", { x: x.at(edges[i]), width: Math.max(1, x.at(edges[i + 1]) - x.at(edges[i]) - 0.5), y: y.at(count), height: upper.bottom - y.at(count), fill: edges[i + 1] <= T ? "#999999" : spec.color }));
+      const share = i => 100 * (1 - kept[i] / kept[0]), top = Math.max(3 * bound, first * 3);
+      const u = axis(0, 100, lower.left, lower.right, false), v = axis(first * 0.9, top, lower.bottom, lower.top, true);
+      axes(svg, u, v, lower, "pruned of these parameters [%]", "validation loss");
+      const line = (box, axisAt, attributes) => node(svg, "line", { x1: axisAt, x2: axisAt, y1: box.top, y2: box.bottom, stroke: "currentColor", ...attributes });
+      node(svg, "line", { x1: lower.left, x2: lower.right, y1: v.at(bound), y2: v.at(bound), class: "level" });
+      node(svg, "text", { x: lower.left + 6, y: v.at(bound) - 5, class: "small" }, `${(100 * spec.tolerance).toFixed(0)} % above the loss before`);
+      const seen = loss.map((l, i) => [i, l]).filter(([i, l]) => l <= top && (revealed || i <= at));
+      node(svg, "polyline", { points: seen.map(([i, l]) => `${u.at(share(i))},${v.at(l)}`).join(" "), fill: "none", stroke: spec.color, "stroke-width": 2 });
+      if (loss[at] <= top) node(svg, "circle", { cx: u.at(share(at)), cy: v.at(loss[at]), r: 5, fill: spec.color });
+      if (T >= edges[0]) line(upper, x.at(T), { "stroke-width": 2 });
+      if (revealed) {
+        line(upper, x.at(threshold[own]), { "stroke-dasharray": "5 3" });
+        line(lower, u.at(share(own)), { "stroke-dasharray": "5 3" });
+      }
+      const within = loss[at] <= bound, words = `T = ${digits(T, 3)} takes ${(kept[0] - kept[at]).toLocaleString("en")} of ${kept[0].toLocaleString("en")}: validation loss ${loss[at].toFixed(4)}, ${(loss[at] / first).toFixed(3)} × that before, ${within ? "within" : "beyond"} the tolerance.`;
+      const lobster = ` LOBSTER takes ${(kept[0] - kept[own]).toLocaleString("en")}, T = ${digits(threshold[own], 3)}: loss ${loss[own].toFixed(4)}, ${(loss[own] / first).toFixed(3)} ×.`;
+      readout.textContent = words + (revealed ? lobster : "");
+      svg.setAttribute("aria-label", `${point.name}: sizes of the surviving parameters, and the validation loss against the share that is pruned.`);
+    }
+    knob.addEventListener("input", () => { at = +knob.value; draw(); });
+    answer.addEventListener("click", () => { revealed = true; draw(); });
+    begin(0);
+  }
+
   document.head.appendChild(document.createElement("style")).textContent = STYLE;
   return id => {
     const figure = document.getElementById(id), spec = JSON.parse(figure.querySelector("script").textContent);
     const stage = figure.querySelector("div");
     stage.replaceChildren();
-    ({ curves, plane })[spec.kind](stage, spec, id);
+    ({ curves, plane, threshold })[spec.kind](stage, spec, id);
   };
 })();

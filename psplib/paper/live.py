@@ -17,15 +17,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
 
+from psplib.experiments.scales import spread
 from psplib.paper.figure_1 import Figure1, plot_panel
 from psplib.paper.minima import Figures2to4
 from psplib.paper.plane import LABELS, SOLUTIONS, maps_plot
 from psplib.paper.slide import Slide, draw_slide
-from psplib.paper.style import ARMS
+from psplib.paper.style import ARMS, STYLE
+from psplib.pruning.thresholds import Thresholds
+from psplib.runs.store import Store
 
 MISSING = "The runs of this figure are not there yet."
 GRADUAL = "-1"  # the replica's place of a network that has none
@@ -160,3 +165,59 @@ def _map(subspace: str, table: pd.DataFrame, quantities: Sequence[str]) -> dict[
             c: base64.b64encode(table[c].to_numpy(np.dtype("<f4"))).decode() for c in columns
         },
     }
+
+
+def prune_by_hand(config: Thresholds, store: Store, most: int = 6) -> Live:
+    """The networks of a gradual run before a pruning, at most `most` of them: sizes of the weights
+    and the validation loss against the threshold, which the reader sets before LOBSTER's is shown.
+    """
+    if config not in store or config.lobster not in store:
+        return Live({}, None)
+    losses = store.load(config).table("losses")
+    by_point = dict(tuple(losses.groupby("point")))
+    kept = {point: int(rows["kept"].iloc[0]) for point, rows in by_point.items()}
+    shown = [list(kept)[i] for i in spread([float(k) for k in kept.values()], most)]
+    run = store.load(config.lobster)
+    sparsity = run.table("points").set_index("point")["sparsity"]
+    points = []
+    for point in shown:
+        rows = by_point[point]
+        sizes = np.abs(run.tensors("weights")[f"point{point}"].numpy())
+        edges = np.geomspace(1e-3 * sizes.max(), sizes.max() * 1.0001, 61)
+        counts, _ = np.histogram(sizes.clip(edges[0]), edges)
+        points.append(
+            {
+                "name": f"{100 * sparsity[point]:.2f} % pruned, {kept[point]:,} left",
+                "threshold": rows["threshold"].tolist(),
+                "kept": rows["kept"].tolist(),
+                "loss": rows["loss"].tolist(),
+                "own": int(rows["is_own"].to_numpy().argmax()),
+                "edges": edges.tolist(),
+                "counts": counts.tolist(),
+            }
+        )
+    numbers = {
+        "kind": "threshold",
+        "tolerance": config.lobster.tolerance,
+        "color": ARMS["lobster"].color,
+        "points": points,
+    }
+    return Live(numbers, _losses_still(by_point[shown[0]], points[0]["name"]))
+
+
+def _losses_still(rows: pd.DataFrame, name: str) -> Slide:
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 3.6), layout="constrained")
+        ax = fig.subplots()
+        share = 100 * (1 - rows["kept"] / rows["kept"].iloc[0])
+        ax.plot(share, rows["loss"], color=ARMS["lobster"].color)
+        own = rows["is_own"].to_numpy().argmax()
+        ax.axvline(share.iloc[own], color="black", ls="--")
+        ax.set(yscale="log", xlabel="pruned of these parameters [%]", ylabel="validation loss")
+        ax.set_title(name)
+        alt = (
+            f"{name}: the validation loss against the share that a threshold takes; LOBSTER's own "
+            f"takes {share.iloc[own]:.1f} %, at a loss of {rows['loss'].iloc[own]:.4f}, "
+            f"{rows['loss'].iloc[0]:.4f} before."
+        )
+        return draw_slide(fig, alt)

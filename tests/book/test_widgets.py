@@ -143,16 +143,6 @@ def test_pruned_weights_are_grey_and_signs_have_colours() -> None:
     assert min(white) > 0.95
 
 
-def test_the_player_says_what_each_pruning_takes(gradual: Store) -> None:
-    found = figure_1_slides.prunings_slides(GRADUAL, gradual)
-    assert "takes 22,000 of them next" in found["88.75 %",].alt
-    assert "epoch 28: 0.3200; the test error there is 2.20 %." in found["88.75 %",].alt
-    assert "nothing more is pruned" in found["99.62 %",].alt
-    state = figure_1_slides.states(GRADUAL, gradual, 10)[1]
-    below = (state.weights[state.mask.flat].abs() <= state.row["threshold"]).sum()
-    assert int(below) == state.taken == 22_000
-
-
 @pytest.mark.slow
 def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     found = figure_4.class_slides(minima)
@@ -186,19 +176,6 @@ def test_every_control_is_linked_to_every_stack_of_its_depth() -> None:
     assert {(a, b) for _, a, _, b in found} == {("index", "selected_index")}
 
 
-def test_the_player_drives_its_slider(gradual: Store) -> None:
-    shown = widgets.prunings(GRADUAL, gradual)
-    controls, stack = shown.widget.children
-    play, slider = controls.children[0].children
-    assert isinstance(play, ipw.Play)
-    assert (play.min, play.max) == (0, len(slider.options) - 1)
-    ends = {(s.model_id, a, t.model_id, b) for s, a, t, b in links(shown)}
-    assert ends == {
-        (play.model_id, "value", slider.model_id, "index"),
-        (slider.model_id, "index", stack.model_id, "selected_index"),
-    }
-
-
 def test_an_option_without_a_slide_says_so_and_a_single_one_needs_no_control() -> None:
     shown = widgets.explore(
         {k: s for k, s in of_maps().items() if k[0] == "joint"},
@@ -214,7 +191,6 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
     nothing = collect_minima(scales.minima("paper"), empty)
     for shown in (
         widgets.survivors(GRADUAL, empty),
-        widgets.prunings(GRADUAL, empty),
         widgets.classes(nothing),
         widgets.neurons(nothing),
     ):
@@ -226,8 +202,8 @@ def test_without_runs_a_widget_says_so(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_pictures_have_words_and_fit_the_page(gradual: Store) -> None:
-    found = figure_1_slides.prunings_slides(GRADUAL, gradual)
-    again = figure_1_slides.prunings_slides(GRADUAL, gradual)
+    found = figure_1_slides.survivors_slides(GRADUAL, gradual)
+    again = figure_1_slides.survivors_slides(GRADUAL, gradual)
     assert found == again, "the same runs, the same bytes"
     html = pictures(widgets.explore(found, {"sparsity": widgets.slider}))
     assert len(html) == len(found)

@@ -154,3 +154,29 @@ def test_a_reader_reads_off_a_point_of_the_plane(page_of, minima: Figures2to4) -
     page.get_by_role("combobox", name="quantity").select_option(LABELS["joint"])
     page.get_by_role("combobox", name="layer").select_option("relu2")
     assert "joint [bits], relu2" in svg.get_attribute("aria-label")
+
+
+@needs_chromium
+def test_a_reader_prunes_by_hand_before_the_answer_is_shown(page_of, minima: Figures2to4) -> None:
+    network = {
+        "name": "90 % pruned, 100 left",
+        "threshold": [0.0, 0.01, 0.02, 0.03],
+        "kept": [100, 80, 60, 20],
+        "loss": [0.1, 0.101, 0.1049, 0.3],
+        "own": 2,
+        "edges": [0.001, 0.015, 0.05],
+        "counts": [40, 60],
+    }
+    numbers = {"kind": "threshold", "tolerance": 0.05, "color": "blue", "points": [network]}
+    page = page_of(live.Live(numbers, live.plane(minima, ["loss"]).still))
+    knob = page.get_by_role("slider")
+    assert answer(page).startswith("T = 0 takes 0 of 100: validation loss 0.1000, 1.000 ×")
+    for step, (taken, where) in enumerate([(20, "within"), (40, "within"), (80, "beyond")], 1):
+        knob.press("ArrowRight")
+        ratio = network["loss"][step] / 0.1
+        assert answer(page) == (
+            f"T = {network['threshold'][step]} takes {taken} of 100: validation loss "
+            f"{network['loss'][step]:.4f}, {ratio:.3f} × that before, {where} the tolerance."
+        )
+    page.get_by_role("button").click()
+    assert answer(page).endswith("LOBSTER takes 40, T = 0.02: loss 0.1049, 1.049 ×.")
