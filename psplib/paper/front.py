@@ -103,7 +103,7 @@ def first_screen(figure: Figure1, minima: Figures2to4, found: Sequence[Entry]) -
 
     ways = (
         ("claims.html", "See the evidence"),
-        ("lab.html", "Play"),
+        ("playground.html", "Play"),
         ("#how-to-run-it-again", "Run a chapter"),
     )
     links = " ".join(f'<a href="{where}">{name}</a>' for where, name in ways)
