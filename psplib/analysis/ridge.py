@@ -13,7 +13,7 @@ from torch import Tensor
 from psplib.core.errors import PsplibError
 
 # Times the number of samples: with features of unit variance from no penalty to nothing but one.
-PENALTIES = tuple(10 ** (k / 2) for k in range(-8, 7))
+PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +74,33 @@ def solve(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Ten
     return weights, level - centre @ weights
 
 
-def read_out(features: Features, examples: Tensor) -> Read:
-    """The ridge read-out of these examples (n,) of the pool, by one-hot regression, with the
-    penalty of least validation error, of equal ones the largest."""
-    x, y = (t[examples] for t in features.pool)
-    onehot = F.one_hot(y, features.classes).to(x.dtype)
-    weights, intercepts = solve(x, onehot, [p * len(x) for p in PENALTIES])
-    z, labels = features.validation
-    scores = z @ weights.transpose(0, 1).flatten(1)
-    answers = (scores.view(len(z), *intercepts.shape) + intercepts).argmax(2)
-    wrong = (answers != labels[:, None]).sum(0)
-    best = int((wrong == wrong.min()).nonzero().max())
-    z, labels = features.test
-    answers = (z @ weights[best] + intercepts[best]).argmax(1)
-    return Read(float((answers != labels).double().mean()), PENALTIES[best])
+def read_out(features: Features, draws: Sequence[Tensor]) -> list[Read]:
+    """The ridge read-outs of several draws of equally many examples (n,) of the pool, by one-hot
+    regression, each with the penalty of least validation error, of equal ones the largest."""
+    weights, intercepts = [], []
+    for examples in draws:
+        x, y = (t[examples] for t in features.pool)
+        onehot = F.one_hot(y, features.classes).to(x.dtype)
+        w, b = solve(x, onehot, [p * len(x) for p in PENALTIES])
+        weights.append(w)
+        intercepts.append(b)
+    all_weights, all_intercepts = torch.stack(weights), torch.stack(intercepts)
+    wrong = _wrong(features.validation, all_weights.flatten(0, 1), all_intercepts.flatten(0, 1))
+    fewest = wrong.view(len(draws), -1).flip(1).argmin(1)  # of equal ones the first
+    best = len(PENALTIES) - 1 - fewest
+    each = torch.arange(len(draws))
+    errors = _wrong(features.test, all_weights[each, best], all_intercepts[each, best])
+    return [
+        Read(int(e) / len(features.test[1]), PENALTIES[k])
+        for e, k in zip(errors, best, strict=True)
+    ]
+
+
+def _wrong(part: tuple[Tensor, Tensor], weights: Tensor, intercepts: Tensor) -> Tensor:
+    """How many wrong answers each of K read-outs gives: weights (K, d, C), intercepts (K, C)."""
+    z, labels = part
+    scores = (z @ weights.transpose(0, 1).flatten(1)).view(len(z), *intercepts.shape)
+    return ((scores + intercepts).argmax(2) != labels[:, None]).sum(0)
 
 
 def draw(labels: Tensor, each: int, classes: int, generator: torch.Generator, what: str) -> Tensor:

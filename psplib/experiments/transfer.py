@@ -149,7 +149,7 @@ class Transfer:
                     label = f"the last {layers} layers of {name['arm']} {name['replica']}"
                     features = features.standardised(f"{label} on {target.name}")
                     for each in self.shots:
-                        reads = [read_out(features, d[each]) for d in drawn[target.name]]
+                        reads = read_out(features, [d[each] for d in drawn[target.name]])
                         errors = pd.Series([r.error for r in reads])
                         penalties = torch.tensor([r.penalty for r in reads]).log10()
                         probes.append(

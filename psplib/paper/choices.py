@@ -14,6 +14,7 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plane import Map
 from psplib.experiments.scales import Beyond, Experiment, Minima, Rivals
+from psplib.experiments.transfer import Transfers
 from psplib.paper.display import Results, cards
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
@@ -161,6 +162,12 @@ def line_of(subspace: str, definition: str = "converged") -> Callable[[Minima], 
     )
 
 
+def transferred(panel: Transfers) -> Run:
+    """What the features of the first source's networks are read out on."""
+    source = panel.sources[0]
+    return panel.transfer(source, source.retrained)
+
+
 def weight_decay(architecture: str) -> Callable[[Beyond], Run]:
     """The gradual run without the sensitivity term, of "beyond the paper"."""
     return lambda panel: _rivals(panel, architecture).decays[0]
@@ -215,6 +222,8 @@ def runs_table(results: Results) -> Any:
 def _value(value: Any) -> str:
     if value is None:
         return "all"
+    if isinstance(value, tuple) and any(isinstance(v, str) for v in value):
+        return ", ".join(value)
     if isinstance(value, tuple):
         first, last = (value[0], value[-1]) if value else ("none", "none")
         if len(value) < 3:

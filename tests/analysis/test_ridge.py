@@ -36,7 +36,8 @@ def test_one_eigendecomposition_gives_every_ridge_regression(shape: tuple[int, i
 
 def test_the_penalty_is_the_one_of_least_validation_error_of_equal_ones_the_largest() -> None:
     features, examples = made(0, spread=3.0), torch.arange(60)
-    found = read_out(features, examples)
+    other, found = read_out(features, [examples.flip(0), examples])
+    assert other == found, "the order of the examples is nothing"
     x, y = features.pool
     wrong = {"validation": [], "test": []}
     for penalty in PENALTIES:
@@ -61,7 +62,7 @@ def test_the_scale_of_a_unit_and_units_that_are_constant_change_nothing(
     other = Features(scaled[0], scaled[1], scaled[2], 3).standardised("a network")
     assert other.width == 6
     examples = torch.arange(30)
-    assert read_out(other, examples) == read_out(features.standardised("a network"), examples)
+    assert read_out(other, [examples]) == read_out(features.standardised("a network"), [examples])
 
 
 def test_a_network_without_a_live_neuron_is_named() -> None:
