@@ -18,9 +18,19 @@ PAPER = {
     "train_loss": (0.02, 0.04),
     "test_error": (0.009, 0.011),
     "z2": (0.5, 0.7),
+    "z2_with_logits": (0.6, 0.8),
+    "best_epoch": (10.0, 20.0),
     "lambda_1": (30.0, 10.0),
     "lambda_5": (8.0, 3.0),
     "lambda_1_all": (300.0, 100.0),
+    "narrow": (30.0, 10.0),
+    "narrow_all": (300.0, 100.0),
+    "narrow_global": (480.0, 250.0),
+    "narrow_relative": (0.4, 0.3),
+    "fifth": (8.0, 3.0),
+    "fifth_residual": (0.01, 0.01),
+    "smallest": (-0.5, -0.4),
+    "smallest_residual": (0.01, 0.01),
     "norm": (4.0, 5.0),
     "first": (1.0, 1.0),
     "first_pooled": (0.2, 0.2),
@@ -119,12 +129,14 @@ def censuses(panel: scales.Experiment | None = None, **quantities: Runs) -> Cens
 
 
 def bowl() -> pd.DataFrame:
-    """A map whose loss rises from G, and whose other quantities fall with alpha."""
+    """A map whose loss rises from G, and whose other quantities are lower than at G only where the
+    loss is higher than at 1-S; layer by layer they fall with alpha."""
     at = [(a / 4, b / 4) for b in range(-4, 5) for a in range(-2, 7)]
     alpha, beta = np.array(at).T
-    quantities = {"alpha": alpha, "beta": beta, "loss": 0.02 + alpha**2 + beta**2, "error": 0.1}
+    away = alpha**2 + beta**2
+    quantities = {"alpha": alpha, "beta": beta, "loss": 0.02 + away, "error": 0.1}
     for name in ("magnitude", "first_order", "agreement", "joint", "mutual"):
-        quantities |= {name: 2 - alpha} | {
+        quantities |= {name: 2 + np.abs(alpha) * (1.05 - away)} | {
             f"{name}.{layer}": s - alpha for layer, s in LAYERS.items()
         }
     return pd.DataFrame(quantities)

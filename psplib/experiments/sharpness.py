@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
@@ -22,6 +23,19 @@ from psplib.training.fit import Checkpoint
 
 # Of the residuals: far less than what another sample of images changes.
 TOLERANCE = 1e-2
+
+
+# What "narrow" may mean, by the columns of `Sharpness.tables`.
+MEASURES = {
+    "narrow": "λ₁, surviving coordinates",
+    "narrow_all": "λ₁, all coordinates",
+    "narrow_global": "λ₁ · ‖θ‖²",
+    "narrow_relative": "λmax of |w|·H·|w|",
+}
+_NETWORK = ["arm", "replica"]
+# The census has a fifth eigenvalue of its own, on other images.
+_ENDS = {"lambda_5": "fifth", "residual_5": "fifth_residual"}
+_ENDS |= {"lambda_min": "smallest", "residual_min": "smallest_residual"}
 
 
 @dataclass(frozen=True)
@@ -127,10 +141,23 @@ class Sharpness(Analysis):
         artefact.insist(found == expected, "the table of curvature")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`sharpness`: a row per network, `curvature`: by part; both with `lobster_seed`."""
-        seed = self.retraining.lobster.seed
-        names = {"sharpness": "networks", "curvature": "curvature"}
-        return {n: artefact.table(t).assign(lobster_seed=seed) for n, t in names.items()}
+        """`sharpness`: a row per network, with `lobster_seed`: z^2 with the logits and of them; the
+        `fifth` and the `smallest` eigenvalue, each with its `_residual`; each of `MEASURES`, its
+        geometric mean over the parts, and what it is on each, in `<measure>.<part>`."""
+        networks, curvature = artefact.table("networks"), artefact.table("curvature")
+        both = curvature.merge(networks[[*_NETWORK, "norm"]], on=_NETWORK)
+        measures = {
+            "narrow": both["lambda_1"],
+            "narrow_all": both["lambda_1_all"],
+            "narrow_global": both["lambda_1"] * both["norm"] ** 2,
+            "narrow_relative": both["lambda_1_relative"],
+        }
+        wide = both[[*_NETWORK, "part"]].assign(**measures).set_index([*_NETWORK, "part"])
+        parts = wide.unstack("part")
+        parts.columns = [f"{measure}.{part}" for measure, part in parts.columns]
+        means = np.exp(np.log(wide).groupby(_NETWORK).mean())
+        table = networks.merge(means.join(parts).reset_index(), on=_NETWORK).rename(columns=_ENDS)
+        return {"sharpness": table.assign(lobster_seed=self.retraining.lobster.seed)}
 
 
 def _curvature(model: nn.Module, part: Split, mask: Mask, weights: Tensor) -> dict[str, float]:

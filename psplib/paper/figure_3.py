@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from psplib.paper.display import NOT_THERE, plus_minus
 from psplib.paper.minima import (
     NETWORK,
+    Censuses,
     Comparison,
     Figures2to4,
     Quantity,
@@ -14,9 +16,14 @@ from psplib.paper.minima import (
     in_each,
     layer_differences,
     networks_plot,
+    runs_plot,
 )
 from psplib.paper.plane import layer_columns, lossy_below, maps_plot
-from psplib.paper.statistics import Verdict
+from psplib.paper.statistics import HOLDS, Tested, Verdict, is_correlated
+from psplib.paper.style import STYLE
+
+# Replicas that a rank correlation needs.
+FEWEST = 4
 
 
 def magnitude_map(figures: Figures2to4) -> Figure | None:
@@ -43,13 +50,13 @@ def networks_of_figure_3(figures: Figures2to4) -> Figure | None:
     return networks_plot(table, {column: Quantity(title, 2) for column, title in titles.items()})
 
 
-LOWER_MAGNITUDE = Comparison(
-    "The gradual solution has lower PSP magnitudes than the one-shot solution.",
-    "5.3",
-    "mean z²",
-    "z2",
-    -1,
-    "×",
+_LOWER = "The gradual solution has lower PSP magnitudes than the one-shot solution: {}."
+LOWER_MAGNITUDE, LOWER_WITH_LOGITS = (
+    Comparison(_LOWER.format(mean), "5.3", f"mean z², {mean}", column, -1, "×")
+    for column, mean in (
+        ("z2", "hidden layers"),
+        ("z2_with_logits", "hidden layers and logits, as the authors' code has it"),
+    )
 )
 
 
@@ -57,11 +64,70 @@ def claims_of_figure_3(figures: Figures2to4) -> list[Verdict]:
     """Section 5.3: the magnitude of the potentials."""
     return [
         *in_each(LOWER_MAGNITUDE, figures),
+        *in_each(LOWER_WITH_LOGITS, figures),
         lossy_below(
             "There are regions with even lower magnitudes, but their loss is higher.",
             figures.map(),
             "magnitude",
         ),
+    ]
+
+
+def averages_plot(figures: Figures2to4) -> Figure | None:
+    """How many times larger z² is in the one-shot networks, by both averages, run by run."""
+    return runs_plot([LOWER_MAGNITUDE, LOWER_WITH_LOGITS], figures)
+
+
+def training_plot(figures: Figures2to4) -> Figure | None:
+    """Mean z² of each rewound network against the epoch that it was taken from: a panel for each
+    network, a colour for each mask; a line at the z² of its G."""
+    known = [one for one in figures.networks if "best_epoch" in one.table]
+    if not known:
+        return None
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(0.8 + 3.1 * len(known), 3.1), layout="constrained")
+        axes = fig.subplots(1, len(known), squeeze=False)[0]
+        for ax, one in zip(axes, known, strict=True):
+            for i, (_, rows) in enumerate(one.table.groupby("lobster_seed")):
+                color = f"C{i}"
+                rewound, gradual = (rows[rows["arm"] == arm] for arm in ("rewound", "lobster"))
+                ax.plot(rewound["best_epoch"], rewound["z2"], "o", ms=4, color=color)
+                ax.axhline(gradual["z2"].iloc[0], color=color, lw=0.8, ls="--", zorder=0)
+            ax.set(xlabel="best epoch", title=one.title)
+        axes[0].set_ylabel("mean z², hidden layers")
+    return fig
+
+
+def follows_training(figures: Figures2to4) -> str:
+    """That z² of a rewound network goes with how long it was trained, in a sentence for each
+    network (Markdown)."""
+    sentences = []
+    for one in figures.networks:
+        found = _by_epoch(one)
+        if not found:
+            continue
+        each = ", ".join(
+            f"{t.effect.mean:.2f} [{t.effect.low:.2f}, {t.effect.high:.2f}] in {t.where}"
+            for t in found
+        )
+        above = sum(t.verdict == HOLDS for t in found)
+        sentences.append(
+            f"**{one.title}**: the rank correlation of z² with the best epoch, under one mask at a "
+            f"time, is {each}; above zero in {above} of {len(found)}."
+        )
+    return "\n\n".join(sentences or [NOT_THERE])
+
+
+def _by_epoch(censuses: Censuses) -> list[Tested]:
+    """The rank correlation of z² with the best epoch under each mask that has replicas enough, and
+    epochs that differ."""
+    if "best_epoch" not in censuses.table:
+        return []
+    rewound = censuses.table[censuses.table["arm"] == "rewound"]
+    return [
+        is_correlated(rows["best_epoch"].tolist(), rows["z2"].tolist(), f"run {seed}")
+        for seed, rows in rewound.groupby("lobster_seed")
+        if len(rows) >= FEWEST and rows["best_epoch"].nunique() > 1
     ]
 
 

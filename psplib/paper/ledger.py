@@ -87,7 +87,7 @@ def entries(
     found += [Entry(v, "figure_1", v.basis) for v in claims_across(panels)]
     basis = display.basis(minima.panel)
     for chapter, verdicts in (
-        ("figure_2", [*claims_of_figure_2(minima), sharp_and_good(minima)]),
+        ("figure_2", [*claims_of_figure_2(minima), *sharp_and_good(minima)]),
         ("figure_3", claims_of_figure_3(minima)),
         ("figure_4", claims_of_figure_4(minima)),
     ):

@@ -19,6 +19,7 @@ from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.scales import Experiment, Minima, Panel, Replication
 from psplib.experiments.selectivity import Selectivity
+from psplib.experiments.sharpness import Sharpness
 from psplib.paper import figure_1_claims
 from psplib.paper.display import effect_in_words, plus_minus, ranges, runs_and_replicas
 from psplib.paper.figure_1 import Figure1
@@ -140,14 +141,14 @@ def collect_minima(
         artefacts += censuses.values()
         if censuses:
             chances = unequal(other, store) if isinstance(other, Panel) else ""
-            specific = _selectivities(censuses, store)
-            artefacts += specific.values()
-            tables = _tables(censuses, specific)
+            more = _more(censuses, panel, store)
+            artefacts += more.values()
+            tables = _tables(censuses, more, store)
             found.setdefault(other.title, []).append(Censuses(other, *tables, unequal=chances))
     own = {c: a for c, a in done.items() if isinstance(c, Census)}
     return Figures2to4(
         panel,
-        *_tables(own, _selectivities(own, store)),
+        *_tables(own, _more(own, panel, store), store),
         maps,
         lines,
         missing,
@@ -167,26 +168,42 @@ def _censuses(panel: Minima, other: Panel | Replication, store: Store) -> Iterat
                 yield census
 
 
-def _selectivities(censuses: Iterable[Census], store: Store) -> dict[Selectivity, Artefact]:
-    """How class-specific the networks of these censuses are, where that is there."""
-    runs = [Selectivity(census.retraining, census.samples) for census in censuses]
+def _more(
+    censuses: Iterable[Census], panel: Minima, store: Store
+) -> dict[Selectivity | Sharpness, Artefact]:
+    """What else a store has of the networks of these censuses: how class-specific they are, how
+    narrow their minima."""
+    runs: list[Selectivity | Sharpness] = []
+    for census in censuses:
+        runs.append(Selectivity(census.retraining, census.samples))
+        if census.retraining.arm == "rewound":
+            runs.append(panel.sharpness(census.retraining))
     return {run: store.load(run) for run in runs if store.has(run)}
 
 
 def _tables(
-    censuses: Mapping[Census, Artefact], specific: Mapping[Selectivity, Artefact]
+    censuses: Mapping[Census, Artefact],
+    more: Mapping[Selectivity | Sharpness, Artefact],
+    store: Store,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables of the censuses of one architecture; to the networks are added `first_pooled`
-    and, where it is there, how class-specific they are."""
+    """Both tables of the censuses of one architecture. To the networks are added `first_pooled`,
+    the `best_epoch` of those retrained, and the columns of `more` where it is there."""
     found = [census.tables(artefact) for census, artefact in censuses.items()]
     networks = _once([t["census"] for t in found], NETWORK)
     neurons = _once([t["neurons"] for t in found], [*NETWORK, "layer", "class"])
-    if specific:
-        tables = [run.tables(artefact)["selectivity"] for run, artefact in specific.items()]
-        networks = networks.merge(_once(tables, NETWORK), on=NETWORK, how="left")
-    for census in censuses:
-        sizes = NEURONS.get(census.retraining.lobster.architecture, {})
-        return networks.merge(pooled(neurons, sizes), on=NETWORK), neurons
+    if not found:
+        return networks, neurons
+    runs = [census.retraining for census in censuses]
+    trained = [run.tables(store.load(run))["networks"][[*NETWORK, "best_epoch"]] for run in runs]
+    sizes = NEURONS.get(runs[0].lobster.architecture, {})
+    added: dict[str, list[pd.DataFrame]] = {"pooled": [pooled(neurons, sizes)], "trained": trained}
+    for run, artefact in more.items():
+        for name, table in run.tables(artefact).items():
+            added.setdefault(name, []).append(table)
+    for frames in added.values():
+        columns = _once(frames, NETWORK)
+        new = [c for c in columns if c in NETWORK or c not in networks]
+        networks = networks.merge(columns[new], on=NETWORK, how="left")
     return networks, neurons
 
 
@@ -308,6 +325,11 @@ class Comparison:
             for found in beside(censuses, self.column)
         ]
 
+    def over(self, found: Sequence[Effects], censuses: Censuses) -> Interval:
+        """The interval of the effects of these runs: one a run; of a single run, its replicas'."""
+        (first, *more) = found
+        return interval([float(e.values.mean()) for e in found] if more else first.values)
+
     def in_unit(self, found: Tested) -> Tested:
         """A test of logarithms, its effect as a factor."""
         if self.unit != "×":
@@ -342,7 +364,7 @@ def by_mask(comparison: Comparison, censuses: Censuses) -> dict[int, Tested]:
     """The comparison under the mask of each gradual run, by its seed: over the replicas, which
     share that mask."""
     return {
-        e.seed: comparison.judge(interval(e.values), e.level, f"run {e.seed}")
+        e.seed: comparison.judge(comparison.over([e], censuses), e.level, f"run {e.seed}")
         for e in comparison.measure(censuses)
     }
 
@@ -351,8 +373,8 @@ def mean_of_runs(comparison: Comparison, censuses: Censuses) -> Tested:
     """The comparison over gradual runs: one effect a run, that of G and the mean of its
     replicas."""
     found = comparison.measure(censuses)
-    effects = interval([float(e.values.mean()) for e in found])
-    return comparison.judge(effects, float(np.mean([e.level for e in found])))
+    level = float(np.mean([e.level for e in found]))
+    return comparison.judge(comparison.over(found, censuses), level)
 
 
 def over_runs(comparison: Comparison, censuses: Censuses) -> Tested:
@@ -364,16 +386,21 @@ def over_runs(comparison: Comparison, censuses: Censuses) -> Tested:
     return masks if (over.verdict, masks.verdict) == (UNDECIDED, MIXED) else over
 
 
+def decide(comparison: Comparison, censuses: Censuses) -> Tested:
+    """The comparison over gradual runs; where there is only one, over the replicas of its mask."""
+    masks = by_mask(comparison, censuses)
+    return over_runs(comparison, censuses) if len(masks) > 1 else all_of(list(masks.values()))
+
+
 def compare(comparison: Comparison, censuses: Censuses) -> Verdict:
-    """The verdict on a comparison in one network. Its unit is the gradual run; where there is only
-    one, the interval is over the replicas of its mask, and the claim says so."""
+    """The verdict on a comparison in one network; where there is only one gradual run, the claim
+    says so."""
     masks = by_mask(comparison, censuses)
     of = f" ({censuses.title}; one mask)" if len(masks) == 1 else f" ({censuses.title})"
     claim = comparison.claim + of
     if not masks:
         return Verdict(claim, comparison.section, "", NOT_RUN, unit=comparison.unit)
-    each = all_of(list(masks.values()))
-    found = each if len(masks) == 1 else over_runs(comparison, censuses)
+    found, each = decide(comparison, censuses), all_of(list(masks.values()))
     verdict = reported(
         claim,
         comparison.section,
@@ -500,7 +527,7 @@ def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure
     """A row for each claim, a column for each network: the effect under the mask of every gradual
     run with the interval over its replicas, and on the right that over runs. Grey: where the claim
     is not true. None where there is no census yet."""
-    networks = [one for one in figures.networks if len(one.table)]
+    networks = [one for one in figures.networks if any(c.measure(one) for c in comparisons)]
     if not networks:
         return None
     width = [2 + 0.35 * one.table["lobster_seed"].nunique() for one in networks]

@@ -26,7 +26,7 @@ def network(panel: scales.Experiment, runs: int = 3, **turned: tuple[float, floa
     values = {
         "train_loss": (0.02, 0.04),
         "test_error": (0.01, 0.02),
-        "lambda_1_all": (300.0, 100.0),
+        "narrow_all": (300.0, 100.0),
         "z2": (0.5, 0.7),
         "first": (1.0, 1.0),
         "agreement": (5.5, 5.0),
@@ -53,7 +53,7 @@ def test_observations_that_are_nowhere_true_do_not_apply() -> None:
     opposite = {
         "train_loss": (0.04, 0.02),
         "test_error": (0.02, 0.01),
-        "lambda_1_all": (100.0, 300.0),
+        "narrow_all": (100.0, 300.0),
         "z2": (0.7, 0.5),
         "first": (1.0, 2.0),
         "agreement": (5.0, 5.5),
@@ -78,7 +78,7 @@ def test_observations_that_are_nowhere_true_do_not_apply() -> None:
 )
 def test_whether_sharpness_goes_with_the_gap(factors, gaps, verdict, unit) -> None:
     one = censuses(
-        lambda_1_all=[(f, [1.0, 1.0]) for f in factors],
+        narrow_all=[(f, [1.0, 1.0]) for f in factors],
         test_error=[(0.01, [0.01 + gap / 100] * 2) for gap in gaps],
     )
     found = conclusions.sharpness_explains(one)
