@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster: the loop of `sweep.run` once for each place that the cluster has.
+"""A sweep on a Ray cluster: the loop of `sweep.run`, once for each place that the cluster has.
 
 All loops share one store. Its locks, its renaming and its checkpoints make what is true of one
 machine true of many: each run is made once. A loop whose worker was killed is begun anew by Ray,
@@ -11,7 +11,10 @@ import contextlib
 import importlib
 import logging
 import os
+import re
+import secrets
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,7 @@ import torch
 
 from psplib.core import errors as checks
 from psplib.core import files
+from psplib.core.checkout import named
 from psplib.core.errors import PsplibError
 from psplib.experiments import sweep
 from psplib.experiments.plan import lacking
@@ -33,6 +37,7 @@ _RETRIES = 3
 # Seconds after which every machine sees a new file of a shared file system.
 _PATIENCE = 60.0
 _OBJECTS = 80 * 2**20  # bytes, near the least that Ray takes: what goes through it is a few names
+_ADDRESS = re.compile(r"auto|(?:ray://)?([^\s:/]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
 
 
 def work(
@@ -67,29 +72,29 @@ def run_on_ray(
     """Make what experiments of one scale and seed lack in workers of Ray, like `sweep.run`.
 
     `address` is that of an existing cluster, else `$RAY_ADDRESS`; without either a cluster of this
-    machine is started for the time of the sweep. `jobs` runs share a GPU; on this machine's CPU it
-    is the number of workers.
+    machine is started for the time of the sweep, which no other machine and no other user can
+    reach. `jobs` runs share a GPU; on this machine's CPU it is the number of workers.
     """
     if not lacking(panels, store):
         return True
     with _cluster(address, device, jobs) as (ray, where), _sign(store) as sign:
         share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
-        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work)
-        shared = Store(store.root.resolve())
-        workers: list[Any] = []
+        loop = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work)
+        asked = panels, Store(store.root.resolve()), sign, where.type, deadline
+        loops = [loop.remote(*asked) for _ in range(_places(ray.cluster_resources(), share))]
 
         def is_going() -> bool:
-            nonlocal workers
-            if not sweep.is_over(deadline) and lacking(panels, store):
-                # Machines come and go.
-                for _ in range(_slots(ray.cluster_resources(), where, share) - len(workers)):
-                    workers.append(remote.remote(panels, shared, sign, where.type, deadline))
-            ended, workers = ray.wait(workers, timeout=1) if workers else ([], [])
-            for worker in ended:
-                _end(ray, worker)
-            return bool(workers)
+            nonlocal loops
+            ended, loops = ray.wait(loops, timeout=1)
+            for wrong in filter(None, map(ray.get, ended)):
+                raise PsplibError(wrong)
+            return bool(loops)
 
-        sweep.follow(panels, store, is_going, quiet)
+        try:
+            sweep.follow(panels, store, is_going, quiet)
+        except ray.exceptions.RayError as error:
+            said = (str(error).strip().splitlines() or ["nothing"])[-1]
+            raise PsplibError(f"A worker of Ray failed ({type(error).__name__}: {said}).") from None
     return not lacking(panels, store)
 
 
@@ -105,21 +110,10 @@ def _sign(store: Store) -> Iterator[Path]:
         sign.unlink(missing_ok=True)
 
 
-def _end(ray: Any, worker: Any) -> None:
-    try:
-        wrong = ray.get(worker)
-    except ray.exceptions.RayError as error:
-        said = (str(error).strip().splitlines() or ["nothing"])[-1]
-        raise PsplibError(f"A worker of Ray failed ({type(error).__name__}: {said}).") from None
-    if wrong:
-        raise PsplibError(wrong)
-
-
-def _slots(resources: dict[str, float], device: torch.device, share: float) -> int:
+def _places(resources: dict[str, float], share: float) -> int:
+    """How many loops a cluster has a place for now; one, where machines are yet to come."""
     processors = int(resources.get("CPU", 0))
-    if device.type == "cuda":
-        return min(processors, round(resources.get("GPU", 0) / share))
-    return processors
+    return max(1, min(processors, round(resources.get("GPU", 0) / share)) if share else processors)
 
 
 @contextlib.contextmanager
@@ -132,44 +126,51 @@ def _cluster(
     if jobs is not None:
         checks.whole_number("jobs", jobs, 1)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    is_local = address == "local"
-    # Only a local cluster's device is this machine's.
-    here = checks.device(device) if is_local else None
-    ray = _import()
-    asked: dict[str, Any] = {}
-    if here is not None:
-        asked = {"include_dashboard": False, "object_store_memory": _OBJECTS}
-        if here.type == "cpu":
-            asked |= {"num_cpus": checks.jobs(here, jobs), "num_gpus": 0}
-    else:
-        _reach(address)
-    try:
-        ray.init(
-            address,
-            runtime_env={"env_vars": _environment()},
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **asked,
-        )
-    except Exception as error:  # Ray raises plain ones, too, where its processes do not start
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PsplibError(
-            f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
-            "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
-        ) from None
-    try:
+    here, asked = None, dict[str, Any]()
+    with contextlib.ExitStack() as stack:
+        if address == "local":
+            here = checks.device(device)  # another cluster's is not this machine's
+            # Its sockets lie there, and their paths may have a hundred letters.
+            short = "/tmp" if os.name == "posix" else None
+            folder = tempfile.TemporaryDirectory("", "psplib-", short, ignore_cleanup_errors=True)
+            asked = {"include_dashboard": False, "object_store_memory": _OBJECTS}
+            asked["_temp_dir"] = stack.enter_context(folder)
+            if here.type == "cpu":
+                asked |= {"num_cpus": checks.jobs(here, jobs), "num_gpus": 0}
+            # Ray reads these when it is imported: listen on the loopback, answer who has the token.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        else:
+            _reach(address)
+        ray = _import()
+        try:
+            ray.init(
+                address,
+                runtime_env={"env_vars": _environment()},
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **asked,
+            )
+        except Exception as error:  # Ray raises plain ones, too, where its processes do not start
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PsplibError(
+                f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
+                "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
+            ) from None
+        stack.callback(ray.shutdown)
         yield ray, here or _device(device, ray.cluster_resources(), jobs)
-    finally:
-        ray.shutdown()
 
 
 def _reach(address: str) -> None:
-    """Raise `PsplibError` where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("//")[-1].rpartition(":")
-    if not port.isdigit():
-        return  # `auto`, which Ray knows how to find
+    """Raise `PsplibError` for no address, or where nobody listens: Ray would try for minutes."""
+    found = _ADDRESS.fullmatch(address)
+    if not found:
+        raise PsplibError(f"address must be HOST:PORT, ray://HOST:PORT or auto; got {address!r}.")
+    host, port = found.groups()
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        if host:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise PsplibError(f"No Ray cluster answers at {address!r}: {error}.") from None
 
@@ -191,12 +192,8 @@ def _device(name: str, resources: dict[str, float], jobs: int | None) -> torch.d
 
 
 def _environment() -> dict[str, str]:
-    data = {
-        name: str(Path(os.environ[name]).resolve())
-        for name in ("PSPLIB_DATA", "XDG_CACHE_HOME")
-        if os.environ.get(name)
-    }
-    return sweep.environment() | data
+    folders = {name: named(name) for name in ("PSPLIB_DATA", "XDG_CACHE_HOME")}
+    return sweep.environment() | {name: str(folder) for name, folder in folders.items() if folder}
 
 
 def _import() -> Any:

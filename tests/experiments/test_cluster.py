@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +76,9 @@ def reproducing(runs: Path, log: Path) -> Iterator[subprocess.Popen]:
         "PSPLIB_RUNS": str(runs),
         # Ray is polite by default: beside other work its workers would hardly get on.
         "RAY_worker_niceness": "0",
+        "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
     }
+    Path(environment["TMPDIR"]).mkdir(exist_ok=True)
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(log), "reproduce", *asked],
@@ -108,12 +110,48 @@ def until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def test_a_worker_killed_in_the_middle_costs_nothing(
+def of(runs: Path) -> list[int]:
+    """The processes of a sweep of these runs, those of Ray itself too."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if f"PSPLIB_RUNS={runs}\0".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def listening(processes: list[int]) -> set[str]:
+    """The addresses, in hexadecimal as the kernel has them, at which processes listen."""
+    sockets = set()
+    for process in processes:
+        with suppress(OSError):
+            for link in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(os.readlink(link))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing_and_nobody_else_is_let_in(
     smoke: Store, store: Store, tmp_path: Path
 ) -> None:
     gradual, log = PANEL.lobsters[0], tmp_path / "log"
     with reproducing(store.root, log) as process:
         until((store.work(gradual) / "checkpoint.safetensors").exists, process)
+        everyone = of(store.root)
+        told = b"".join(Path(f"/proc/{p}/environ").read_bytes() for p in everyone)
+        assert b"RAY_AUTH_MODE=token" in told
+        found = listening(everyone)
+        assert found
+        assert found <= LOOPBACK
         (victim,) = [p for word, p, run in notes(log) if (word, run) == ("began", key(gradual))]
         os.kill(victim, signal.SIGKILL)
         assert not store.has(gradual), "it was killed too late"
@@ -178,12 +216,12 @@ def test_a_worker_sweeps_until_nothing_lacks_and_says_what_is_wrong(
 
 
 class Rehearsal:
-    """Ray in this process: a worker works when it is waited for, and each time places come."""
+    """Ray in this process: a worker works when it is waited for."""
 
     exceptions = SimpleNamespace(RayError=RuntimeError)
 
     def __init__(self, answer: Callable[[], str]) -> None:
-        self.answer, self.begun, self.places = answer, 0, 1
+        self.answer, self.begun, self.places = answer, 0, 3
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.places)}
@@ -195,8 +233,7 @@ class Rehearsal:
         return self.begun
 
     def wait(self, workers: list[int], timeout: float) -> tuple[list[int], list[int]]:
-        self.places += 1
-        return (workers[:1], workers[1:]) if self.places > 3 else ([], workers)
+        return workers[:1], workers[1:]
 
     def get(self, worker: int) -> str:
         return self.answer()
@@ -221,7 +258,7 @@ def test_every_place_of_the_cluster_has_a_worker_until_nothing_lacks(
 
     is_complete, rehearsal = rehearse(monkeypatch, store, adopt)
     assert is_complete
-    assert rehearsal.begun == 3, "one at first, one more for each place that came"
+    assert rehearsal.begun == 3
     assert not list((store.root / ".work").glob("*.sweep"))
 
 
@@ -239,11 +276,11 @@ def test_what_a_worker_says_is_wrong_ends_the_sweep(
 
 def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
     resources = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
-    assert cluster._slots(resources, CPU, 0) == 8
-    assert cluster._slots(resources, CUDA, 1) == 2
-    assert cluster._slots(resources, CUDA, 1 / 3) == 6
-    assert cluster._slots(resources, CUDA, 1 / 6) == 8
-    assert cluster._slots({"CPU": 8.0}, CUDA, 1) == 0
+    assert cluster._places(resources, 0) == 8
+    assert cluster._places(resources, 1) == 2
+    assert cluster._places(resources, 1 / 3) == 6
+    assert cluster._places(resources, 1 / 6) == 8
+    assert cluster._places({}, 0) == 1, "its machines come when work waits"
     assert cluster._device("auto", resources, 3) == CUDA
     assert cluster._device("cpu", resources, None) == CPU
     assert cluster._device("auto", {"CPU": 8.0}, None) == CPU
@@ -266,6 +303,17 @@ def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
         (
             ("--engine", "ray", "--address", "localhost:1"),
             "No Ray cluster answers at 'localhost:1': ",
+        ),
+        (
+            ("--engine", "ray", "--address", "localhost:99999"),
+            "No Ray cluster answers at 'localhost:99999': ",
+        ),
+        *(
+            (
+                ("--engine", "ray", "--address", address),
+                f"address must be HOST:PORT, ray://HOST:PORT or auto; got {address!r}.",
+            )
+            for address in ("localhost", "localhost:port", "http://localhost:1", "a b:1")
         ),
     ],
 )
