@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -532,34 +533,39 @@ def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure
         return None
     width = [2 + 0.35 * one.table["lobster_seed"].nunique() for one in networks]
     with mpl.rc_context(STYLE):
-        size = (1.2 + sum(width), 0.3 + 2.1 * len(comparisons))
+        size = (1.5 + sum(width), 0.5 + 1.8 * len(comparisons))
         fig = Figure(figsize=size, layout="constrained")
         axes = fig.subplots(len(comparisons), len(networks), squeeze=False, width_ratios=width)
         for row, comparison in zip(axes, comparisons, strict=True):
             for ax, one in zip(row, networks, strict=True):
                 _draw_runs(ax, comparison, one)
-            row[0].set_ylabel(f"{comparison.quantity}\n{comparison.effect} [{comparison.unit}]")
-        for ax, one in zip(axes[0], networks, strict=True):
-            ax.set_title(one.title, fontsize=10)
+            words = [*textwrap.wrap(comparison.quantity, 26), *textwrap.wrap(comparison.effect, 26)]
+            row[0].set_ylabel("\n".join([*words, f"[{comparison.unit}]"]), fontsize=8)
+        for top, bottom, one in zip(axes[0], axes[-1], networks, strict=True):
+            top.set_title(one.title, fontsize=10)
+            bottom.set_xlabel("gradual run")
     return fig
 
 
 def _draw_runs(ax: Axes, comparison: Comparison, censuses: Censuses) -> None:
-    masks = {s: comparison.in_unit(t) for s, t in by_mask(comparison, censuses).items()}
-    for x, test in enumerate(masks.values()):
-        _bar(ax, x, test.effect, ARMS["rewound"].color, 5)
-    names = [str(seed) for seed in masks]
-    if len(masks) > 1:
+    shown = [comparison.in_unit(t).effect for t in by_mask(comparison, censuses).values()]
+    for x, effect in enumerate(shown):
+        _bar(ax, x, effect, ARMS["rewound"].color, 5)
+    names = [str(effects.seed) for effects in comparison.measure(censuses)]
+    places = [float(x) for x in range(len(shown))]
+    if len(shown) > 1:
         # Also where it is mixed the mean over runs is drawn.
-        over = comparison.in_unit(mean_of_runs(comparison, censuses))
-        _bar(ax, len(masks) + 0.4, over.effect, "black", 8)
+        shown.append(comparison.in_unit(mean_of_runs(comparison, censuses)).effect)
+        places.append(len(shown) - 0.6)
+        _bar(ax, places[-1], shown[-1], "black", 8)
         names.append("all")
-    shown = [test.effect.mean for test in masks.values()]
     zero = 1.0 if comparison.unit == "×" else 0.0
-    lowest, highest = min([*shown, zero]), max([*shown, zero])
-    margin = 0.35 * (highest - lowest) or 1e-6
-    ax.set_xticks([*range(len(masks)), len(masks) + 0.4][: len(names)], names, fontsize=8)
-    ax.set(xlabel="gradual run", xlim=(-0.6, len(masks) + 1))
+    # An interval of two may be far wider than all there is to see.
+    ends = [end for e in shown for end in ((e.low, e.high) if e.n > 2 else (e.mean,))]
+    lowest, highest = min([*ends, zero]), max([*ends, zero])
+    margin = 0.2 * (highest - lowest) or 1e-6
+    ax.set_xticks(places, names, fontsize=8)
+    ax.set_xlim(-0.6, (places or [0.0])[-1] + 0.6)
     ax.set_ylim(lowest - margin, highest + margin)
     ax.tick_params(axis="y", labelsize=8)
     ax.axhline(zero, color="black", lw=0.8)
