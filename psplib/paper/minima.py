@@ -18,7 +18,7 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
-from psplib.experiments.scales import Experiment, Minima, Panel, Replication
+from psplib.experiments.scales import Experiment, Minima, Panel, Replication, figure_1b
 from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
 from psplib.paper import figure_1_claims
@@ -123,6 +123,8 @@ def collect_minima(
     """The tables of Figs. 2 to 4 from the runs that a store has.
 
     Of the networks of `others`, all that have a census like those of `panel`: whichever are there.
+    Whether a network's chances were equal is what the panel of Fig. 1 with its title says, at its
+    scale.
     """
     maps: dict[Map, pd.DataFrame] = {}
     lines: dict[Curvature, pd.DataFrame] = {}
@@ -141,11 +143,12 @@ def collect_minima(
         censuses = {c: store.load(c) for c in _censuses(panel, other, store)}
         artefacts += censuses.values()
         if censuses:
-            chances = unequal(other, store) if isinstance(other, Panel) else ""
             more = _more(censuses, panel, store)
             artefacts += more.values()
             tables = _tables(censuses, more, store)
-            found.setdefault(other.title, []).append(Censuses(other, *tables, unequal=chances))
+            found.setdefault(other.title, []).append(Censuses(other, *tables))
+    panels = [other for other in others if isinstance(other, Panel)]
+    chances = {p.title: unequal(p, store) for p in panels if p.title in found}
     own = {c: a for c, a in done.items() if isinstance(c, Census)}
     return Figures2to4(
         panel,
@@ -155,7 +158,10 @@ def collect_minima(
         missing,
         tuple(artefacts),
         profile,
-        tuple(_joined(same) for same in found.values()),
+        tuple(
+            replace(_joined(same), unequal=chances.get(title, "")) for title, same in found.items()
+        ),
+        unequal=unequal(figure_1b(panel.scale, panel.seed), store),
     )
 
 
@@ -229,8 +235,8 @@ def _joined(parts: Sequence[Censuses]) -> Censuses:
 def unequal(panel: Panel, store: Store) -> str:
     """Why LOBSTER's networks and those retrained had unequal chances in a panel, if so."""
     figure = Figure1.collect(panel, store)
-    reasons = (figure_1_claims.unequal(figure), figure_1_claims.part_of_the_data(figure))
-    return "; ".join(filter(None, reasons))
+    chances = figure_1_claims.unequal(figure) or figure.chances
+    return "; ".join(filter(None, (chances, figure_1_claims.part_of_the_data(figure))))
 
 
 def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:

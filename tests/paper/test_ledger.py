@@ -61,7 +61,7 @@ def test_the_count_is_that_of_the_table() -> None:
         assert sum(map(int, re.findall(rf"(\d+) \*{verdict}\*", said))) == shown
     assert sum(map(int, re.findall(r"^- (\d+) at", said, re.M))) == len(found)
     assert html.count("<tr>") == len(found) + 1
-    assert html.count('href="figure_4.html"') == 6
+    assert html.count('href="figure_4.html"') == 8
 
 
 def test_a_row_is_of_the_scale_that_its_basis_names() -> None:

@@ -261,3 +261,13 @@ def test_the_effects_of_runs_and_of_all_of_them_are_in_one_table() -> None:
     assert table["mean"].tolist() == pytest.approx([0.25, 0.4, 0.325])
     assert table["n"].tolist() == [2, 2, 2]
     assert minima.effects_table([RATIO], dataclasses.replace(figures, table=pd.DataFrame())).empty
+
+
+def test_a_network_has_the_chances_that_its_panel_of_figure_1_says(monkeypatch) -> None:
+    monkeypatch.setattr(minima, "unequal", lambda panel, store: f"as {panel.name} says")
+    found = collect(published())
+    assert found.unequal == "as figure_1b says"
+    assert {one.title: one.unequal for one in found.others} == {
+        "LeNet-300, MNIST": "as figure_1a says"
+    }
+    assert minima.compare(figure_2.GENERALISES, found).verdict == NOT_COMPARABLE
