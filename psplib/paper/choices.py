@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from psplib.core import config as configuration
 from psplib.core.config import Origin, key, read
@@ -104,6 +104,124 @@ SOURCES: dict[tuple[str, type[Run]], dict[str, Origin]] = {
 }
 
 
+class Deviation(NamedTuple):
+    """A choice that could change a verdict: what the paper or its authors' code has, what is done
+    here; the verdicts that hang on it."""
+
+    what: str
+    theirs: str
+    ours: str
+    verdicts: str
+
+
+_LOSS_OR_ERROR = (
+    "G is the epoch of the lowest validation loss since the last pruning, from which LOBSTER goes "
+    "on; a retrained network that of the lowest validation error. The weights of no other epoch "
+    "are kept, so that one rule for both needs the runs again: among the controls is G with "
+    "LOBSTER's shrinking, chosen by the rule of the retrained ones"
+)
+DEVIATIONS = (
+    Deviation(
+        "how long a plateau is waited for",
+        "PWE 20 (LOBSTER's published value for LeNet-5 on MNIST)",
+        "PWE 5, what a CPU can pay: each pruning comes earlier, and a mask is of a network less "
+        "settled",
+        "all that rest on LOBSTER's masks",
+    ),
+    Deviation(
+        "the learning rate of a gradual run",
+        "LOBSTER's code, as published since, lets it fall tenfold where the validation loss stands "
+        "still (PyTorch's ReduceLROnPlateau, 10 epochs, then 50 of rest); the paper says nothing",
+        "it stays as it is",
+        "G generalises better, lies lower, lies in a narrower minimum",
+    ),
+    Deviation(
+        "the threshold of a pruning",
+        "bisects T itself, from the mean |w| of the layers, until the losses at both ends differ "
+        "by less than 5 % of the bound, and takes the middle, whose loss is not looked at",
+        "bisects the rank of |w|: the largest T whose validation loss is within the bound, exactly",
+        "all that rest on LOBSTER's masks: a pruning may go further or less far",
+    ),
+    Deviation(
+        "the point of Fig. 1 at a sparsity",
+        "their log keeps, of all epochs since the last pruning, that of the best validation "
+        "accuracy",
+        "the state at the plateau, of the lowest validation loss, from which the next pruning "
+        "begins",
+        "gradual against one-shot pruning, Fig. 1",
+    ),
+    Deviation(
+        "which epoch a network is taken from",
+        "by accuracy, gradual; not said of the others",
+        _LOSS_OR_ERROR,
+        "G generalises better, lies lower, lies in a narrower minimum, has the lower z²",
+    ),
+    Deviation(
+        "what z² is averaged over",
+        "hidden layers, by Eq. (2); the authors' code watches every layer, the logits too",
+        "both averages are reported: their signs differ in LeNet-5",
+        "lower PSP magnitudes",
+    ),
+    Deviation(
+        "what narrow means",
+        "the five largest eigenvalues; not said whether pruned coordinates count",
+        "λ₁ in surviving and in all coordinates, λ₁ · ‖θ‖² and λmax of |w|·H·|w|, which a "
+        "rescaling leaves alone; on the same number of images, on several samples of them",
+        "narrower minimum; not all narrow minima generalise worse",
+    ),
+    Deviation(
+        "when a region of low z², or entropy, may be left out",
+        '"they correspond to high-loss values"',
+        "its loss is higher than that of 1-S, the worse of the two solutions. This rule came after "
+        "the numbers: before it the lowest point of the grid was the measure, and nothing could "
+        "fail",
+        "regions of lower magnitude, of lower entropy",
+    ),
+    Deviation(
+        "the average of first-order entropy",
+        "all neurons in one mean, so that the first layer counts most",
+        "layers of equal weight; the pooled mean beside it",
+        "comparable first-order entropies",
+    ),
+    Deviation(
+        "second order",
+        "no formula in the paper",
+        "joint entropy, mutual information, and the agreement of the authors' code",
+        "higher second-order entropy",
+    ),
+    Deviation(
+        "layers of PSP-entropy",
+        "the authors' code watches the output layer too",
+        "hidden layers: the paper speaks of neurons before a ReLU",
+        "comparable first-order entropies",
+    ),
+    Deviation(
+        "the split into training and validation",
+        "drawn by the seed of the run",
+        "one split, seed 0, for all runs: what another split would change is in no interval",
+        "all that are over gradual runs",
+    ),
+    Deviation(
+        "pixels of Fashion-MNIST",
+        "divided by 0.3205 in LOBSTER's code",
+        "divided by their standard deviation over the training set, 0.3530",
+        "Fig. 1c",
+    ),
+    Deviation(
+        "initial values of ResNets",
+        "He's in the code that the paper names; PyTorch's defaults in LOBSTER's",
+        "He's, as in the code that the paper names",
+        "Fig. 1d",
+    ),
+)
+
+
+def deviations_table() -> Any:
+    """The choices that could change a verdict, whether a setting holds them or not. An HTML
+    table."""
+    return as_html(["what", "paper, authors' code", "here", "verdicts that hang on it"], DEVIATIONS)
+
+
 def settings_table(experiment: str, pick: Callable[[Any], Run]) -> Any:
     """Every setting of one configuration of an experiment, which `pick` takes from it: its value at
     each scale, where that comes from, and why. An HTML table."""
@@ -132,6 +250,11 @@ def gradual_pruning(panel: Experiment) -> Lobster:
 def retrained(panel: Experiment) -> Retraining:
     """How an experiment retrains."""
     return panel.retrained
+
+
+def narrowness(panel: Minima) -> Run:
+    """The sharpness of G and the rewound networks of Figs. 2 to 4."""
+    return panel.sharpness(panel.retrained)
 
 
 def each_network(panel: Minima) -> Run:

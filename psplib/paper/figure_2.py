@@ -278,18 +278,20 @@ def narrow_table(figures: Figures2to4) -> pd.DataFrame:
                     "G": plus_minus(pd.Series([f.gradual for f in found]), 2),
                     "one-shot": plus_minus(pd.Series([f.replicas.mean() for f in found]), 2),
                     "G / one-shot": effect_in_words(verdict),
-                    "sample to sample": f"± {100 * _between_samples(one, column):.0f} %",
+                    "sample to sample": _between_samples(one, column),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def _between_samples(censuses: Censuses, column: str) -> float:
-    """The standard deviation, between samples of images, of the logarithm of a measure of one
-    network; a root of the mean square over networks."""
+def _between_samples(censuses: Censuses, column: str) -> str:
+    """The standard deviation of a measure of one network between samples of images, in per cent:
+    that of its logarithm, a root of the mean square over networks. A dash if there is one only."""
     parts = [c for c in censuses.table.columns if c.startswith(f"{column}.")]
+    if not parts:
+        return "–"
     logs = np.log(censuses.table[parts].dropna())
-    return float(np.sqrt(logs.var(axis=1).mean()))
+    return f"± {100 * np.sqrt(logs.var(axis=1).mean()):.0f} %"
 
 
 def reading_of_figure_2(figures: Figures2to4) -> str:

@@ -211,7 +211,23 @@ def _tables(
         columns = _once(frames, NETWORK)
         new = [c for c in columns if c in NETWORK or c not in networks]
         networks = networks.merge(columns[new], on=NETWORK, how="left")
-    return networks, neurons
+    return _narrow(networks), neurons
+
+
+def _narrow(networks: pd.DataFrame) -> pd.DataFrame:
+    """The networks with the census's own λ₁ for `narrow`, `narrow_all` and `narrow_global` (on one
+    sample of images, surviving coordinates on more than all) unless every gradual run has its
+    `Sharpness`: within a comparison the number of images is one."""
+    seeds = networks.loc[networks["arm"] == "rewound", "lobster_seed"]
+    compared = networks["arm"].isin(["lobster", "rewound"]) & networks["lobster_seed"].isin(seeds)
+    if "narrow" in networks and networks.loc[compared, "narrow"].notna().all():
+        return networks
+    parts = [c for c in networks if "." in c and not c.startswith("narrow_relative")]
+    return networks.drop(columns=parts).assign(
+        narrow=networks["lambda_1"],
+        narrow_all=networks["lambda_1_all"],
+        narrow_global=networks["lambda_1"] * networks["norm"] ** 2,
+    )
 
 
 def pooled(neurons: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from psplib.paper import choices
         (choices.retrained, ["epochs"]),
         (choices.each_network, ["samples", "samples all"]),
         (choices.single_neurons, ["samples"]),
+        (choices.narrowness, ["samples", "parts"]),
         (choices.map_of("surviving"), ["steps", "margin", "direction"]),
         (choices.map_of("surviving", pairs=True), ["steps"]),
         (choices.line_of("all", "legacy"), ["steps"]),
@@ -51,3 +52,13 @@ def test_values_and_reasons_are_those_of_the_configurations() -> None:
     assert "epochs" in retrained
     assert "0 to 9" in retrained
     assert str(scales.figure_1a("paper").retrained.epochs) in retrained
+
+
+def test_what_could_change_a_verdict_is_listed_with_it() -> None:
+    html = choices.deviations_table().data
+    for deviation in choices.DEVIATIONS:
+        assert all(deviation)
+    for text in ("PWE 20", "the threshold of a pruning", "validation accuracy", "the logits too"):
+        assert text in html
+    for text in ("one split, seed 0", "0.3205", "initial values of ResNets", "the output layer"):
+        assert text in html

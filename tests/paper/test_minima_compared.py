@@ -210,6 +210,26 @@ def test_censuses_of_other_networks_join_by_their_title() -> None:
     assert len({one.title for one in found.networks}) == len(found.networks)
 
 
+def test_narrow_is_of_the_samples_where_every_run_has_them_else_of_the_census() -> None:
+    rows = [
+        {"lobster_seed": seed, "arm": arm, "lambda_1": 2.0, "lambda_1_all": 20.0, "norm": 3.0}
+        for seed in (0, 1)
+        for arm in ("lobster", "rewound", "reinitialised")
+    ]
+    table = pd.DataFrame(rows)
+    sampled = table["arm"] != "reinitialised"
+    whole = table.assign(**{"narrow": 5.0, "narrow.0": 4.0, "narrow_relative.0": 0.1})
+    whole.loc[~sampled, "narrow"] = np.nan
+    assert minima._narrow(whole).loc[sampled, "narrow"].eq(5.0).all()
+    whole.loc[3:, "narrow"] = np.nan
+    for found in (minima._narrow(whole), minima._narrow(table)):
+        assert found[["narrow", "narrow_all", "narrow_global"]].to_numpy().tolist() == (
+            [[2.0, 20.0, 18.0]] * 6
+        )
+        assert "narrow.0" not in found
+    assert "narrow_relative.0" in minima._narrow(whole), "of the runs that have it"
+
+
 def collect(store: Store) -> minima.Figures2to4:
     panels = [scales.experiment(name, "paper") for name in ("figure_1a", "replication")]
     return minima.collect_minima(scales.minima("paper"), store, panels)
