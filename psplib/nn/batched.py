@@ -16,6 +16,10 @@ from psplib.core.errors import PsplibError
 from psplib.nn.models import Block
 
 
+class Unstackable(PsplibError):
+    """A network of which replicas side by side are not known."""
+
+
 class Linear(nn.Module):
     """R linear layers; (batch, R x in) -> (batch, R x out)."""
 
@@ -41,7 +45,7 @@ class Conv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d, replicas: int) -> None:
         super().__init__()
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise PsplibError(f"Replicas know plain convolutions only; got {layer}.")
+            raise Unstackable(f"Replicas know plain convolutions only; got {layer}.")
         self.weight = _zeros(layer.weight, replicas)
         self.bias = None if layer.bias is None else _zeros(layer.bias, replicas)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
@@ -115,5 +119,5 @@ def replicate(model: nn.Module, replicas: int) -> nn.Module:
             new = kinds[type(module)](module, replicas)
             setattr(replicated.get_submodule(parent), leaf, new)
         elif list(module.parameters(recurse=False)):
-            raise PsplibError(f"Replicas of a {type(module).__name__} are not known.")
+            raise Unstackable(f"Replicas of a {type(module).__name__} are not known.")
     return replicated

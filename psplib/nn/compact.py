@@ -114,11 +114,10 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = Fa
     `PsplibError` if the mask belongs to another network.
     """
     check_belongs(mask, model)
-    everything = torch.arange(len(mask.flat))
     wiring = None if mask.kept == len(mask.flat) else wire(model)
-    small = copy.deepcopy(model)
     if wiring is None:
-        return Compact(small, everything, len(everything), None, (), {})
+        return whole(copy.deepcopy(model))
+    everything, small = torch.arange(len(mask.flat)), copy.deepcopy(model)
     masks, positions = dict(mask.split(mask.flat.cpu())), dict(mask.split(everything))
     live, full = live_units(wiring, masks, unread)
     first = wiring.links[0].layer
@@ -162,6 +161,12 @@ def compact(model: nn.Module, mask: Mask, sparse: bool = True, unread: bool = Fa
         {name: Units(live[group], full[group]) for name, group in wiring.relus.items()},
         buffers,
     )
+
+
+def whole(model: nn.Module) -> Compact:
+    """A network itself in the place of its compact form."""
+    size = sum(p.numel() for p in model.parameters())
+    return Compact(model, torch.arange(size), size, None, (), {})
 
 
 def check_belongs(mask: Mask, model: nn.Module) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
@@ -134,6 +136,16 @@ class Own:
             return False
         return agrees(found, self(x))
 
+    def learns(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """In training mode, at weights (P,) and in their type: the outputs (B, C) for a minibatch,
+        and the gradient (P,) of its mean cross-entropy."""
+        with self.at(weights, weights.dtype, differentiable=True):
+            self.model.train()
+            outputs = self(x.to(self.device))
+            loss = F.cross_entropy(outputs, y.to(self.device))
+            slopes = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return outputs.detach(), torch.cat([slope.flatten() for slope in slopes])
+
     @torch.no_grad()
     def check_samples(
         self, x: Tensor, axis: int = 0, compute: Callable[[Tensor], Tensor] | None = None
@@ -174,7 +186,10 @@ def agrees(found: Any, expected: Tensor) -> bool:
         return torch.equal(found, expected)
     rough = max((t.dtype for t in (found, expected)), key=lambda d: torch.finfo(d).eps)
     found, expected = found.double(), expected.double()
-    scale = float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 0.0
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    if not isfinite(scale):
+        finite = expected[expected.isfinite()]
+        scale = float(finite.abs().max()) if finite.numel() else 0.0
     within = torch.finfo(rough).eps ** 0.5 * scale
     return torch.allclose(found, expected, rtol=0, atol=within, equal_nan=True)
 

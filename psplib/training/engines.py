@@ -3,16 +3,21 @@ one program."""
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
-from psplib.nn.batched import Linear, replicate
-from psplib.nn.compact import compact, linear_layers
-from psplib.nn.data import Data, crop
+from psplib.nn.batched import Linear, Unstackable, replicate
+from psplib.nn.compact import compact, linear_layers, whole
+from psplib.nn.data import Data, Split, crop
+from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, first_line
 from psplib.nn.masks import Mask
 from psplib.training.cuda_graph import Apply, CapturedSteps, apply_update
 from psplib.training.gradient import LinearChain, gradient
@@ -47,23 +52,113 @@ def trainers(
 ) -> list[tuple[Trainer, int]]:
     """For each of the networks like `model` under `masks`, its trainer and its number there."""
     if stacks(data.train.x.device):
-        team = StackedTrainer(model, masks, data, batch_size, precision)
-        return [(team, number) for number in range(len(masks))]
+        with suppress(Unstackable):
+            team = StackedTrainer(model, masks, data, batch_size, precision)
+            return [(team, number) for number in range(len(masks))]
     return [(CompactTrainer(model, [m], data, batch_size, precision), 0) for m in masks]
 
 
-class CompactTrainer(Trainer):
-    """One network, trained in the compact form of its mask."""
+IN_PLACE = ": it can be trained in place only, by psplib.prune or psplib.retrain"
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # of any kind: what is copied is the user's
+        raise PsplibError(
+            f"{_named(model)} cannot be copied ({first_line(error)}){IN_PLACE}."
+        ) from error
+
+
+def _named(model: nn.Module) -> str:
+    """Its class, and the modules with a `forward` put on them."""
+    odd = [name or "itself" for name, m in model.named_modules() if "forward" in vars(m)]
+    return type(model).__name__ + (f", with a forward put on {', '.join(odd)}," if odd else "")
+
+
+class Rewritten(Trainer):
+    """Networks that are trained in another form than their author's, which is checked: the form's
+    outputs and gradient must be the network's own."""
+
+    @abstractmethod
+    def _learn(self, rows: Tensor) -> Tensor:
+        """What every network puts out (R, B, C) for some samples (B,); leaves the gradient."""
+
+    def _is_itself(self) -> bool:
+        """Whether the form is the network: on the first samples, at weights that silence no unit,
+        and in float64, where rounding opens no ReLU."""
+        for name, p in self.full.named_parameters():
+            if not p.requires_grad:
+                raise PsplibError(f"{name} is frozen; psplib.prune and psplib.retrain leave it so.")
+        with as_it_was(self.full):  # its random numbers, too
+            try:
+                return self._agrees(torch.float64)
+            except PsplibError:  # this network knows one type only
+                return self._agrees(self._initial().dtype)
+
+    def _agrees(self, dtype: torch.dtype) -> bool:
+        x, y = self.data.train.x[:ROWS], self.data.train.y[:ROWS]
+        few = Split(x.to(dtype) if x.is_floating_point() else x, y)
+        form, start = copy.copy(self), self._initial().to(dtype)
+        form.full, form.precision = _copy(self.full).to(dtype), "float32"
+        form.data = replace(self.data, train=few, validation=few, test=few)
+        noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0))
+        weights, own = start + 0.1 * noise.to(start), Own(self.full)
+        ends = sorted({0, len(self) - 1})
+        masks = [self.masks[i].flat.to(start.device) for i in ends]
+        expected = [own.learns(weights * mask, few.x, few.y) for mask in masks]
+        try:
+            Trainer._begin(form)
+            form.weights = weights
+            form.model.train()
+            outputs = form._learn(torch.arange(len(y), device=self.device))
+        except PsplibError:
+            raise
+        except Exception:  # a form that cannot compute what the network can is no form of it
+            return False
+        none = start.new_zeros(len(form._idle))
+        for i, (logits, slopes) in zip(ends, expected, strict=True):
+            survives = form._within[i]
+            at = torch.cat([form._index[survives], form._idle]).to(slopes.device)
+            learnt = torch.cat([form._gradient[i][survives].to(none), none])
+            if not (agrees(outputs[i].to(logits), logits) and agrees(learnt, slopes[at])):
+                return False
+        return True
+
+
+class CompactTrainer(Rewritten):
+    """One network, trained in the compact form of its mask or, where that is another network, as
+    it is."""
+
+    def _begin(self) -> None:
+        self._is_plain = False
+        if not self._is_itself():
+            self._is_plain = True
+            if not self._is_itself():
+                raise PsplibError(f"A copy of {_named(self.full)} is another network{IN_PLACE}.")
+        super()._begin()
 
     def _build(self) -> None:
         (mask,) = self.masks
-        is_sparse = self.device.type == "cpu" and self.precision == "float32"
-        self.compact = compact(self.full, mask, sparse=is_sparse)
-        self.model = pool_first(self.compact.model).to(self.device)
+        if self._is_plain:
+            self.compact = whole(_copy(self.full))
+            self.model = self.compact.model.to(self.device)
+        else:
+            is_sparse = self.device.type == "cpu" and self.precision == "float32"
+            self.compact = compact(self.full, mask, sparse=is_sparse)
+            self.model = pool_first(self.compact.model).to(self.device)
         weights, slopes = flatten_(self.model.parameters())
         self._weights, self._gradient = weights[None], slopes[None]
         self._differentiate = gradient(self.model, self.precision)
         self._all_buffers = {n: b.clone().to(self.device) for n, b in self.full.named_buffers()}
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        train = self.splits["train"]
+        x, y = train.x[: len(rows)], train.y[: len(rows)]
+        with torch.no_grad(), as_it_was(self.model):
+            outputs = self.model(x)
+        self._differentiate(x, y)
+        return outputs[None]
 
     def _read(self, x: Tensor) -> Tensor:
         return channels_last(self.compact.read(x))
@@ -113,7 +208,7 @@ class CompactTrainer(Trainer):
                 self._weights.mul_(mask)
 
 
-class StackedTrainer(Trainer):
+class StackedTrainer(Rewritten):
     """R networks as one module whose parameters have a first dimension, the network.
 
     Where all have the same mask and are chains, they are trained in compact form. A GPU replays a
@@ -134,6 +229,19 @@ class StackedTrainer(Trainer):
         is_chain = linear_layers(single) is not None and self.precision != "bfloat16"
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
         self._chain = LinearChain(layers) if is_chain else None
+
+    def _begin(self) -> None:
+        if not self._is_itself():
+            raise Unstackable(f"Replicas of this {type(self.full).__name__} would be others.")
+        super()._begin()
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        x = self.splits["train"].x[rows]
+        each = x[:, None].expand(-1, len(self), *x.shape[1:]).flatten(1, 2)
+        with torch.no_grad(), as_it_was(self.model):
+            outputs = self.model(each).view(len(rows), len(self), -1).transpose(0, 1)
+        self._differentiate(rows.expand(len(self), -1), None)
+        return outputs
 
     def _set_survivors(self) -> None:
         super()._set_survivors()
@@ -188,6 +296,10 @@ class StackedTrainer(Trainer):
 
     def step(self, rows: Tensor, update: Update, crops: Tensor | None) -> None:
         """A minibatch (R, B) of each network; nothing of it waits for the device."""
+        self._differentiate(rows, crops)
+        self.apply(update, *self.operands())
+
+    def _differentiate(self, rows: Tensor, crops: Tensor | None) -> None:
         train = self.splits["train"]
         if self._chain is not None:
             self._chain(train.x.flatten(1)[rows], train.y[rows])
@@ -202,4 +314,3 @@ class StackedTrainer(Trainer):
             loss = F.cross_entropy(logits.to(self._weights), y) * len(self)
             parts = torch.autograd.grad(loss, list(self.model.parameters()))
             torch.cat([part.flatten(1) for part in parts], 1, out=self._gradient)
-        self.apply(update, *self.operands())
