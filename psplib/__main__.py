@@ -43,6 +43,12 @@ def command(function: Callable[..., None]) -> Any:
         except PsplibError as error:
             click.echo(f"psplib: {error}", err=True)
             raise SystemExit(2) from None
+        except ModuleNotFoundError as error:
+            if not error.name or error.name.startswith("psplib"):
+                raise
+            sentence = f"{error.name} is not installed; pip install 'psplib[book]' brings it."
+            click.echo(f"psplib: {sentence}", err=True)
+            raise SystemExit(2) from None
         except KeyboardInterrupt:
             message = "psplib: interrupted. Nothing is lost: the same command goes on from here."
             if not options.get("worker"):

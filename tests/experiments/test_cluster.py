@@ -161,7 +161,6 @@ def test_a_worker_killed_in_the_middle_costs_nothing_and_nobody_else_is_let_in(
     assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
 
     configs = planned(PANEL, store)
-    assert len(configs) == 14
     assert sorted(store.all()) == sorted(map(store.folder, configs))
     written = notes(log)
     done = Counter(run for word, _, run in written if word == "done")
