@@ -183,7 +183,7 @@ class Narrower(Comparison):
 
 _NARROWER = "The gradual solution lies in a narrower minimum than the one-shot solution: {}."
 NARROWER = {
-    column: Narrower(_NARROWER.format(name), "5.2", name, column, 1, "×")
+    column: Narrower(_NARROWER.format(name), "5.2", MEASURES[column], column, 1, "×")
     for column, name in {
         "narrow": "surviving coordinates",
         "narrow_all": "all coordinates",
