@@ -267,6 +267,11 @@ def single_neurons(panel: Minima) -> Run:
     return panel.profile(panel.retrained)
 
 
+def selectivity(panel: Minima) -> Run:
+    """How class-specific the networks of Fig. 4 are."""
+    return panel.selectivity(panel.retrained)
+
+
 def map_of(subspace: str, pairs: bool = False) -> Callable[[Minima], Run]:
     """A map of the plane of Figs. 2 to 4."""
     return lambda panel: next(

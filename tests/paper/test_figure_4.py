@@ -5,7 +5,7 @@ import re
 from worlds import PAPER, world
 
 from psplib.paper import display, figure_4
-from psplib.paper.statistics import FAILS
+from psplib.paper.statistics import FAILS, HOLDS, UNDECIDED
 
 
 def test_in_the_opposite_world_no_claim_holds() -> None:
@@ -14,6 +14,20 @@ def test_in_the_opposite_world_no_claim_holds() -> None:
     opposite = world(**turned)
     opposite.map()["loss"] *= -1
     assert {v.verdict for v in figure_4.claims_of_figure_4(opposite)} == {FAILS}
+
+
+def test_where_there_is_no_difference_nothing_is_higher_and_all_is_comparable() -> None:
+    alike = {column: (PAPER[column][0],) * 2 for column in PAPER}
+    figures = world(**alike)
+    for seed, factor in ((0, 1.001), (1, 0.999)):
+        g = (figures.table["lobster_seed"] == seed) & (figures.table["arm"] == "lobster")
+        figures.table.loc[g, list(PAPER)] *= factor
+    found = figure_4.claims_of_figure_4(figures)
+    said = {v.verdict: v for v in found if "regions" not in v.claim}
+    assert set(said) == {HOLDS, UNDECIDED}
+    assert "comparable" in said[HOLDS].claim
+    comparable = [v for v in found if v.verdict == HOLDS and "comparable" in v.claim]
+    assert len(comparable) == 2
 
 
 def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
