@@ -50,10 +50,11 @@ class Explicit(Protocol):
 class Scaled:
     """`factor`·diag(s)·A·diag(s) of an operator A; `scale` s is a vector (D,), or 1.
 
-    With s = |w| and A the Hessian at weights w it is the curvature for *relative* changes of single
-    weights (Kwon et al., 2021, measure sharpness so). Where a unit's incoming weights and bias are
-    multiplied by c > 0 and its outgoing weights by 1/c, a ReLU network stays the same function and
-    this operator the same matrix. `factor` -1 turns the smallest eigenvalue into the largest.
+    With `s = |w|` and A the Hessian at weights w it is the curvature for *relative* changes of
+    single weights (Kwon et al., 2021, measure sharpness so). Where a unit's incoming weights and
+    bias are multiplied by c > 0 and its outgoing weights by 1/c, a ReLU network stays the same
+    function and this operator the same matrix. `factor` -1 turns the smallest eigenvalue into the
+    largest.
     """
 
     operator: Operator

@@ -1,4 +1,4 @@
-"""The laboratory's pictures, its live panel, and the recorded session of the static page."""
+"""The laboratory's pictures and its live panel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -68,7 +67,9 @@ def regions(recording: Recording) -> tuple[Figure, str]:
     train = lab.toy(recording.setting.toy, recording.setting.seed).train
     for label, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
         x = train.x[train.y == label].numpy()
-        ax.scatter(x[:, 0], x[:, 1], s=7, color=color, marker=marker, linewidths=0)
+        name = f"class {label}"
+        ax.scatter(x[:, 0], x[:, 1], s=7, color=color, marker=marker, linewidths=0, label=name)
+    ax.legend(loc="upper right", fontsize=8, handletextpad=0.1, borderpad=0.2)
     ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
     ax.set_xlabel(f"test error {_percent(last.scores['test'].error)}", fontsize=FONT)
     return fig, (
@@ -223,47 +224,6 @@ def _png(fig: Figure) -> bytes:
     found = io.BytesIO()
     picture.save(found, "png")
     return found.getvalue()
-
-
-# The recorded session.
-
-
-def slides(recordings: Sequence[Recording], count: int) -> list[int]:
-    """At most `count` epochs to look at runs side by side: the first, the last, the first prunings
-    of each, and others evenly over what is left."""
-    last = max(len(r.snapshots) for r in recordings) - 1
-    chosen = {0, last}
-    pruned = [[i for i, s in enumerate(r.snapshots) if s.pruned] for r in recordings]
-    prunings = [i for firsts in zip_longest(*pruned) for i in firsts if i is not None]
-    spread = [round(last * k / (count - 1)) for k in range(1, count - 1)]
-    for i in prunings[: count // 2] + spread:
-        if len(chosen) < count:
-            chosen.add(i)
-    return sorted(chosen)
-
-
-def recorded(recordings: Mapping[str, Recording], knob: str, count: int = 7) -> widgets.VBox:
-    """Recorded runs: a button for each, `knob` says what the buttons set, and one slider over the
-    epochs of all; also without a kernel. A run that has ended shows its end."""
-    numbers = slides(list(recordings.values()), count)
-    stacks = []
-    for recording in recordings.values():
-        last = len(recording.snapshots) - 1
-        pictures = [frame(recording.upto(min(i, last))) for i in numbers]
-        pages = [widgets.HTML(picture, layout=_wide()) for picture in pictures]
-        stacks.append(widgets.Stack(pages, selected_index=0, layout=_wide()))
-    slider = widgets.SelectionSlider(
-        options=[(str(epoch), i) for i, epoch in enumerate(numbers)], index=0, description="epoch"
-    )
-    play = widgets.Play(min=0, max=len(numbers) - 1, interval=1500, description="play the run")
-    choice = widgets.ToggleButtons(options=list(recordings), index=0, description=knob)
-    choice.style.button_width = "auto"
-    stack = widgets.Stack(stacks, selected_index=0, layout=_wide())
-    widgets.jslink((play, "value"), (slider, "index"))
-    widgets.jslink((choice, "index"), (stack, "selected_index"))
-    for pages in stacks:
-        widgets.jslink((slider, "index"), (pages, "selected_index"))
-    return widgets.VBox([choice, _row(play, slider), stack], layout=_wide())
 
 
 def summary(recordings: Mapping[str, Recording], knob: str) -> pd.DataFrame:
@@ -439,14 +399,9 @@ def is_live() -> bool:
     return bool(getattr(kernel, "_allow_stdin", False)) and not chapter.injected()
 
 
-def show(recordings: Mapping[str, Recording], knob: str) -> None:
-    """Display the live panel where somebody can turn its knobs, else the recorded runs; where no
-    widgets are shown, the end of the first stands for them."""
-    if is_live():
-        display(Panel().box)
-        return
-    bundle = dict(recorded(recordings, knob)._repr_mimebundle_())
-    display(bundle | {"text/html": frame(next(iter(recordings.values())))}, raw=True)
+def show(recording: Recording) -> None:
+    """Display the live panel where somebody can turn its knobs, else how a run ended."""
+    display(Panel().box if is_live() else HTML(frame(recording)))
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:

@@ -57,6 +57,7 @@ def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], ht
     without_scripts(made, dict(_stills(source)))
     for path, content in beside.items():
         (made / path).write_bytes(content)
+    slim(made, beside)
     replace(html, made)
     shutil.rmtree(work)
 
@@ -107,6 +108,17 @@ def _stills(source: Path) -> Iterator[tuple[str, str | tuple[bytes, str]]]:
                     yield name, (base64.b64decode(data["image/png"]), words)
                 elif "text/html" in data:
                     yield name, "".join(data["text/html"])
+
+
+def slim(html: Path, beside: Mapping[Path, bytes]) -> None:
+    """Leave out of a site what no reader opens: source maps, catalogues of translations, and the
+    outputs of the notebooks that its pages let download."""
+    for path in html.rglob("*.map"):
+        path.unlink()
+    shutil.rmtree(html / "_static" / "locales", ignore_errors=True)
+    for path, content in beside.items():
+        if (source := html / "_sources" / path).exists():
+            source.write_bytes(content)
 
 
 def replace(folder: Path, new: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import matplotlib as mpl
@@ -180,16 +180,26 @@ def styled(frame: pd.DataFrame) -> Any:
     return shown.set_table_attributes('class="psplib"')
 
 
-def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells with named columns; on a phone, a card for each row."""
+def cards(
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    marks: Sequence[Mapping[str, str]] | None = None,
+) -> str:
+    """A table of HTML cells with named columns; on a phone, a card for each row. With `marks`, what
+    each row is, a reader can filter it."""
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(
-        "<tr>"
+        f"<tr{_data(mark)}>"
         + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
         + "</tr>"
-        for row in rows
+        for row, mark in zip(rows, marks or [{}] * len(rows), strict=True)
     )
-    return f'<table class="psplib cards"><thead><tr>{head}</tr></thead>{body}</table>'
+    kind = "psplib cards" + (" filtered" if marks else "")
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>{body}</table>'
+
+
+def _data(mark: Mapping[str, str]) -> str:
+    return "".join(f' data-{name}="{html.escape(value)}"' for name, value in mark.items())
 
 
 def verdict_table(found: Sequence[Verdict], of: str = "claim of the paper") -> Any:

@@ -29,7 +29,7 @@ from psplib.paper.minima import (
 )
 from psplib.paper.plane import ALL_LAYERS, LABELS, lossy_below, maps_plot
 from psplib.paper.slide import Slide, Slides, draw_slide
-from psplib.paper.statistics import MARGIN, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper.statistics import FAILS, HOLDS, MARGIN, NOT_RUN, UNDECIDED, Verdict
 from psplib.paper.style import ARMS, STYLE
 
 # The definitions of PSP-entropy: the columns of the censuses, and their names.
@@ -165,14 +165,19 @@ def definitions_in_words(figures: Figures2to4) -> str:
         said = {name: compare(HIGHER_SECOND[name], one).verdict for name in WITNESSES}
         if NOT_RUN in said.values():
             continue
-        each = " and ".join(f"by *{name}* **{verdict}**" for name, verdict in said.items())
-        sentences.append(f"{one.title}: that second order is higher, {each}.")
+        each = " and ".join(f"{_said(verdict)} by *{name}*" for name, verdict in said.items())
+        sentences.append(f"{one.title}: that second order is higher {each}.")
     if not sentences:
         return "The second-order entropies are not there yet."
     return (
         f"{' '.join(sentences)} *Joint* is no further witness: it is 2 · first order − mutual, "
         "exactly."
     )
+
+
+def _said(verdict: str) -> str:
+    """A verdict as the rest of a sentence: "holds", "is undecided"."""
+    return f"**{verdict}**" if verdict in (HOLDS, FAILS) else f"is **{verdict}**"
 
 
 def reading_of_figure_4(figures: Figures2to4) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from psplib.experiments.names import SCALES
-from psplib.paper import display
+from psplib.paper import display, forest
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.conclusions import claims_of_minima, cost_of_one_shot
 from psplib.paper.figure_1 import Figure1
@@ -134,26 +134,31 @@ def count(found: Sequence[Entry]) -> str:
 
 
 def ledger_table(found: Sequence[Entry]) -> Any:
-    """The ledger as an HTML table, a link to the chapter in each row."""
+    """The ledger as an HTML table with a forest plot: a link to the chapter in each row, which says
+    of itself by what a reader can filter."""
     from IPython.display import HTML
 
-    rows = []
+    rows, marks = [], []
+    axes = forest.axes(e.verdict for e in found)
     for entry, after_holm in zip(found, survives(found), strict=True):
         v = entry.verdict
         claim = html.escape(v.claim)
         if entry.chapter:
             claim = f'<a href="{entry.chapter}.html">{claim}</a>'
+        is_run = v.verdict != NOT_RUN
+        line = forest.line(v, axes, entry.scale == forest.PAPER) if is_run else ""
         cells = (
             html.escape(v.section),
             claim,
             display.verdict_label(v.verdict),
             after_holm,
-            html.escape(display.effect_in_words(v)),
+            line + html.escape(display.effect_in_words(v)),
             str(v.n or "–"),
-            html.escape(entry.basis) if v.verdict != NOT_RUN else "–",
+            html.escape(entry.basis) if is_run else "–",
             html.escape(v.test),
         )
         rows.append(cells)
+        marks.append({"chapter": entry.chapter, "verdict": v.verdict, "scale": entry.scale})
     names = (
         "section",
         "claim",
@@ -164,4 +169,4 @@ def ledger_table(found: Sequence[Entry]) -> Any:
         "basis",
         "test",
     )
-    return HTML(display.cards(names, rows))
+    return HTML(forest.legend(axes) + display.cards(names, rows, marks))

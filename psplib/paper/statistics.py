@@ -106,6 +106,7 @@ class Verdict:
     `effect`, `low` and `high` are in `unit`: percentage points of test error, bits, a factor (×),
     a correlation (r), or an index from 0 to 1. `n` counts what the interval is over; `basis`
     names the runs that enter; `p` is the p-value of the verdict, NaN where there is no interval.
+    `region` is where the claim would have the effect, see `Tested`.
     """
 
     claim: str
@@ -119,6 +120,7 @@ class Verdict:
     unit: str = "points"
     basis: str = ""
     p: float = np.nan
+    region: tuple[float, float] = (np.nan, np.nan)
 
 
 def decided(
@@ -135,7 +137,7 @@ def reported(
 ) -> Verdict:
     """A `Verdict` from a test, with the runs that enter it."""
     verdict = decided(claim, section, test, found.verdict, found.effect, unit)
-    return replace(verdict, basis=basis, p=found.p)
+    return replace(verdict, basis=basis, p=found.p, region=found.region)
 
 
 def reserved(verdict: Verdict, why: str) -> Verdict:
@@ -178,30 +180,32 @@ def everywhere(verdicts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Tested:
-    """What a test came to: its verdict, the p-value of that, the effect that decided, and where."""
+    """What a test came to: its verdict, the p-value of that, the effect that decided, and where;
+    `region` (from, to) is where the claim would have that effect, of a factor its logarithm."""
 
     verdict: str
     p: float
     effect: Interval
     where: str = ""
+    region: tuple[float, float] = (np.nan, np.nan)
 
 
 def is_above(effect: Interval, where: str = "", bound: float = 0.0) -> Tested:
     """Of "the effect is above `bound`"."""
     shifted = replace(effect, low=effect.low - bound, high=effect.high - bound)
-    return Tested(higher(shifted), effect.p(bound), effect, where)
+    return Tested(higher(shifted), effect.p(bound), effect, where, (bound, np.inf))
 
 
 def is_at_most(effect: Interval, margin: float, where: str = "") -> Tested:
     """Of "the effect is at most `margin`"."""
-    return Tested(at_most(effect, margin), effect.p(margin), effect, where)
+    return Tested(at_most(effect, margin), effect.p(margin), effect, where, (-np.inf, margin))
 
 
 def is_comparable(effect: Interval, margin: float, where: str = "") -> Tested:
     """Of "the effect lies within +-`margin`": two one-sided tests, of which the nearer bound's
     decides, inside as outside."""
     p = max(effect.p(-margin), effect.p(margin))
-    return Tested(comparable(effect, margin), p, effect, where)
+    return Tested(comparable(effect, margin), p, effect, where, (-margin, margin))
 
 
 def is_correlated(a: Sequence[float], b: Sequence[float], where: str = "") -> Tested:
@@ -216,7 +220,8 @@ def is_correlated(a: Sequence[float], b: Sequence[float], where: str = "") -> Te
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
     half = error * float(stats.norm.ppf(0.975))
     effect = Interval(r, math.tanh(z - half), math.tanh(z + half), n)
-    return Tested(higher(effect), float(2 * stats.norm.sf(abs(z) / error)), effect, where)
+    p = float(2 * stats.norm.sf(abs(z) / error))
+    return Tested(higher(effect), p, effect, where, (0.0, np.inf))
 
 
 def all_of(tests: Sequence[Tested]) -> Tested:

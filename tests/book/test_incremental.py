@@ -16,6 +16,7 @@ from IPython.display import Markdown
 from IPython.utils.capture import capture_output
 
 from psplib.book import build, execution, pages
+from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.plan import planned
@@ -267,6 +268,17 @@ def test_an_experiment_without_results_is_the_papers_without_runs(
     found = tables.largest_published(name, store)
     assert found == scales.experiment(name, "paper")
     assert not any(store.has(c) for c in planned(found, store))
+
+
+def test_a_site_lets_notebooks_be_downloaded_without_outputs_and_has_no_source_maps(
+    tmp_path: Path,
+) -> None:
+    for name in ("_sources/book/a.ipynb", "_static/a.js", "_static/a.js.map", "_static/locales/x"):
+        files.make_folder((tmp_path / name).parent)
+        (tmp_path / name).write_text("long")
+    pages.slim(tmp_path, {Path("book/a.ipynb"): b"short", Path("book/b.ipynb"): b"none"})
+    left = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*.*")}
+    assert left == {"_sources/book/a.ipynb": "short", "_static/a.js": "long"}
 
 
 # --- processes of their own -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The laboratory: snapshots of LOBSTER on a toy, a panel that stops, slides with words."""
+"""The laboratory: snapshots of LOBSTER on a toy, a panel that stops, pictures with words."""
 
 import itertools
 import os
@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import ipywidgets as ipw
 import pytest
 import torch
-from ipywidgets.embed import dependency_state
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
@@ -289,67 +288,16 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
         manager.shutdown_kernel(now=True)
 
 
-def test_slides_begin_and_end_with_the_runs_and_show_their_first_prunings(
-    recording: Recording,
-) -> None:
-    pruned = [i for i, s in enumerate(recording.snapshots) if s.pruned]
-    assert len(pruned) > 3
-    for recordings in ([recording], [recording.upto(2), recording]):
-        numbers = lab_panel.slides(recordings, 9)
-        assert numbers == sorted(set(numbers))
-        assert len(numbers) <= 9
-        assert {0, SHORT.epochs, *pruned[:3]} <= set(numbers)
-    assert lab_panel.slides([recording.upto(2)], 9) == [0, 1, 2]
-
-
-@pytest.mark.slow
-def test_one_slider_moves_all_runs_and_one_that_has_ended_stays_at_its_end(
-    recording: Recording,
-) -> None:
-    shorter = recording.upto(2)
-    shown = lab_panel.recorded({"a": recording.upto(3), "b": shorter}, "λ")
-    choice, (_, slider), stack = shown.children[0], shown.children[1].children, shown.children[2]
-    assert list(choice.options) == ["a", "b"]
-    assert [epoch for epoch, _ in slider.options] == ["0", "1", "2", "3"]
-    links = embed_links(shown)
-    assert {(a, b) for _, a, _, b in links} == {("value", "index"), ("index", "selected_index")}
-    moved = {s: {t for source, _, t, _ in links if source == s} for s, *_ in links}
-    assert moved[choice.model_id] == {stack.model_id}
-    assert moved[slider.model_id] == {pages.model_id for pages in stack.children}
-    ended = [page.value for page in stack.children[1].children]
-    assert ended[3] == ended[2] != ended[1]
-
-
-def embed_links(widget: ipw.Widget) -> list[tuple[str, str, str, str]]:
-    """Source, trait, target, trait of every link of a widget that a page without a kernel has."""
-    found = []
-    for part in dependency_state([widget]).values():
-        if part["model_name"] == "LinkModel":
-            (source, trait), (target, moved) = part["state"]["source"], part["state"]["target"]
-            ends = (source.removeprefix("IPY_MODEL_"), target.removeprefix("IPY_MODEL_"))
-            found.append((ends[0], trait, ends[1], moved))
-    return found
-
-
-def test_a_recording_has_a_slide_per_snapshot_and_its_numbers_in_words(
-    recording: Recording,
-) -> None:
+def test_a_frame_has_the_numbers_of_its_snapshot_in_words(recording: Recording) -> None:
     short = recording.upto(3)
-    player = lab_panel.recorded({"0.001": short}, "λ")
-    (play, slider), (stack,) = player.children[1].children, player.children[2].children
-    assert len(stack.children) == len(slider.options) == 4
-    assert (play.min, play.max) == (0, 3)
-    for snapshot, (epoch, _), page in zip(
-        short.snapshots, slider.options, stack.children, strict=True
-    ):
-        assert epoch == str(snapshot.epoch)
-        assert page.value.count("<img alt=") == page.value.count("data:image/png;base64,") == 4
-        assert f"{100 * snapshot.scores['test'].error:.1f} % of the test set" in page.value
-        assert f"{snapshot.mask.kept} of 1218 parameters" in page.value
-        assert f"validation loss {snapshot.scores['validation'].loss:.3f}" in page.value
-        for number, bits in enumerate(snapshot.entropy.values(), start=1):
-            assert f"{bits:.2f} bits in layer {number}" in page.value
-        assert len(page.value) < 119_000  # 21 of them in 2.5 MB
+    page, last = lab_panel.frame(short), short.snapshots[-1]
+    assert page.count("<img alt=") == page.count("data:image/png;base64,") == 4
+    assert f"{100 * last.scores['test'].error:.1f} % of the test set" in page
+    assert f"{last.mask.kept} of 1218 parameters" in page
+    assert f"validation loss {last.scores['validation'].loss:.3f}" in page
+    for number, bits in enumerate(last.entropy.values(), start=1):
+        assert f"{bits:.2f} bits in layer {number}" in page
+    assert len(page) < 119_000
 
 
 def test_a_network_that_died_is_still_drawn() -> None:
@@ -360,12 +308,11 @@ def test_a_network_that_died_is_still_drawn() -> None:
     assert lab_panel.frame(last).count("<img") == 4
 
 
-def test_without_a_kernel_there_is_no_live_panel_but_the_recorded_runs(
+def test_without_a_kernel_there_is_no_live_panel_but_the_end_of_a_run(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not lab_panel.is_live()
-    shown: list[dict[str, str]] = []
-    monkeypatch.setattr(lab_panel, "display", lambda bundle, raw: shown.append(bundle))
-    lab_panel.show({"0.001": recording.upto(2)}, "λ")
-    assert "application/vnd.jupyter.widget-view+json" in shown[0]
-    assert shown[0]["text/html"].count("<img alt=") == 4, "where no widgets are shown"
+    shown: list[Any] = []
+    monkeypatch.setattr(lab_panel, "display", shown.append)
+    lab_panel.show(recording.upto(2))
+    assert shown[0].data == lab_panel.frame(recording.upto(2))

@@ -32,7 +32,7 @@ def test_where_there_is_no_difference_nothing_is_higher_and_all_is_comparable() 
 
 def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
     said = figure_4.definitions_in_words(world(mutual=(0.04, 0.05)))
-    assert "by *mutual* **does not hold** and by *agreement* **holds**" in said
+    assert "higher **does not hold** by *mutual* and **holds** by *agreement*" in said
     assert "*Joint* is no further witness" in said
     joint = figure_4.claims_of_figure_4(world())[-3]
     assert "joint, which is 2 · first order − mutual and so no further witness" in joint.claim
