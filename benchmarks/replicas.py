@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, random_split
 
 from psplib.core import errors as checks
-from psplib.experiments import scales
+from psplib.experiments import designs, scales
 from psplib.nn import data, models
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
@@ -231,7 +231,7 @@ def replica_epochs(architecture: str, source: str) -> int:
     total = 0
     for name in scales.EXPERIMENTS:
         panel = scales.experiment(name, "paper")
-        if isinstance(panel, scales.Panel):
+        if isinstance(panel, designs.Panel):
             lobster = panel.lobsters[0]
             if (lobster.architecture, lobster.data) == (architecture, source):
                 some = [2.0**-k for k in range(panel.most_points + 1)]

@@ -19,7 +19,7 @@ from psplib.experiments.names import ENGINES, PUBLISHED, SCALES
 
 # A command imports what it needs: torch takes seconds, and the help needs none of it.
 if TYPE_CHECKING:
-    from psplib.experiments.scales import Experiment
+    from psplib.experiments.designs import Design
     from psplib.runs.run import Run
     from psplib.runs.store import Store
 
@@ -118,7 +118,7 @@ def reproduce(
         click.echo(f"{panel.name} at {scale} scale is {state} ({store.root}).")
 
 
-def _experiments(scale: str, only: tuple[str, ...], seed: int = 0) -> list[Experiment]:
+def _experiments(scale: str, only: tuple[str, ...], seed: int = 0) -> list[Design]:
     from psplib.experiments.scales import EXPERIMENTS, experiment
 
     return [experiment(name, scale, seed) for name in only or EXPERIMENTS]
@@ -182,10 +182,9 @@ def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
     click.echo(f"{copied} runs published, {present} were there already ({shown.root}).")
 
 
-def _finished(panels: list[Experiment], store: Store) -> list[Run]:
-    from psplib.experiments.plan import planned
+def _finished(panels: list[Design], store: Store) -> list[Run]:
 
-    configs = dict.fromkeys(c for panel in panels for c in planned(panel, store))
+    configs = dict.fromkeys(c for panel in panels for c in panel.runs(store))
     return [config for config in configs if store.has(config)]
 
 

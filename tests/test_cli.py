@@ -16,7 +16,6 @@ from click.testing import Result
 
 from psplib.core.files import sha256
 from psplib.experiments import scales
-from psplib.experiments.plan import planned
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +145,7 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
 
 
 def files(store: Store) -> list[Path]:
-    runs = map(store.folder, planned(scales.figure_1a("smoke"), store))
+    runs = map(store.folder, scales.figure_1a("smoke").runs(store))
     found = [p for run in runs for p in run.iterdir() if p.name != "provenance.json"]
     assert len(found) == 5 + 13 * 4
     return found
@@ -162,7 +161,7 @@ def test_a_budget_stops_in_time_and_keeps_what_is_done(psplib: Psplib, tmp_path:
     assert done.exit_code == 0
     assert "is not complete: the same command goes on from here" in done.stdout
     panel = scales.figure_1a("smoke")
-    assert any(store.work(c).exists() or store.has(c) for c in planned(panel, store))
+    assert any(store.work(c).exists() or store.has(c) for c in panel.runs(store))
 
 
 @pytest.mark.slow
@@ -184,7 +183,7 @@ def test_a_budget_stops_side_by_side_workers_in_time_too(psplib: Psplib, tmp_pat
             assert 9 < time.monotonic() - start < 60
     assert done.exit_code == 0, done.stderr
     assert "figure_1a at smoke scale is not complete: the same command goes on" in done.stdout
-    assert not any(runs.running(c) for panel in panels for c in planned(panel, runs))
+    assert not any(runs.running(c) for panel in panels for c in panel.runs(runs))
     assert psplib("verify", "--local", runs=runs.root).exit_code == 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from psplib.experiments import scales
+from psplib.experiments import designs, scales
 from psplib.paper import choices, figure_4
 from psplib.paper.figure_1 import COLUMNS, Figure1
 from psplib.paper.minima import Censuses, Figures2to4
@@ -116,7 +116,7 @@ def world(runs: int = 2, replicas: int = 6, **values: tuple[float, float]) -> Fi
 Runs = list[tuple[float, list[float]]]
 
 
-def censuses(panel: scales.Experiment | None = None, **quantities: Runs) -> Censuses:
+def censuses(panel: designs.Design | None = None, **quantities: Runs) -> Censuses:
     """A network whose gradual runs have these quantities: (G, its replicas) for each run."""
     rows: dict[tuple[int, int], dict[str, object]] = {}
     for name, runs in quantities.items():

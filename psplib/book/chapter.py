@@ -9,7 +9,7 @@ import matplotlib as mpl
 import torch
 
 from psplib.core import checkout, errors
-from psplib.experiments import scales, sweep
+from psplib.experiments import designs, scales, sweep
 from psplib.paper import tables
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.controls import FigureControls
@@ -38,7 +38,7 @@ class Chapter:
     def figure_1(self, name: str) -> Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
         panel, store = self._runs(name)
-        assert isinstance(panel, scales.Panel)
+        assert isinstance(panel, designs.Panel)
         return Figure1.collect(panel, store)
 
     def panels(self) -> tuple[Figure1, ...]:
@@ -49,22 +49,22 @@ class Chapter:
         """What Figs. 2 to 4 are made of: published, or computed here; of the other networks, the
         censuses that are there."""
         panel, store = self._runs("minima")
-        assert isinstance(panel, scales.Minima)
+        assert isinstance(panel, designs.Minima)
         others = [self._experiment(name) for name in scales.PANELS if name != "figure_1b"]
         further = scales.replication(others[0].scale, self.seed)
-        panels = [other for other in others if isinstance(other, scales.Panel)]
+        panels = [other for other in others if isinstance(other, designs.Panel)]
         return collect_minima(panel, store, [further, *panels])
 
     def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""
         panel, store = self._runs("beyond")
-        assert isinstance(panel, scales.Beyond)
+        assert isinstance(panel, designs.Beyond)
         return FigureBeyond.collect(panel, store)
 
     def controls(self) -> FigureControls:
         """What the controls are made of: published, or computed here."""
         panel, store = self._runs("controls")
-        assert isinstance(panel, scales.Controls)
+        assert isinstance(panel, designs.Controls)
         return FigureControls.collect(panel, store)
 
     def transfer(self) -> FigureTransfer:
@@ -73,13 +73,13 @@ class Chapter:
         assert isinstance(panel, scales.Transfers)
         return FigureTransfer.collect(panel, store)
 
-    def _runs(self, name: str) -> tuple[scales.Experiment, runs.Store]:
+    def _runs(self, name: str) -> tuple[designs.Design, runs.Store]:
         panel, store = self._experiment(name), self.store
         if self.scale != scales.PUBLISHED:
             sweep.run([panel], store, self.device)
         return panel, store
 
-    def _experiment(self, name: str) -> scales.Experiment:
+    def _experiment(self, name: str) -> designs.Design:
         if self.scale == scales.PUBLISHED:
             return tables.largest_published(name, self.store)
         return scales.experiment(name, self.scale, self.seed)

@@ -28,8 +28,8 @@ from psplib.core import files
 from psplib.core.checkout import named
 from psplib.core.errors import PsplibError
 from psplib.experiments import sweep
+from psplib.experiments.designs import Design
 from psplib.experiments.plan import lacking
-from psplib.experiments.scales import Experiment
 from psplib.runs.store import Store
 
 # How often Ray begins a loop anew whose worker was killed.
@@ -41,7 +41,7 @@ _ADDRESS = re.compile(r"auto|(?:ray://)?([^\s:/]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5}
 
 
 def work(
-    panels: Sequence[Experiment], store: Store, sign: Path, device: str, deadline: float | None
+    panels: Sequence[Design], store: Store, sign: Path, device: str, deadline: float | None
 ) -> str:
     """What a worker does: sweep until nothing lacks or the deadline has come; returns what went
     wrong, if anything. The file `sign` shows that it sees the store that the others see."""
@@ -61,7 +61,7 @@ def work(
 
 
 def run_on_ray(
-    panels: Sequence[Experiment],
+    panels: Sequence[Design],
     store: Store,
     device: str = "auto",
     jobs: int | None = None,

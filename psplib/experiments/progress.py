@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from psplib.experiments.plan import planned
-from psplib.experiments.scales import EXPERIMENTS, SCALES, Experiment, experiment
+from psplib.experiments.designs import Design
+from psplib.experiments.scales import EXPERIMENTS, SCALES, experiment
 from psplib.runs.run import Run
 from psplib.runs.store import Store
 
@@ -25,7 +25,7 @@ def overview(store: Store, shown: Store) -> pd.DataFrame:
     for name in EXPERIMENTS:
         for scale in SCALES:
             asked = experiment(name, scale)
-            configs = planned(asked, store)
+            configs = asked.runs(store)
             done = [c for c in configs if store.has(c)]
             running = [c for c in configs if not store.has(c) and store.running(c)]
             left = sum(c.cost * (1 - _share(c, store)) for c in configs if c not in done)
@@ -37,7 +37,7 @@ def overview(store: Store, shown: Store) -> pd.DataFrame:
                     "done": len(done),
                     "running": len(running),
                     "missing": len(configs) - len(done) - len(running),
-                    "published": sum(shown.has(c) for c in planned(asked, shown)),
+                    "published": sum(shown.has(c) for c in asked.runs(shown)),
                     "core minutes spent": round(sum(store.seconds(c) for c in done) / 60, 1),
                     "core minutes left": f"{'> ' if open_ended else ''}{left / 60:.1f}",
                 }
@@ -50,9 +50,9 @@ def _share(config: Run, store: Store) -> float:
     return min(1.0, progress["done"] / progress["total"]) if progress else 0.0
 
 
-def progress(panels: Sequence[Experiment], store: Store) -> tuple[float, str]:
+def progress(panels: Sequence[Design], store: Store) -> tuple[float, str]:
     """The share of the experiments' planned work that is done, and what is being made now."""
-    configs = list(dict.fromkeys(c for panel in panels for c in planned(panel, store)))
+    configs = list(dict.fromkeys(c for panel in panels for c in panel.runs(store)))
     cost = {c: seconds(c, store) for c in configs}
     done = sum(cost[c] * (1.0 if store.has(c) else _share(c, store)) for c in configs)
     now = [p["note"] for c in configs if not store.has(c) and (p := store.progress(c))]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.experiments.census import Census
-from psplib.experiments.curvature import Curvature
+from psplib.experiments.designs import (
+    Beyond,
+    Controlled,
+    Controls,
+    Design,
+    Grid,
+    Minima,
+    Panel,
+    Replication,
+    Rivals,
+)
 from psplib.experiments.names import PUBLISHED, SCALES
-from psplib.experiments.plane import Map
-from psplib.experiments.profile import Profile
-from psplib.experiments.selectivity import Selectivity
-from psplib.experiments.sharpness import Sharpness
 from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
-from psplib.pruning.thresholds import Thresholds
 
 TITLES = {
     "lenet-300": "LeNet-300",
@@ -32,285 +33,6 @@ TITLES = {
     "fashion-mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
 }
-RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of Fig. 1: gradual pruning runs, and what is retrained from the first one's masks.
-
-    The masks of the later runs are not retrained from: they show how much LOBSTER itself varies.
-    """
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    lobsters: tuple[Lobster, ...]
-    dense: Retraining
-    retrained: Retraining
-    most_points: int
-
-    @property
-    def thresholds(self) -> tuple[Thresholds, ...]:
-        """What the reader prunes by hand: the first gradual run of LeNet-300."""
-        first = self.lobsters[0]
-        return (Thresholds(first),) if first.architecture == "lenet-300" else ()
-
-    def retrainings(self, densities: list[float]) -> list[Retraining]:
-        """All arms along the first gradual run, the most telling arm first.
-
-        `densities` are those of its points, the dense one first. At most `most_points` are
-        retrained from: those nearest to equal steps of log density, the first pruned one and the
-        last always among them.
-        """
-        points = spread(densities[1:], self.most_points)
-        return [
-            dataclasses.replace(self.retrained, point=point + 1, arm=arm)
-            for arm in RETRAINED
-            for point in points
-        ]
-
-
-class Grid(NamedTuple):
-    """Steps from G to 1-S, and beyond each of them."""
-
-    steps: int
-    margin: int
-
-
-@dataclass(frozen=True)
-class Minima:
-    """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
-    analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
-    first run; G and the rewound networks of every run have their census and their sharpness."""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    lobsters: tuple[Lobster, ...]
-    retrained: Retraining
-    grids: dict[str, Grid]
-    samples: int
-
-    def arms(self, lobster: Lobster) -> tuple[str, ...]:
-        """What is retrained from the last mask of a gradual run."""
-        return ("rewound", "reinitialised") if lobster == self.lobsters[0] else ("rewound",)
-
-    def retraining(self, lobster: Lobster, points: int, arm: str) -> Retraining:
-        """An arm at the last of a gradual run's points."""
-        return dataclasses.replace(self.retrained, lobster=lobster, point=points - 1, arm=arm)
-
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
-
-    def sharpness(self, rewound: Retraining) -> Sharpness:
-        """How narrow the minima of G and the rewound networks are."""
-        return Sharpness(rewound, min(self.samples, 2_000))
-
-    def selectivity(self, rewound: Retraining) -> Selectivity:
-        """How class-specific the features of G and the rewound networks are."""
-        return Selectivity(rewound, self.samples)
-
-    def profile(self, retraining: Retraining) -> Profile:
-        """The single neurons of G and of a retraining's best network."""
-        return Profile(retraining, self.samples)
-
-    def analyses(self, rewound: Retraining) -> dict[str, Map | Curvature]:
-        """What is made of G and 1-S, the most telling first; by a short name."""
-
-        def plane(grid: str, subspace: str, pairs: bool = False) -> Map:
-            return Map(rewound, subspace, *self.grids[grid], pairs, self.samples)
-
-        def line(grid: str, subspace: str, definition: str = "converged") -> Curvature:
-            return Curvature(rewound, subspace, definition, *self.grids[grid], self.samples)
-
-        return {
-            "map": plane("map", "surviving"),
-            "line": line("line", "surviving"),
-            "line, all": line("line, all", "all"),
-            "pairs": plane("pairs", "surviving", pairs=True),
-            "line, legacy": line("line, legacy", "surviving", "legacy"),
-            "line, all, legacy": line("line, legacy", "all", "legacy"),
-            "map, all": plane("map, all", "all"),
-        }
-
-
-@dataclass(frozen=True)
-class Rivals:
-    """One network of "beyond the paper": LOBSTER's gradual runs, the same with weight decay only in
-    the place of its sensitivity term, and what is retrained at sparsities of the first run: its
-    own masks and those of magnitude pruning, all rewound to the same initial values."""
-
-    title: str
-    lobsters: tuple[Lobster, ...]
-    decays: tuple[Lobster, ...]
-    retrained: Retraining
-    replicas: tuple[int, ...]
-    most_points: int
-
-    def rewound(self, densities: list[float]) -> list[Retraining]:
-        """LOBSTER's masks, rewound; `densities` are those of the first run's points."""
-        return [dataclasses.replace(self.retrained, point=p) for p in self.points(densities)]
-
-    def magnitudes(self, densities: list[float]) -> list[Magnitude]:
-        """Magnitude pruning to the same sparsities: one-shot, iterative."""
-        shared = self.retrained
-        points = self.points(densities)
-        return [
-            Magnitude(
-                shared.lobster,
-                points,
-                iterative,
-                self.replicas,
-                shared.epochs,
-                shared.learning_rate,
-                shared.batch_size,
-            )
-            for iterative in (False, True)
-        ]
-
-    def renda(self, densities: list[float]) -> list[Magnitude]:
-        """One-shot magnitude pruning to the three highest of these sparsities as Renda et al. have
-        it: the learning rate falls in steps, and its schedule is rewound with the trained values
-        kept; nothing is; the weights are, too."""
-        one_shot = self.magnitudes(densities)[0]
-        return [
-            dataclasses.replace(
-                one_shot, points=one_shot.points[-3:], rewinds=rewinds, steps=(0.5, 0.75)
-            )
-            for rewinds in ("learning rate", "nothing", "weights")
-        ]
-
-    def points(self, densities: list[float]) -> tuple[int, ...]:
-        """The points of the first run that are retrained from, chosen as in Fig. 1."""
-        return tuple(p + 1 for p in spread(densities[1:], self.most_points))
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """Comparisons that the paper lacks: is it the sensitivity term, and are LOBSTER's masks better
-    than those of magnitude pruning?"""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    networks: tuple[Rivals, ...]
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """LOBSTER's runs of all networks."""
-        return tuple(run for rivals in self.networks for run in rivals.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """What the first network's masks are retrained by."""
-        return self.networks[0].retrained
-
-
-@dataclass(frozen=True)
-class Replication:
-    """Fig. 1a over many gradual runs: from masks of each but the first, which the figure itself
-    retrains from, fewer replicas of two arms at three points; and the censuses of Figs. 2 to 4
-    where the replicas' weights are kept, and the sharpness at the last."""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    lobsters: tuple[Lobster, ...]
-    retrained: Retraining
-    samples: int
-
-    def retrainings(self, lobster: Lobster, sparsities: list[float]) -> list[Retraining]:
-        """The arms of a gradual run, at its pruned points nearest to 90 % and to 95 % sparsity and
-        at its last; `sparsities` are those of its points, the dense one first."""
-        pruned = range(1, len(sparsities))
-        goals = [min(pruned, key=lambda p: abs(sparsities[p] - goal)) for goal in (0.90, 0.95)]
-        return [
-            dataclasses.replace(self.retrained, lobster=lobster, point=point, arm=arm)
-            for arm in ("rewound", "reinitialised")
-            for point in sorted({*goals, pruned[-1]}, reverse=True)
-        ]
-
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
-
-    def sharpness(self, rewound: Retraining) -> Sharpness:
-        """How narrow the minima of G and the rewound networks are."""
-        return Sharpness(rewound, min(self.samples, 2_000))
-
-    def selectivity(self, rewound: Retraining) -> Selectivity:
-        """How class-specific the features of G and the rewound networks are."""
-        return Selectivity(rewound, self.samples)
-
-
-@dataclass(frozen=True)
-class Controlled:
-    """The controls of one network, at the last point of each of its gradual runs: templates of what
-    is trained from there, in the order of `CONTROLS`."""
-
-    title: str
-    lobsters: tuple[Lobster, ...]
-    arms: tuple[Retraining, ...]
-    samples: int
-
-    @property
-    def stages(self) -> tuple[tuple[Retraining, ...], ...]:
-        """The templates by their worth: 1-S and what takes one of the two differences away; then
-        the long training; then the control of the selection."""
-        return self.arms[:3], self.arms[3:4], self.arms[4:]
-
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What tells gradual from one-shot pruning: the path or the regulariser? Networks that share a
-    mask, from G or from the initial values, with LOBSTER's shrinking or without."""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    networks: tuple[Controlled, ...]
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """The gradual runs of all networks."""
-        return tuple(run for network in self.networks for run in network.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """1-S of the first network."""
-        return self.networks[0].arms[0]
-
-
-Experiment = Panel | Minima | Beyond | Replication | Controls | Transfers
-
-
-def spread(densities: list[float], most: int) -> list[int]:
-    """Positions of at most `most` of the falling `densities`, in equal steps of their logarithm as
-    nearly as can be; the first and the last are always taken.
-
-    >>> spread([0.8, 0.4, 0.39, 0.2, 0.1], 4)
-    [0, 1, 3, 4]
-    """
-    if len(densities) <= most:
-        return list(range(len(densities)))
-    level = [math.log(d) for d in densities]
-    chosen = {0, len(level) - 1}
-    for step in range(1, most - 1):
-        target = level[0] + (level[-1] - level[0]) * step / (most - 1)
-        free = [i for i in range(len(level)) if i not in chosen]
-        chosen.add(min(free, key=lambda i: abs(level[i] - target)))
-    return sorted(chosen)
 
 
 class Size(NamedTuple):
@@ -580,7 +302,7 @@ PANELS: dict[str, Callable[[str, int], Panel]] = {
 }
 # In the order of their worth: Figs. 2 to 4 share their gradual runs with Fig. 1b, whose retrained
 # networks cost more than all their analyses.
-EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
+EXPERIMENTS: dict[str, Callable[[str, int], Design]] = {
     "figure_1a": figure_1a,
     "minima": minima,
     "figure_1b": figure_1b,
@@ -593,7 +315,7 @@ EXPERIMENTS: dict[str, Callable[[str, int], Experiment]] = {
 }
 
 
-def experiment(name: str, scale: str, seed: int = 0) -> Experiment:
+def experiment(name: str, scale: str, seed: int = 0) -> Design:
     """The configuration of an experiment."""
     one_of("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name](scale, seed)

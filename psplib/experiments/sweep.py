@@ -17,16 +17,16 @@ import torch
 from tqdm.auto import tqdm
 
 from psplib.core.errors import PsplibError
+from psplib.experiments.designs import Design
 from psplib.experiments.plan import batches, lacking
 from psplib.experiments.progress import progress
-from psplib.experiments.scales import Experiment
 from psplib.runs.run import Run, compute_batch
 from psplib.runs.store import Store
 from psplib.training.fit import OutOfTime
 
 
 def run(
-    panels: Sequence[Experiment],
+    panels: Sequence[Design],
     store: Store,
     device: torch.device,
     jobs: int = 1,
@@ -108,7 +108,7 @@ def show(bar: tqdm, share: float, note: str) -> None:
 
 
 def follow(
-    panels: Sequence[Experiment], store: Store, is_going: Callable[[], bool], quiet: bool = False
+    panels: Sequence[Design], store: Store, is_going: Callable[[], bool], quiet: bool = False
 ) -> None:
     """Show how far workers are together, as long as they are going."""
     with bar(quiet) as shown:
@@ -124,7 +124,7 @@ def environment() -> dict[str, str]:
 
 
 def _side_by_side(
-    panels: Sequence[Experiment],
+    panels: Sequence[Design],
     store: Store,
     device: torch.device,
     jobs: int,

@@ -401,7 +401,11 @@ class Transfers:
         sizes = (self.shots, self.draws, self.samples, self.validation)
         return Transfer(retraining, source.targets, *sizes)
 
-    def plan(self, source: Source, store: Store) -> list[Any]:
+    def runs(self, store: Store) -> list[Any]:
+        """Its runs in the order of their worth, see `Design.runs`."""
+        return [run for source in self.sources for run in self.runs_of(source, store)]
+
+    def runs_of(self, source: Source, store: Store) -> list[Any]:
         """The runs of a source, its gradual runs first, then, run by run, retrainings that are
         there with their transfer."""
         found: list[Any] = [*source.lobsters, source.dense]

@@ -18,8 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psplib.experiments.plan import plan_rivals
-from psplib.experiments.scales import Beyond
+from psplib.experiments.designs import Beyond
 from psplib.paper import figure_1
 from psplib.paper.display import NOT_THERE, plus_minus, unbroken
 from psplib.paper.figure_1_claims import HIGH_SPARSITY
@@ -84,7 +83,7 @@ class FigureBeyond:
         networks, layers, gradients = [], [], []
         done, missing = divide(panel, store)
         for rivals in panel.networks:
-            for config in plan_rivals(rivals, store):
+            for config in rivals.runs(store):
                 found = config.tables(done[config]) if config in done else {}
                 named = {rows: table.assign(network=rivals.title) for rows, table in found.items()}
                 if "networks" in named:

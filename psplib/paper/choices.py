@@ -11,9 +11,9 @@ from psplib.core import config as configuration
 from psplib.core.config import Origin, key, read
 from psplib.experiments import scales
 from psplib.experiments.curvature import Curvature
+from psplib.experiments.designs import Beyond, Design, Minima, Rivals
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plane import Map
-from psplib.experiments.scales import Beyond, Experiment, Minima, Rivals
 from psplib.experiments.transfer import Transfers
 from psplib.paper.display import Results, cards
 from psplib.pruning.lobster import Lobster
@@ -242,12 +242,12 @@ def _origins(experiment: str, config: Run) -> dict[str, Origin]:
     return configuration.origins(config) | SOURCES.get((experiment, type(config)), {})
 
 
-def gradual_pruning(panel: Experiment) -> Lobster:
+def gradual_pruning(panel: Design) -> Lobster:
     """The first gradual run of an experiment."""
     return panel.lobsters[0]
 
 
-def retrained(panel: Experiment) -> Retraining:
+def retrained(panel: Design) -> Retraining:
     """How an experiment retrains."""
     return panel.retrained
 
@@ -315,7 +315,7 @@ def _rivals(panel: Beyond, architecture: str) -> Rivals:
     return next(r for r in panel.networks if r.lobsters[0].architecture == architecture)
 
 
-def _seeds(panel: Experiment, config: Run) -> tuple[int, ...]:
+def _seeds(panel: Design, config: Run) -> tuple[int, ...]:
     """The seeds of the gradual runs that differ from one by nothing else."""
     assert isinstance(config, Lobster)
     runs = list(panel.lobsters)

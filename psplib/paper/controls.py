@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psplib.experiments.census import Census
-from psplib.experiments.plan import plan_controlled
-from psplib.experiments.scales import CONTROLS, Controlled, Controls, Panel, experiment
+from psplib.experiments.designs import Controlled, Controls, Panel
+from psplib.experiments.scales import CONTROLS, experiment
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import (
     HOLDS,
@@ -75,7 +75,7 @@ class FigureControls:
         done, missing = divide(panel, store)
         errors, measured, history = [], [], []
         for network in panel.networks:
-            for config in plan_controlled(network, store):
+            for config in network.runs(store):
                 if config not in done:
                     continue
                 artefact, label = done[config], dict[str, Any](network=network.title)

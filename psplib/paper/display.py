@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psplib.core.config import canonical
-from psplib.experiments.scales import Experiment, Minima, Panel
+from psplib.experiments.designs import Design, Minima, Panel
 from psplib.paper.statistics import NOT_RUN, VERDICTS, Interval, Verdict, interval
 from psplib.paper.style import STYLE
 from psplib.runs.run import Run
@@ -28,7 +28,7 @@ class Results(Protocol):
     """The tables of an experiment, and the runs that they come from."""
 
     @property
-    def panel(self) -> Experiment: ...
+    def panel(self) -> Design: ...
     @property
     def table(self) -> pd.DataFrame: ...
     @property
@@ -72,7 +72,7 @@ def badge(results: Results, title: str = "") -> str:
     return f'<p class="psplib-badge">{head}{items}</p>'
 
 
-def basis(panel: Experiment) -> str:
+def basis(panel: Design) -> str:
     """What a panel's verdicts rest on: scale, images, gradual runs, replicas."""
     samples = panel.lobsters[0].samples
     parts = [

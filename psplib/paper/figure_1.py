@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from psplib.experiments.scales import PANELS, Panel, experiment
+from psplib.experiments.designs import Panel
+from psplib.experiments.scales import PANELS, experiment
 from psplib.paper import display
 from psplib.paper.controls import chances_of
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken

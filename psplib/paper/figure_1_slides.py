@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from psplib.experiments import scales
+from psplib.experiments import designs, scales
 from psplib.nn.masks import Mask
 from psplib.paper.slide import Slide, Slides, draw_slide
 from psplib.paper.style import ARMS, STYLE
@@ -47,7 +47,7 @@ def states(config: Lobster, store: Store, most: int) -> list[State]:
     points = store.load(config).table("points")
     kept = points["kept"].tolist()
     stored = points_with_weights(kept)
-    chosen = [stored[i] for i in scales.spread([kept[p] / kept[0] for p in stored], most)]
+    chosen = [stored[i] for i in designs.spread([kept[p] / kept[0] for p in stored], most)]
     rows = points.to_dict("records")
     return [
         State(

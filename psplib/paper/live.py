@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from psplib.experiments.scales import spread
+from psplib.experiments.designs import spread
 from psplib.paper.figure_1 import Figure1, plot_panel
 from psplib.paper.minima import Figures2to4
 from psplib.paper.plane import LABELS, SOLUTIONS, maps_plot

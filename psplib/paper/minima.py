@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
-from psplib.experiments.plan import planned
+from psplib.experiments.designs import Design, Minima, Panel, Replication
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
-from psplib.experiments.scales import Experiment, Minima, Panel, Replication, figure_1b
+from psplib.experiments.scales import figure_1b
 from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
 from psplib.paper import figure_1_claims
@@ -64,7 +64,7 @@ class Censuses:
     layer and class; `unequal`: why G and the one-shot networks had unequal chances, if so.
     """
 
-    panel: Experiment
+    panel: Design
     table: pd.DataFrame
     neurons: pd.DataFrame
     unequal: str = field(default="", kw_only=True)
@@ -167,7 +167,7 @@ def collect_minima(
 
 def _censuses(panel: Minima, other: Panel | Replication, store: Store) -> Iterator[Census]:
     """The censuses of an experiment's networks, at the last point of its gradual runs."""
-    for run in planned(other, store):
+    for run in other.runs(store):
         if isinstance(run, Retraining) and run.arm in COMPARED:
             census = panel.census(run)
             last = len(store.load(run.lobster).table("points")) - 1

@@ -72,7 +72,7 @@ class FigureTransfer:
         done, missing = divide(panel, store)
         frames = []
         for source in panel.sources:
-            for config in panel.plan(source, store):
+            for config in panel.runs_of(source, store):
                 if isinstance(config, Transfer) and config in done:
                     frames.append(_labelled(config, done[config], source, store))
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)

@@ -19,7 +19,6 @@ from psplib.book import build, execution, pages
 from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
-from psplib.experiments.plan import planned
 from psplib.paper import tables
 from psplib.runs import store as runs
 
@@ -267,7 +266,7 @@ def test_an_experiment_without_results_is_the_papers_without_runs(
     store = runs.Store(tmp_path)
     found = tables.largest_published(name, store)
     assert found == scales.experiment(name, "paper")
-    assert not any(store.has(c) for c in planned(found, store))
+    assert not any(store.has(c) for c in found.runs(store))
 
 
 def test_a_site_lets_notebooks_be_downloaded_without_outputs_and_has_no_source_maps(

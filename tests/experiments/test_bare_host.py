@@ -15,7 +15,6 @@ from packaging.utils import canonicalize_name
 
 from psplib.__main__ import cli
 from psplib.experiments import scales
-from psplib.experiments.plan import planned
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +129,7 @@ def test_a_wheel_reproduces_and_packs_and_what_it_sends_back_is_published(
     assert "runs are whole" in psplib("verify", "--local", PSPLIB_RUNS=str(smoke.root))
     tar = tmp_path / "host.tar"
     packed = psplib("pack", *chosen, str(tar), PSPLIB_RUNS=str(smoke.root))
-    count = len(planned(scales.figure_1a("smoke"), smoke))
+    count = len(scales.figure_1a("smoke").runs(smoke))
     assert packed.startswith(f"{count} runs packed")
     results = {"PSPLIB_RESULTS": str(tmp_path / "results")}
     published = CliRunner().invoke(cli, ["publish", str(tar)], env=results)

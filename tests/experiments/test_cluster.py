@@ -20,7 +20,6 @@ from psplib.__main__ import cli
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import cluster, scales
-from psplib.experiments.plan import planned
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +159,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_and_nobody_else_is_let_in(
     # Ray itself may say before that a worker died.
     assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
 
-    configs = planned(PANEL, store)
+    configs = PANEL.runs(store)
     assert sorted(store.all()) == sorted(map(store.folder, configs))
     written = notes(log)
     done = Counter(run for word, _, run in written if word == "done")
@@ -250,7 +249,7 @@ def test_every_place_of_the_cluster_has_a_worker_until_nothing_lacks(
     smoke: Store, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def adopt() -> str:
-        for config in planned(PANEL, smoke):
+        for config in PANEL.runs(smoke):
             if not store.has(config):
                 store.adopt(smoke.load(config))
         return ""

@@ -19,7 +19,6 @@ from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import DEFINITIONS, Curvature
-from psplib.experiments.plan import planned
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile, entropies
 from psplib.experiments.selectivity import Selectivity
@@ -179,9 +178,9 @@ def test_the_profile_holds_the_entropy_of_every_neuron_that_varies(
 
 def test_the_profile_comes_after_all_else_and_is_collected(smoke_minima: Store) -> None:
     panel = scales.minima("smoke")
-    configs = planned(panel, smoke_minima)
+    configs = panel.runs(smoke_minima)
     assert [isinstance(c, Profile) for c in configs] == [False] * (len(configs) - 1) + [True]
-    assert isinstance(planned(scales.minima("paper"), smoke_minima)[-1], Lobster)
+    assert isinstance(scales.minima("paper").runs(smoke_minima)[-1], Lobster)
     found = collect_minima(panel, smoke_minima)
     bits = entropies(found.profile)
     best = solutions_of(configs[-1].retraining, smoke_minima).number
@@ -316,7 +315,7 @@ def test_what_was_not_kept_is_said(smoke: Store) -> None:
 
 
 def test_the_sharpness_of_a_store_insists_on_every_network_and_part(smoke_minima: Store) -> None:
-    configs = planned(scales.minima("smoke"), smoke_minima)
+    configs = scales.minima("smoke").runs(smoke_minima)
     (config,) = (c for c in configs if isinstance(c, Sharpness))
     artefact = smoke_minima.load(config)
     config.check(artefact, smoke_minima)

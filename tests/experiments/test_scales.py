@@ -8,8 +8,7 @@ import pytest
 
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
-from psplib.experiments import scales
-from psplib.experiments.plan import planned
+from psplib.experiments import designs, scales
 from psplib.experiments.progress import seconds
 from psplib.paper import choices, tables
 from psplib.pruning.retraining import Retraining
@@ -163,11 +162,11 @@ def test_the_largest_complete_scale_is_shown_else_that_with_most_runs(
     """The gradual run is the same at quick and at paper scale: by itself it tells nothing."""
     densities = [1.0, 0.5, 0.3, 0.1, 0.03]
 
-    def planned(panel: scales.Panel, store: Store) -> list[Run]:
+    def runs(panel: designs.Panel, store: Store) -> list[Run]:
         return [*panel.lobsters, panel.dense, *panel.retrainings(densities)]
 
-    monkeypatch.setattr(tables, "planned", planned)
-    quick, paper = (planned(scales.figure_1b(s), Store(tmp_path)) for s in ("quick", "paper"))
+    monkeypatch.setattr(designs.Panel, "runs", runs)
+    quick, paper = (scales.figure_1b(s).runs(Store(tmp_path)) for s in ("quick", "paper"))
 
     def shown(*present: Run) -> str:
         return tables.largest_published("figure_1b", Pretended(tmp_path, *present)).scale
@@ -211,5 +210,5 @@ def test_a_replication_retrains_at_90_and_95_per_cent_and_at_the_end_of_every_la
 
 
 def test_the_first_replicated_run_is_that_of_the_figure(smoke: Store) -> None:
-    (only,) = planned(scales.replication("smoke"), smoke)
+    (only,) = scales.replication("smoke").runs(smoke)
     assert smoke.has(only)

@@ -13,7 +13,7 @@ import torch
 from psplib.core.config import key
 from psplib.experiments import scales, sweep
 from psplib.experiments.kinds import KINDS
-from psplib.experiments.plan import batches, lacking, planned
+from psplib.experiments.plan import batches, lacking
 from psplib.pruning.program import TOGETHER
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
@@ -32,7 +32,7 @@ def test_what_is_first_in_every_experiment_comes_before_what_is_second_in_any(
     assert lacking([one, two], store) == [one.lobsters[0], two.lobsters[0], one.dense]
     for panel, source in ((one, smoke), (two, smoke_minima)):
         store.adopt(source.load(panel.lobsters[0]))
-    first, second = (planned(panel, store) for panel in (one, two))
+    first, second = (panel.runs(store) for panel in (one, two))
     assert len(second) == 3
     assert lacking([one, two], store)[:4] == [first[1], second[1], first[2], second[2]]
     assert lacking([one, two], store)[4:] == first[3:]
@@ -85,7 +85,7 @@ def test_at_the_deadline_training_is_saved_and_nothing_is_lost(
 def test_at_the_deadline_an_analysis_is_saved_and_nothing_is_lost(
     kind: str, smoke_minima: Store, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = planned(scales.minima("smoke"), smoke_minima)
+    configs = scales.minima("smoke").runs(smoke_minima)
     config = next(c for c in configs if type(c).__name__.lower() == kind)
     _stopped_and_resumed(config, smoke_minima, store.root, 1, monkeypatch)
 

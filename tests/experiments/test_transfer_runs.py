@@ -11,7 +11,6 @@ from torch import nn
 from psplib.analysis import entropy, psp
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
-from psplib.experiments.plan import planned
 from psplib.experiments.solutions import first_images, with_weights
 from psplib.experiments.transfer import Network, Transfer, grey, inputs, networks
 from psplib.nn import models
@@ -134,9 +133,7 @@ def test_bad_configurations_are_named(changes: dict, sentence: str) -> None:
 def test_the_networks_of_a_store_are_those_of_its_tables(smoke_minima: Store) -> None:
     panel = scales.transfer("smoke")
     (source,) = panel.sources
-    retraining = next(
-        c for c in planned(panel, smoke_minima) if isinstance(c, Retraining) and c.point
-    )
+    retraining = next(c for c in panel.runs(smoke_minima) if isinstance(c, Retraining) and c.point)
     these = networks(retraining, smoke_minima)
     assert [(n.arm, n.replica) for n in these] == [
         ("lobster", -1), ("untrained", -1), ("rewound", 0), ("rewound", 1)

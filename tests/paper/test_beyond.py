@@ -11,7 +11,6 @@ import pytest
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.kinds import KINDS
-from psplib.experiments.plan import planned
 from psplib.experiments.progress import seconds
 from psplib.paper import beyond, display
 from psplib.paper.beyond import COLUMNS, FigureBeyond
@@ -273,7 +272,7 @@ def test_the_experiment_is_made_and_collected(smoke_beyond: Store) -> None:
 
 
 def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_path: Path) -> None:
-    done = [c for c in planned(scales.beyond("smoke"), smoke_beyond)]
+    done = [c for c in scales.beyond("smoke").runs(smoke_beyond)]
     for config in done:
         check_run(smoke_beyond.load(config), KINDS, smoke_beyond)
     one, other = (
@@ -286,7 +285,7 @@ def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_pa
 
 def test_every_run_has_an_estimate_of_its_cost(smoke_beyond: Store, tmp_path: Path) -> None:
     nothing = Store(tmp_path)
-    for config in planned(scales.beyond("smoke"), smoke_beyond):
+    for config in scales.beyond("smoke").runs(smoke_beyond):
         assert 0 < seconds(config, nothing) < 300
     real = PANEL.networks[1].magnitudes(list(DENSITIES))[0]
     assert 1800 < seconds(real, nothing) < 7200
@@ -298,7 +297,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
     mine = Store(tmp_path / "runs")
     words = ("reproduce", "--only", "beyond", "--scale", "smoke", "--jobs", "1")
     # What takes longest is there already.
-    for config in planned(scales.beyond("smoke"), smoke_beyond):
+    for config in scales.beyond("smoke").runs(smoke_beyond):
         if not isinstance(config, Magnitude) or config.lobster.architecture == "lenet-5":
             mine.adopt(smoke_beyond.load(config))
     states = []
@@ -307,7 +306,7 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
         assert done.exit_code == 0, done.stderr
         states.append("not complete" in done.stdout)
     assert states == [True, False]
-    for config in planned(scales.beyond("smoke"), smoke_beyond):
+    for config in scales.beyond("smoke").runs(smoke_beyond):
         for theirs in smoke_beyond.folder(config).iterdir():
             if theirs.name != "provenance.json":
                 ours = mine.folder(config) / theirs.name

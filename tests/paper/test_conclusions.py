@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from worlds import Runs, censuses, world
 
-from psplib.experiments import scales
+from psplib.experiments import designs, scales
 from psplib.paper import conclusions
 from psplib.paper.beyond import COLUMNS, FigureBeyond
 from psplib.paper.minima import Censuses
@@ -21,7 +21,7 @@ def around(gradual: float, replica: float, runs: int = 3) -> Runs:
     return [(gradual * (1 + 0.01 * (-1) ** i), [replica, replica * 1.001]) for i in range(runs)]
 
 
-def network(panel: scales.Experiment, runs: int = 3, **turned: tuple[float, float]) -> Censuses:
+def network(panel: designs.Design, runs: int = 3, **turned: tuple[float, float]) -> Censuses:
     """A network in which all that the paper observes is true, but for `turned`."""
     values = {
         "train_loss": (0.02, 0.04),

@@ -8,7 +8,6 @@ import pytest
 import worlds
 
 from psplib.experiments import scales
-from psplib.experiments.plan import planned
 from psplib.paper import controls, display
 from psplib.paper.controls import CONDITIONS, FigureControls
 from psplib.paper.figure_1_claims import panel_claims
@@ -236,7 +235,7 @@ def test_the_experiment_is_made_and_collected(smoke_controls: Store) -> None:
     panel = scales.controls("smoke")
     figure = FigureControls.collect(panel, smoke_controls)
     assert figure.missing == ()
-    assert len(planned(panel, smoke_controls)) == 2 * 6 + 5, "LeNet-5's have a census each"
+    assert len(panel.runs(smoke_controls)) == 2 * 6 + 5, "LeNet-5's have a census each"
     for network in panel.networks:
         rows = figure.table[figure.table["network"] == network.title]
         assert list(dict.fromkeys(rows["control"])) == list(ARMS)
