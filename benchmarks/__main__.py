@@ -24,7 +24,7 @@ AVX2 = {
 def cpu() -> str:
     """The name of this machine's CPU: speeds of two never share a row."""
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return "unknown CPU"
