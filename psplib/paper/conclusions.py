@@ -61,13 +61,15 @@ FEWEST = 4
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
-def claims_of_minima(figures: Figures2to4) -> list[Verdict]:
-    """What sections 5.2 and 5.3 conclude from Figs. 2 to 4."""
-    return [
-        applies_elsewhere(figures),
-        *(sharpness_explains(one) for one in figures.networks),
-        *in_each(BETTER_IS_LOWER, figures),
-    ]
+def conclusions(figures: Figures2to4, beyond: FigureBeyond | None) -> dict[str, list[Verdict]]:
+    """What sections 5.2 to 6 conclude, by the chapter that has the numbers; none has those of all
+    networks."""
+    return {
+        "": [applies_elsewhere(figures)],
+        "figure_2": [sharpness_explains(one) for one in figures.networks],
+        "figure_3": in_each(BETTER_IS_LOWER, figures),
+        "beyond_lobster": cost_of_one_shot(beyond),
+    }
 
 
 def applies_elsewhere(figures: Figures2to4) -> Verdict:

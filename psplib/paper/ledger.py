@@ -12,7 +12,7 @@ import numpy as np
 from psplib.experiments.names import SCALES
 from psplib.paper import display, forest
 from psplib.paper.beyond import FigureBeyond
-from psplib.paper.conclusions import claims_of_minima, cost_of_one_shot
+from psplib.paper.conclusions import conclusions
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.figure_2 import claims_of_figure_2, sharp_and_good
@@ -92,7 +92,8 @@ def entries(
         ("figure_4", claims_of_figure_4(minima)),
     ):
         found += [Entry(v, chapter, v.basis or basis) for v in verdicts]
-    found += [Entry(v, "", v.basis) for v in [*claims_of_minima(minima), *cost_of_one_shot(beyond)]]
+    for chapter, verdicts in conclusions(minima, beyond).items():
+        found += [Entry(v, chapter, v.basis) for v in verdicts]
     if transfer:
         found += [Entry(v, "transfer", v.basis) for v in transfer_claims(transfer)]
     else:
