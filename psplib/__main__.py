@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -33,6 +36,19 @@ def cli() -> None:
     """Reproduce the paper, show how far it is, publish and verify results, build the book."""
 
 
+def _fail(error: OSError) -> None:
+    """Say what the system refused, as to write to standard output, and end with exit code 2."""
+    if isinstance(error, BrokenPipeError):
+        raise error  # click ends quietly when nobody reads on
+    what = error.filename or "The output"
+    with contextlib.suppress(OSError):
+        click.echo(f"psplib: {what} could not be used: {checks.reason(error)}.", err=True)
+    with contextlib.suppress(OSError, AttributeError):
+        # What is still to be flushed at the end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(2) from None
+
+
 def command(function: Callable[..., None]) -> Any:
     """A subcommand whose foreseeable failures end in one sentence and exit code 2 (130: Ctrl-C)."""
 
@@ -54,6 +70,8 @@ def command(function: Callable[..., None]) -> Any:
             if not options.get("worker"):
                 click.echo(f"\n{message}", err=True)
             raise SystemExit(130) from None
+        except OSError as error:
+            _fail(error)
 
     return cli.command()(guarded)
 
@@ -103,10 +121,11 @@ def reproduce(
     if address is not None and engine != "ray":
         raise PsplibError(f"address is that of a Ray cluster: {address!r} needs --engine ray.")
     if budget is not None:
-        if budget <= 0:
+        if not 0 < budget < math.inf:
             raise PsplibError(f"budget must be a positive number of minutes; got {budget:g}.")
         deadline = time.time() + 60 * budget
     store = runs.local()
+    store.sweep()
     if engine == "ray":
         cluster.run_on_ray(panels, store, device, jobs, deadline, worker, address)
     else:
@@ -159,27 +178,47 @@ def pack(scale: str, only: tuple[str, ...], tar: Path) -> None:
 @command
 @click.option("--scale", help="Default: paper; of a tar everything is published.")
 @ONLY
+@click.option("--commit", is_flag=True, help="Commit what is new to git, under your name.")
 @click.argument("tar", type=Path, required=False)
-def publish(scale: str | None, only: tuple[str, ...], tar: Path | None) -> None:
-    """Copy finished runs from runs/, or from a TAR that pack wrote, to results/, digests checked.
+def publish(scale: str | None, only: tuple[str, ...], commit: bool, tar: Path | None) -> None:
+    """Copy finished runs from runs/, or from a TAR that pack wrote, to results/.
 
-    If anything in TAR is wrong, nothing of it is published.
+    They are verified before, and if anything is wrong, nothing is published. Who changes a run and
+    its digests together is not found out by that: only a signature tells. With --commit a commit of
+    yours, which git can sign, says which runs are new, and of which code.
     """
+    from psplib.core.artefact import open_artefact
+    from psplib.experiments.kinds import KINDS
     from psplib.runs import store as runs
+    from psplib.runs.archive import unpack_runs
+    from psplib.runs.history import check_repository, commit_runs
 
     shown = runs.published()
-    if tar is None:
-        local = runs.local()
-        found = _finished(_experiments(scale or "paper", only), local)
-        new = [config for config in found if not shown.has(config)]
-        for config in new:
-            shown.adopt(local.load(config))
-        copied, present = len(new), len(found) - len(new)
-    elif scale or only:
+    if commit:
+        check_repository(shown)
+    if tar is not None and (scale or only):
         raise PsplibError(f"scale and only choose from runs/; {tar} is published whole.")
-    else:
-        copied, present = _publish_tar(tar, shown)
-    click.echo(f"{copied} runs published, {present} were there already ({shown.root}).")
+    with contextlib.ExitStack() as stack:
+        if tar is None:
+            store = runs.local()
+            found = [
+                store.folder(c) for c in _finished(_experiments(scale or "paper", only), store)
+            ]
+        else:
+            store = stack.enter_context(unpack_runs(tar, KINDS))
+            found = list(store.all())
+        name = tar or store.root
+        if not found:
+            raise PsplibError(f"There is no finished run in {name} to publish.")
+        if wrong := _wrong(found, name, store, shown):
+            more = f" (and {len(wrong) - 1} more of its runs are wrong)" if wrong[1:] else ""
+            raise PsplibError(f"Nothing of {name} was published: {wrong[0].rstrip('.')}{more}.")
+        new = [f for f in found if not (shown.root / f.relative_to(store.root)).exists()]
+        copied = shown.adopt(*map(open_artefact, found))
+        if commit:
+            places = [shown.root / f.relative_to(store.root) for f in new]
+            click.echo(commit_runs(shown, [open_artefact(place) for place in places]))
+    click.echo(f"{copied} runs published, {len(found) - copied} were there already ({shown.root}).")
 
 
 def _finished(panels: list[Design], store: Store) -> list[Run]:
@@ -188,30 +227,15 @@ def _finished(panels: list[Design], store: Store) -> list[Run]:
     return [config for config in configs if store.has(config)]
 
 
-def _publish_tar(tar: Path, shown: Store) -> tuple[int, int]:
-    """How many runs of a tar were copied, and how many were there already."""
-    from psplib.core.artefact import open_artefact
-    from psplib.experiments.kinds import KINDS
-    from psplib.runs.archive import unpack_runs
-
-    with unpack_runs(tar, KINDS) as store:
-        found = list(store.all())
-        if wrong := _wrong(found, tar, store, shown):
-            more = f" (and {len(wrong) - 1} more of its runs are wrong)" if wrong[1:] else ""
-            raise PsplibError(f"Nothing of {tar} was published: {wrong[0].rstrip('.')}{more}.")
-        new = [f for f in found if not (shown.root / f.relative_to(store.root)).exists()]
-        for folder in new:
-            shown.adopt(open_artefact(folder))
-        return len(new), len(found) - len(new)
-
-
 @command
 @click.option("--local", is_flag=True, help="Check this machine's runs, not the published results.")
 @click.argument("tar", type=Path, required=False)
 def verify(local: bool, tar: Path | None) -> None:
-    """Recompute every digest; check that each table belongs to its configuration.
+    """Recompute every digest; check that each run is what its configuration asked for.
 
-    Of the published results, or of this machine's runs, or of those in TAR.
+    Of the published results, or of this machine's runs, or of those in TAR. Checked are data set,
+    provenance, tables (columns, types, rows) and tensors (types, shapes), and that they agree. A
+    forgery that agrees with itself, digests made anew, is not found out: only a signature tells.
     """
     from psplib.experiments.kinds import KINDS
     from psplib.runs import store as runs
@@ -225,6 +249,8 @@ def verify(local: bool, tar: Path | None) -> None:
         else:
             store = runs.local() if local else runs.published()
         folders, name = list(store.all()), tar or store.root
+        if not folders:
+            raise PsplibError(f"There is no run in {name} to verify.")
         wrong = _wrong(folders, name, store)
     for sentence in wrong:
         click.echo(f"psplib: {sentence}", err=True)
@@ -253,7 +279,13 @@ def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> lis
 
 def main() -> None:
     """What the installed command `psplib` runs."""
-    cli(prog_name="psplib")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in another encoding
+    try:
+        cli(prog_name="psplib")
+    except OSError as error:
+        _fail(error)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+from psplib.__main__ import cli
 from psplib.core.files import sha256
 from psplib.experiments import scales
 from psplib.runs.store import Store
@@ -45,6 +46,9 @@ def published(psplib: Psplib, smoke: Store, tmp_path_factory: pytest.TempPathFac
         (("reproduce", "--jobs", "0"), "jobs must be a whole number of at least 1; got 0."),
         (("reproduce", "--seed", "-1"), "seed must be a whole number of at least 0; got -1."),
         (("reproduce", "--budget", "-3"), "budget must be a positive number of minutes; got -3."),
+        (("reproduce", "--budget", "nan"), "budget must be a positive number of minutes; got nan."),
+        (("reproduce", "--budget", "inf"), "budget must be a positive number of minutes; got inf."),
+        (("reproduce", "--jobs", "500"), "jobs must be at most "),
         (("book", "--scale", "huge"), "scale must be one of published, smoke, quick, paper; got"),
         (("book", "--device", "tpu"), "device must be one of auto, cpu, cuda; got 'tpu'."),
         (("publish", "--scale", "published"), "scale must be one of smoke, quick, paper; got"),
@@ -101,6 +105,88 @@ def test_a_real_process_says_the_same_and_ends_with_the_same_codes(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "psplib: scale must be one of smoke, quick, paper; got 'huge'.\n"
+
+
+def python(*words: str, folder: Path, **environment: str | None) -> subprocess.CompletedProcess:
+    """`python -m psplib` with variables set, or taken away where they are None."""
+    given = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    kept = {name: value for name, value in given.items() if value is not None}
+    command = ["sh", "-c", f'"$0" -m psplib {" ".join(words)}', sys.executable]
+    return subprocess.run(command, env=kept, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "where", "code"),
+    [
+        ("status", ">/dev/full", 2),
+        ("--help", ">/dev/full", 2),
+        ("--help", ">/dev/full 2>&1", 2),
+        ("--help", ">&-", 0),
+    ],
+)
+def test_where_nothing_can_be_said_nothing_is_raised(
+    words: str, where: str, code: int, tmp_path: Path
+) -> None:
+    done = python(words, where, folder=tmp_path, PSPLIB_RUNS=str(tmp_path))
+    assert done.returncode == code
+    said = {"", "psplib: The output could not be used: No space left on device.\n"}
+    assert done.stderr in said
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_without_a_home_there_is_one_sentence(tmp_path: Path) -> None:
+    """The user of the process has no entry, and its home is not named."""
+    code = (
+        "import os, pathlib, sys; sys.argv = ['psplib', 'reproduce', '--scale', 'quick'];"
+        "pathlib.Path.home = classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError('no')));"
+        "import psplib.__main__ as main; main.main()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(tmp_path / "runs")}
+    for name in ("HOME", "XDG_CACHE_HOME", "PSPLIB_DATA"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "psplib: There is no home folder; set HOME."
+    assert "Traceback" not in done.stderr
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        (("pack", "--scale", "smoke", f"{LONG}.tar"), {}),
+        (("pack", "--scale", "smoke", "/proc/host.tar"), {}),
+        (("publish", f"{LONG}.tar"), {}),
+        (("verify", f"{LONG}.tar"), {}),
+        (("verify", "--local"), {"PSPLIB_RUNS": f"/{LONG}"}),
+        (("verify",), {"PSPLIB_RESULTS": f"/{LONG}"}),
+        (("status",), {"PSPLIB_RUNS": f"/{LONG}"}),
+        (("reproduce", "--scale", "smoke"), {"PSPLIB_RUNS": f"/{LONG}"}),
+        (("reproduce", "--scale", LONG), {}),
+        (("reproduce", "--only", LONG), {}),
+    ],
+    ids=lambda given: " ".join(given).replace(LONG, "LONG") if isinstance(given, tuple) else "",
+)
+def test_a_name_of_300_characters_or_a_read_only_place_is_one_sentence(
+    words: tuple[str, ...],
+    variables: dict[str, str],
+    smoke: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {"PSPLIB_RUNS": str(smoke.root), "PSPLIB_RESULTS": str(tmp_path)} | variables
+    done = CliRunner().invoke(cli, list(words), env=environment)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("psplib: ")
+    assert done.stderr.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from psplib.core import files
 from psplib.core.config import record
-from psplib.core.errors import PsplibError
+from psplib.core.errors import PsplibError, brief
 
 # What a run puts out, by the names of its files.
 Parts = dict[str, "pd.DataFrame | dict[str, Tensor]"]
@@ -176,8 +176,7 @@ def open_artefact(folder: Path) -> Artefact:
         record(Provenance, provenance, "provenance.json")
         artefact = Artefact(folder, config, provenance)
     except (OSError, ValueError, RecursionError, PsplibError) as error:
-        kind = "" if isinstance(error, PsplibError) else f"{type(error).__name__}: "
-        why = f"{kind}{error}".rstrip(".")
+        why = str(error).rstrip(".") if isinstance(error, PsplibError) else brief(error)
         raise PsplibError(f"{folder} is not a whole run ({why}); {_MEND}.") from None
     if hashlib.sha256(text).hexdigest()[:16] != folder.name:
         raise PsplibError(
@@ -187,7 +186,7 @@ def open_artefact(folder: Path) -> Artefact:
     written = set(artefact.names)
     if foreign := present.keys() - written:
         raise PsplibError(
-            f"{folder} holds {', '.join(sorted(foreign))}, which its run did not write; "
+            f"{folder} holds {', '.join(map(repr, sorted(foreign)))}, which its run did not write; "
             "move that away."
         )
     for name in sorted(written - present.keys()):

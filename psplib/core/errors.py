@@ -14,6 +14,16 @@ class PsplibError(Exception):
     """Something the user can mend; the message is one sentence that says what and how."""
 
 
+def reason(error: OSError) -> str:
+    """What the system says of an error; some have no words of their own."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def brief(error: Exception) -> str:
+    """What somebody else's error says, in one line that is not long."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def one_of(what: str, value: object, choices: Iterable[object]) -> None:
     """Raise `PsplibError` unless `value` is among `choices`.
 
@@ -55,4 +65,7 @@ def jobs(device: torch.device, asked: int | None = None) -> int:
     if asked is None:
         return 1 if device.type == "cuda" else os.cpu_count() or 1
     whole_number("jobs", asked, 1)
+    # More only wait for the same memory: a run takes half a gigabyte.
+    if asked > (most := 4 * (os.cpu_count() or 1)):
+        raise PsplibError(f"jobs must be at most {most}, four a core of this machine; got {asked}.")
     return asked

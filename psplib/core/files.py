@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from psplib.core.errors import PsplibError
+from psplib.core.errors import PsplibError, brief, reason
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def home() -> Path:
+    """The user's home folder."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise PsplibError("There is no home folder; set HOME.") from None
 
 
 def make_folder(path: Path) -> None:
@@ -23,22 +39,83 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PsplibError(f"{path} cannot be used: {error.strerror}.") from None
+        raise PsplibError(f"{path} cannot be used: {reason(error)}.") from None
 
 
 def write(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; on failure the old file, if any, is untouched."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the context ends well; else that is untouched.
+
+    What killed processes have left of such files is removed.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with aside.open("wb") as file:
-            file.write(content)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            _sweep(left)
+        with _held(aside) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+            aside.replace(path)
     except OSError as error:
+        raise PsplibError(f"{path} could not be written: {reason(error)}.") from error
+    finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise PsplibError(f"{path} could not be written: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder of one's own in `parent` for as long as the context lasts; those of killed processes
+    are removed."""
+    make_folder(parent)
+    for left in parent.glob("psplib-*.lock"):
+        _sweep(left, left.with_suffix(""))
+    folder = parent / f"psplib-{secrets.token_hex(8)}"
+    lock = folder.with_suffix(".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_held(lock))
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise PsplibError(f"{parent} cannot be used: {reason(error)}.") from None
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[BinaryIO]:
+    """A new file, locked as long as it is open: so others see that its process lives."""
+    while True:
+        with path.open("wb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if not os.fstat(file.fileno()).st_nlink:
+                    continue  # somebody has swept it before it was locked
+            yield file
+            return
+
+
+def _sweep(path: Path, folder: Path | None = None) -> None:
+    """Remove a file of `_held`, and the folder that it stands for, unless its process lives."""
+    if fcntl is None:
+        return  # nobody could tell
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        path.unlink()
 
 
 def sha256(path: Path) -> str | None:
@@ -86,7 +163,9 @@ def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        if not path.is_file():
+            raise FileNotFoundError("it is not a file")
         with safetensors.safe_open(path, "pt") as file:
             yield file
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise PsplibError(f"{path} is damaged: {error}; move it away.") from None
+        raise PsplibError(f"{path} is damaged ({brief(error)}); move it away.") from None

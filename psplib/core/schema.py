@@ -84,7 +84,7 @@ class Tensors:
     suffix = ".safetensors"
 
     def insist(self, artefact: Artefact, name: str) -> None:
-        """Raise `PsplibError` unless the tensors of an artefact are such: their header is read."""
+        """Raise `PsplibError` unless the tensors of an artefact are such, and finite."""
         file = f"{name}{self.suffix}"
         found = artefact.shapes(name)
         for array, declared in _matched(artefact, file, found, self.arrays).items():
@@ -93,6 +93,8 @@ class Tensors:
             pairs = zip(declared.sizes, sizes, strict=False)
             is_so = is_so and all(size in (None, found) for size, found in pairs)
             artefact.insist(is_so, f"{array} of {file}, {kind} of shape {sizes},")
+        for array, values in artefact.tensors(name).items():
+            artefact.insist(bool(values.isfinite().all()), f"{array} of {file}")
 
 
 Files = Mapping[str, Table | Tensors]

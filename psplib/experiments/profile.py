@@ -92,9 +92,15 @@ class Profile(Analysis):
         replicas = {(self.retraining.arm, r) for r in self.retraining.replicas}
         is_ours = networks <= {("lobster", -1), *replicas} and len(networks) <= 2
         artefact.insist(is_ours, "the table of neurons")
-        is_known = set(neurons["layer"]) <= set(artefact.table("layers")["layer"])
-        artefact.insist(is_known, "the table of layers")
-        artefact.insist(classes["samples"].sum() <= self.samples, "the table of classes")
+        are_different = not neurons.duplicated(["arm", "replica", "layer", "neuron"]).any()
+        artefact.insist(are_different, "the table of neurons")
+        is_known = set(neurons["layer"]) <= set(
+            layers := artefact.table("layers")["layer"].tolist()
+        )
+        artefact.insist(is_known and len(set(layers)) == len(layers), "the table of layers")
+        are_classes = classes["class"].tolist() == [*range(len(classes))]
+        are_classes &= bool(classes["samples"].sum() <= self.samples)
+        artefact.insist(are_classes, "the table of classes")
         active = neurons[[f"active_{c}" for c in classes["class"]]].to_numpy()
         is_within = bool((active <= classes["samples"].to_numpy()).all())
         artefact.insist(is_within, "the table of neurons")

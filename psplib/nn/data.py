@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psplib.core import files
 from psplib.core.checkout import named
-from psplib.core.errors import PsplibError, one_of
+from psplib.core.errors import PsplibError, brief, one_of
 
 VALIDATION_SHARE = 0.1
 
@@ -131,7 +131,7 @@ class Data:
 
 def folders() -> list[Path]:
     """Where `<name>.npz` is looked for: `$PSPLIB_DATA`, then the user's cache."""
-    cache = (named("XDG_CACHE_HOME") or Path.home() / ".cache") / "psplib"
+    cache = (named("XDG_CACHE_HOME") or files.home() / ".cache") / "psplib"
     given = named("PSPLIB_DATA")
     return [given, cache] if given else [cache]
 
@@ -290,6 +290,8 @@ def _pinned(name: str, download: bool) -> tuple[dict[str, np.ndarray], str, str]
 def _read(name: str, path: Path) -> dict[str, np.ndarray]:
     """The arrays, each read when its type and its shape are known to be right."""
     try:
+        if not path.is_file():
+            raise FileNotFoundError("it is not a file")
         with zipfile.ZipFile(path) as archive:
             for part in PARTS:
                 if f"{part}.npy" not in archive.namelist():
@@ -299,7 +301,7 @@ def _read(name: str, path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
         raise PsplibError(
-            f"{path} is not a whole, plain .npz file ({type(error).__name__}: {error}); "
+            f"{path} is not a whole, plain .npz file ({brief(error)}); "
             "remove it and fetch it again."
         ) from None
 

@@ -17,7 +17,7 @@ import torch
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import key, kind, read
-from psplib.core.errors import PsplibError
+from psplib.core.errors import PsplibError, brief
 from psplib.core.schema import Files, insist
 from psplib.nn.data import DIGESTS, Data
 from psplib.pruning.program import Program
@@ -140,7 +140,7 @@ def check_run(artefact: Artefact, kinds: Sequence[type], *stores: Store) -> None
         where = "" if str(artefact.folder) in str(error) else f"{artefact.folder}: "
         raise PsplibError(f"{where}{error}") from None
     except Exception as error:  # whatever somebody else's file made pandas or torch raise
-        artefact.insist(False, f"what it holds ({type(error).__name__}: {error})")
+        artefact.insist(False, f"what it holds ({brief(error)})")
 
 
 def _data_sets(config: Any) -> set[str]:

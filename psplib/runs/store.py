@@ -11,12 +11,11 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,20 @@ from psplib import __version__
 from psplib.core import files
 from psplib.core.artefact import Artefact, Parts, open_artefact
 from psplib.core.checkout import check_here, checkout, git, named
-from psplib.core.config import canonical, key, kind
-from psplib.core.errors import PsplibError
+from psplib.core.config import canonical, key, kind, record
+from psplib.core.errors import PsplibError, reason
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint, Report
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a run has come at a time (seconds since the epoch)."""
+
+    done: float
+    total: float
+    note: str
+    time: float
 
 
 @dataclass(frozen=True)
@@ -73,26 +82,60 @@ class Store:
         if self.root.exists():
             yield from sorted(p for p in self.root.glob("[!.]*/*") if p.is_dir())
 
-    def adopt(self, artefact: Artefact) -> None:
-        """Copy a finished run of another store into this one; whole or not at all."""
-        folder = self.root / artefact.folder.parent.name / artefact.folder.name
-        aside = self.root / ".work" / f"{folder.name}.{os.getpid()}"
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            (aside / folder.name).mkdir(parents=True)
-            for name in artefact.names:
-                shutil.copy2(artefact.folder / name, aside / folder.name)
-            open_artefact(aside / folder.name).check_digests()
-            (aside / folder.name).rename(folder)
-        except OSError as error:
-            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    def adopt(self, *artefacts: Artefact) -> int:
+        """Copy finished runs of other stores into this one, all of them or none; how many were new.
+
+        They are copied aside, checked, and renamed into place. `PsplibError` names a run that is
+        here already with another content.
+        """
+        new = [(a, place) for a in artefacts if not self._has_same(place := _place(a), a)]
+        moved: list[Path] = []
+        with files.scratch(self.root / ".work") as aside:
+            try:
+                for artefact, place in new:
+                    (self.root / place).parent.mkdir(parents=True, exist_ok=True)
+                    (aside / place).mkdir(parents=True)
+                    for name in artefact.names:
+                        shutil.copy2(artefact.folder / name, aside / place)
+                    open_artefact(aside / place).check_digests()
+                for artefact, place in new:
+                    try:
+                        (aside / place).rename(self.root / place)
+                    except OSError:  # has somebody else copied it in the meantime?
+                        if not self._has_same(place, artefact):
+                            raise
+                    else:
+                        moved.append(place)
+            except BaseException as error:
+                for place in moved:
+                    (self.root / place).rename(aside / place)
+                if not isinstance(error, OSError):
+                    raise
+                raise PsplibError(
+                    f"{self.root} could not be written: {reason(error)}; no run was copied."
+                ) from error
+        return len(moved)
+
+    def _has_same(self, place: Path, artefact: Artefact) -> bool:
+        """Whether a run is here; `PsplibError` if it is another one."""
+        if not (self.root / place).exists():
+            return False
+        ours, other = (a.provenance["files"] for a in (open_artefact(self.root / place), artefact))
+        if names := sorted(name for name, _ in ours.items() ^ other.items()):
+            raise PsplibError(
+                f"{self.root / place} is there already with another content "
+                f"({', '.join(dict.fromkeys(names))}), so no run was copied; move one of the two "
+                "away."
+            )
+        return True
+
+    def lock(self, config: Any, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
+        """Hold the only right to make this run; yields False if another process holds it."""
+        return self._lock(key(config), wait)
 
     @contextlib.contextmanager
-    def lock(self, config: Any, wait: bool = True) -> Iterator[bool]:
-        """Hold the only right to make this run; yields False if another process holds it."""
-        work = self.work(config)
+    def _lock(self, name: str, wait: bool) -> Iterator[bool]:
+        work = self.root / ".work" / name
         files.make_folder(work.parent)
         try:
             lock = filelock.FileLock(work.with_suffix(".lock"))
@@ -101,11 +144,23 @@ class Store:
             yield False
             return
         except OSError as error:
-            raise PsplibError(f"{work.parent} cannot be used: {error.strerror}.") from None
+            raise PsplibError(f"{work.parent} cannot be used: {reason(error)}.") from None
         try:
             yield True
         finally:
             lock.release()
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed at the end of its runs has left of the work on
+        them. The locks stay: they are empty, and somebody may be about to take one."""
+        together = {self.batch(keys).name: keys for keys in self.begun()}
+        for work in sorted(self.root.glob(f".work/{'[0-9a-f]' * 16}/")):
+            keys = together.get(work.name, (work.name,))
+            if not all(any(self.root.glob(f"[!.]*/{k}")) for k in keys):
+                continue
+            with contextlib.ExitStack() as stack:
+                if all(stack.enter_context(self._lock(k, wait=False)) for k in sorted(keys)):
+                    shutil.rmtree(work, ignore_errors=True)
 
     def running(self, config: Any) -> bool:
         """Whether a process is making this run now."""
@@ -116,10 +171,12 @@ class Store:
 
     def progress(self, config: Any) -> dict[str, Any] | None:
         """How far an unfinished run has come: done, total, note."""
-        try:
-            return json.loads((self.work(config) / "progress.json").read_bytes())
-        except (OSError, ValueError):
-            return None
+        with contextlib.suppress(OSError, ValueError, RecursionError, PsplibError):
+            written = json.loads((self.work(config) / "progress.json").read_bytes())
+            told = record(Told, written, "progress.json")
+            if told.total > 0:
+                return {"done": told.done, "total": told.total, "note": told.note}
+        return None
 
     def compute(
         self,
@@ -191,8 +248,10 @@ class Store:
         """The keys of runs that were begun together and not finished."""
         found = []
         for path in sorted((self.root / ".work").glob("*/batch.json")):
-            with contextlib.suppress(OSError, ValueError):
-                found.append(tuple(json.loads(path.read_bytes())))
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                keys = json.loads(path.read_bytes())
+                if isinstance(keys, list) and all(isinstance(k, str) for k in keys):
+                    found.append(tuple(keys))
         return found
 
     def _finish(self, config: Any, parts: Parts, facts: dict[str, Any]) -> None:
@@ -207,7 +266,11 @@ class Store:
             folder.parent.mkdir(parents=True, exist_ok=True)
             whole.rename(folder)
         except OSError as error:
-            raise PsplibError(f"{folder} could not be written: {error.strerror}.") from error
+            raise PsplibError(f"{folder} could not be written: {reason(error)}.") from error
+
+
+def _place(artefact: Artefact) -> Path:
+    return Path(artefact.folder.parent.name, artefact.folder.name)
 
 
 def _write_parts(folder: Path, parts: Parts) -> Iterator[str]:
@@ -228,9 +291,9 @@ def _reporter(works: Sequence[Path], report: Report) -> Report:
         nonlocal told
         if time.monotonic() - told > 1:
             told = time.monotonic()
-            facts = {"done": done, "total": total, "note": note, "time": time.time()}
+            facts = Told(float(done), float(total), note, time.time())
             for work in works:
-                files.write(work / "progress.json", json.dumps(facts).encode())
+                files.write(work / "progress.json", json.dumps(asdict(facts)).encode())
         report(done, total, note)
 
     return tell
@@ -275,7 +338,7 @@ def local() -> Store:
         return Store(folder)
     check_here()
     root = checkout()
-    return Store(root / "runs" if root else Path.home() / ".cache" / "psplib" / "runs")
+    return Store(root / "runs" if root else files.home() / ".cache" / "psplib" / "runs")
 
 
 def published() -> Store:
