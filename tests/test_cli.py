@@ -139,7 +139,7 @@ def test_where_nothing_can_be_said_nothing_is_raised(
 def test_without_a_home_there_is_one_sentence(tmp_path: Path) -> None:
     """The user of the process has no entry, and its home is not named."""
     code = (
-        "import os, pathlib, sys; sys.argv = ['psplib', 'reproduce', '--scale', 'quick'];"
+        "import os, pathlib, sys; sys.argv = 'psplib reproduce --scale quick --jobs 1'.split();"
         "pathlib.Path.home = classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError('no')));"
         "import psplib.__main__ as main; main.main()"
     )

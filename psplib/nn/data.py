@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from math import prod
@@ -345,13 +346,11 @@ def _check(name: str, path: Path, arrays: dict[str, np.ndarray]) -> str:
 
 def _download(name: str, path: Path) -> Path:
     """Fetch through torchvision, once, and leave one checked npz in the user's cache."""
-    import tempfile
-
     import torchvision.datasets
 
     fetch = getattr(torchvision.datasets, PINNED[name].torchvision)
     arrays: dict[str, np.ndarray] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.scratch(Path(tempfile.gettempdir())) as scratch:
         try:
             for part, train in (("train", True), ("test", False)):
                 fetched = fetch(scratch, train=train, download=True)

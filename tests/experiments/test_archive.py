@@ -216,7 +216,7 @@ def changed(packed: Path, tar: Path, change: Callable[[Path], None]) -> Path:
     with tarfile.open(packed) as old:
         old.extractall(root, filter="data")
     change(root)
-    with tarfile.open(tar, "w") as new:
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as new:
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             new.add(path, str(path.relative_to(root)))
     return tar
