@@ -43,11 +43,12 @@ def contents(root: Path) -> list[str]:
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("size", [0, 300, 1500])
+@pytest.mark.parametrize("share", [0, 0.2, 0.9])
 def test_on_a_full_disk_nothing_is_published(
-    size: int, psplib: Psplib, tar: Path, tmp_path: Path, disk_of: Callable
+    share: float, tar: Path, small: list[Artefact], tmp_path: Path, disk_of: Callable
 ) -> None:
     results = tmp_path / "results"
+    size = int(share * max(p.stat().st_size for a in small for p in a.folder.iterdir()))
     with unpack_runs(tar, KINDS) as store:
         found = [open_artefact(folder) for folder in store.all()]
         with disk_of(size), pytest.raises(PsplibError, match=r"no run was copied|cannot be used"):
