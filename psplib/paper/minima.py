@@ -571,6 +571,9 @@ def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure
 
 def _draw_runs(ax: Axes, comparison: Comparison, censuses: Censuses) -> None:
     shown = [comparison.in_unit(t).effect for t in by_mask(comparison, censuses).values()]
+    if not shown:
+        ax.set(xticks=[], yticks=[])
+        return
     for x, effect in enumerate(shown):
         _bar(ax, x, effect, ARMS["rewound"].color, 5)
     names = [str(effects.seed) for effects in comparison.measure(censuses)]
@@ -587,7 +590,7 @@ def _draw_runs(ax: Axes, comparison: Comparison, censuses: Censuses) -> None:
     lowest, highest = min([*ends, zero]), max([*ends, zero])
     margin = 0.2 * (highest - lowest) or 1e-6
     ax.set_xticks(places, names, fontsize=8)
-    ax.set_xlim(-0.6, (places or [0.0])[-1] + 0.6)
+    ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_ylim(lowest - margin, highest + margin)
     ax.tick_params(axis="y", labelsize=8)
     ax.axhline(zero, color="black", lw=0.8)
