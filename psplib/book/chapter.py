@@ -13,6 +13,7 @@ from psplib.experiments import designs, scales, sweep
 from psplib.paper import tables
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.controls import FigureControls
+from psplib.paper.entropy_learning import FigureLearning
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.paper.transfer import FigureTransfer
@@ -66,6 +67,12 @@ class Chapter:
         panel, store = self._runs("controls")
         assert isinstance(panel, designs.Controls)
         return FigureControls.collect(panel, store)
+
+    def learning(self) -> FigureLearning:
+        """What the chapter on learning by entropy is made of: published, or computed here."""
+        panel, store = self._runs("entropy_learning")
+        assert isinstance(panel, scales.Learning)
+        return FigureLearning.collect(panel, store)
 
     def transfer(self) -> FigureTransfer:
         """What the chapter on transfer is made of: published, or computed here."""

@@ -2,6 +2,7 @@
 
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
+from psplib.experiments.entropy_learning import EntropyLearning
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.selectivity import Selectivity
@@ -24,6 +25,7 @@ KINDS = (
     Sensitivity,
     Sharpness,
     Transfer,
+    EntropyLearning,
     Selectivity,
     Thresholds,
 )

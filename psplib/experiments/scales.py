@@ -18,6 +18,7 @@ from psplib.experiments.designs import (
     Replication,
     Rivals,
 )
+from psplib.experiments.entropy_learning import EntropyLearning, Learning
 from psplib.experiments.names import PUBLISHED, SCALES
 from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
@@ -294,6 +295,24 @@ def transfer(scale: str, seed: int = 0) -> Transfers:
     return Transfers("transfer", scale, seed, "Transfer", sources, *sizes)
 
 
+def entropy_learning(scale: str, seed: int = 0) -> Learning:
+    """LeNet-300 that learns to keep its entropy."""
+    lobster = figure_1a(scale, seed).lobsters[0]
+    sizes: dict[str, Any] = {"targets": ("fashion-mnist", "digits", "cifar10")}
+    gammas: tuple[float, ...] = (0.0, 0.1, 0.3, -0.1)
+    if scale == "smoke":
+        gammas = (0.0, 0.3)
+        sizes = {"targets": ("digits",), "shots": 5, "draws": 2, "samples": 300}
+        sizes |= {"epochs": 4, "wait": 1, "rise": 2, "batch_size": 100}
+    elif scale == "paper":
+        gammas = (0.0, 0.01, 0.03, 0.1, 0.3, -0.01, -0.03, -0.1, -0.3)
+    replicas = _numbers(seed, {"smoke": 2, "quick": 3, "paper": 5}[scale])
+    template = EntropyLearning(lobster, 0.0, replicas=replicas, **sizes)
+    return Learning(
+        "entropy_learning", scale, seed, f"Learning by entropy, {_title(lobster)}", template, gammas
+    )
+
+
 PANELS: dict[str, Callable[[str, int], Panel]] = {
     "figure_1a": figure_1a,
     "figure_1b": figure_1b,
@@ -312,6 +331,7 @@ EXPERIMENTS: dict[str, Callable[[str, int], Design]] = {
     "replication": replication,
     "controls": controls,
     "transfer": transfer,
+    "entropy_learning": entropy_learning,
 }
 
 

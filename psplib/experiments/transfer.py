@@ -116,7 +116,7 @@ class Transfer:
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `analyse`."""
         targets = [
-            _target(name, data.train.x.device, self.samples, self.validation)
+            target(name, data.train.x.device, self.samples, self.validation)
             for name in self.targets
         ]
         return {**self.analyse(data, targets, networks(self.retraining, parents), checkpoint)}
@@ -137,7 +137,7 @@ class Transfer:
         saved = checkpoint.load()
         rows, probes = saved[1] if saved else ([], [])
         model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
-        drawn = {t.name: list(self._draws(t)) for t in targets}
+        drawn = {t.name: list(draws(t, self.shots, self.draws)) for t in targets}
         named: list[Network | None] = [*found, *([None] if not self.retraining.point else [])]
         for network in named[len(rows) :]:
             name = {"arm": "pixels", "replica": -1}
@@ -145,18 +145,18 @@ class Transfer:
                 name = {"arm": network.arm, "replica": network.replica}
             rows.append(name | (self._source(model, network, data) if network else {}))
             for target in targets:
-                for layers, features in _features(model, network, target):
+                for layers, own in features(model, network, target):
                     label = f"the last {layers} layers of {name['arm']} {name['replica']}"
-                    features = features.standardised(f"{label} on {target.name}")
+                    own = own.standardised(f"{label} on {target.name}")
                     for each in self.shots:
-                        reads = read_out(features, [d[each] for d in drawn[target.name]])
+                        reads = read_out(own, [d[each] for d in drawn[target.name]])
                         errors = pd.Series([r.error for r in reads])
                         penalties = torch.tensor([r.penalty for r in reads]).log10()
                         probes.append(
                             name
                             | {"target": target.name, "layers": layers, "shots": each}
                             | {"error": float(errors.mean()), "sd": float(errors.std(ddof=0))}
-                            | {"neurons": features.width, "penalty": float(penalties.mean())}
+                            | {"neurons": own.width, "penalty": float(penalties.mean())}
                         )
             checkpoint.report(len(rows), len(named), f"{self.title}, {name['arm']}")
             if checkpoint.due:
@@ -166,20 +166,6 @@ class Transfer:
             "probes": pd.DataFrame(probes),
             "targets": pd.DataFrame([_described(t) for t in targets]),
         }
-
-    def _draws(self, target: Data) -> Iterator[dict[int, Tensor]]:
-        """The examples of each draw, by how many of a class: the same for every network."""
-        for number in range(self.draws):
-            yield {
-                each: draw(
-                    target.train.y,
-                    each,
-                    target.classes,
-                    torch.Generator().manual_seed(derive("transfer", target.name, number)),
-                    target.name,
-                )
-                for each in self.shots
-            }
 
     def _source(self, model: nn.Module, network: Network, data: Data) -> dict[str, float]:
         model = with_weights(model, network.weights)
@@ -269,8 +255,23 @@ def networks(retraining: Retraining, parents: Parents) -> list[Network]:
     return [*found, Network(retraining.arm, number, mask, under(mask, best["weights"]))]
 
 
+def draws(target: Data, shots: Sequence[int], times: int) -> Iterator[dict[int, Tensor]]:
+    """The examples of each draw, by how many of a class: the same for every network."""
+    for number in range(times):
+        yield {
+            each: draw(
+                target.train.y,
+                each,
+                target.classes,
+                torch.Generator().manual_seed(derive("transfer", target.name, number)),
+                target.name,
+            )
+            for each in shots
+        }
+
+
 @lru_cache(maxsize=len(data_sets.NAMES))
-def _target(name: str, device: torch.device, samples: int, validation: int) -> Data:
+def target(name: str, device: torch.device, samples: int, validation: int) -> Data:
     """A data set as grey images of 28 x 28, normalised by its training images; of these the first
     `samples`, of those for validation the first `validation`."""
     data = data_sets.load_data(name)
@@ -314,7 +315,7 @@ def grey(data: Data) -> Data:
     )
 
 
-def _features(
+def features(
     model: nn.Module, network: Network | None, target: Data
 ) -> Iterator[tuple[int, Features]]:
     """The features of a target by how many layers they are read from; of no network its pixels."""

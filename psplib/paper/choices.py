@@ -12,6 +12,7 @@ from psplib.core.config import Origin, key, read
 from psplib.experiments import scales
 from psplib.experiments.curvature import Curvature
 from psplib.experiments.designs import Beyond, Design, Minima, Rivals
+from psplib.experiments.entropy_learning import Learning
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plane import Map
 from psplib.experiments.transfer import Transfers
@@ -294,6 +295,11 @@ def transferred(panel: Transfers) -> Run:
     """What the features of the first source's networks are read out on."""
     source = panel.sources[0]
     return panel.transfer(source, source.retrained)
+
+
+def learnt(panel: Learning) -> Run:
+    """How networks learn by entropy."""
+    return panel.template
 
 
 def weight_decay(architecture: str) -> Callable[[Beyond], Run]:

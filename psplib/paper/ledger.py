@@ -13,6 +13,7 @@ from psplib.experiments.names import SCALES
 from psplib.paper import display, forest
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.conclusions import conclusions
+from psplib.paper.entropy_learning import FigureLearning, learning_claims
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import claims_across, panel_claims
 from psplib.paper.figure_2 import claims_of_figure_2, sharp_and_good
@@ -71,6 +72,7 @@ def entries(
     minima: Figures2to4,
     beyond: FigureBeyond | None = None,
     transfer: FigureTransfer | None = None,
+    learning: FigureLearning | None = None,
 ) -> list[Entry]:
     """Every claim, ordered by section; what is derived from two verdicts comes after them. What
     one-shot pruning costs is not tested without the runs "beyond the paper", nor is transfer
@@ -98,6 +100,8 @@ def entries(
         found += [Entry(v, "transfer", v.basis) for v in transfer_claims(transfer)]
     else:
         found += UNTESTED
+    if learning:
+        found += [Entry(v, "entropy_learning", v.basis) for v in learning_claims(learning)]
     return sorted(found, key=lambda e: e.verdict.section)
 
 

@@ -1,0 +1,257 @@
+"""Learning by PSP-entropy, the paper's second future work: networks trained to keep the entropy of
+their states, and what their features are worth on other data sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psplib.analysis import entropy, psp
+from psplib.analysis.ridge import read_out
+from psplib.core.artefact import Artefact, Parents, Parts
+from psplib.core.config import setting
+from psplib.core.errors import PsplibError, one_of, whole_number
+from psplib.core.schema import COUNT, NAME, SHARE, SIZE, Files, Table
+from psplib.core.seeds import derive
+from psplib.experiments.solutions import first_images
+from psplib.experiments.transfer import Network, draws, features, target
+from psplib.nn import models
+from psplib.nn.data import Data
+from psplib.nn.masks import Mask
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.runs.store import Store
+from psplib.training.entropy_learning import LABELS, EntropyTerm, ramp
+from psplib.training.fit import Checkpoint, order
+from psplib.training.trainer import evaluate, flat
+
+
+@dataclass(frozen=True)
+class EntropyLearning:
+    """Replicas trained with the loss CE - gamma * R, R the entropy of their neurons' states given
+    the class (`EntropyTerm`), dense or rewound under a mask, and read out on other data sets.
+
+    They are scored at their last epoch: to choose one would be to choose a gamma.
+    """
+
+    lobster: Lobster = setting("paper", "Sec. 6: PSP-entropy maximization-based learning")
+    gamma: float = setting("ours", "weight of the entropy in bits; below zero it is held down")
+    labels: str = setting(
+        "ours",
+        "what the entropy is conditional on; controls: none, and classes that are shuffled in the "
+        "penalty",
+        default="classes",
+    )
+    point: int = setting("ours", "of the gradual run whose mask is rewound; 0 is dense", default=0)
+    replicas: tuple[int, ...] = setting(
+        "ours", "draw initial values and order, the same for every gamma", default=(0, 1, 2, 3, 4)
+    )
+    epochs: int = setting("ours", "5 without, 10 of rising, 5 of full gamma", default=20)
+    wait: int = setting("ours", "epochs without the entropy", default=5)
+    rise: int = setting("ours", "epochs in which gamma rises", default=10)
+    batch_size: int = setting("ours", "50 images of a class, to estimate its rates", default=500)
+    learning_rate: float = setting("ours", "as everywhere", default=0.1)
+    rate: float = setting("ours", "weight of a minibatch in the running rates", default=0.1)
+    temperature: float = setting(
+        "ours", "softness of a state backwards, in its standard deviations", default=1.0
+    )
+    targets: tuple[str, ...] = setting(
+        "ours", "the data sets that features are read out on", default=("fashion-mnist", "digits")
+    )
+    shots: int = setting("ours", "labelled images of each class", default=100)
+    draws: int = setting("ours", "times that these are drawn", default=20)
+    samples: int = setting("ours", "images as for transfer", default=10_000)
+
+    program = None
+
+    def __post_init__(self) -> None:
+        ramp(self.gamma, 1, self.wait, self.rise)  # refuses what is not finite
+        one_of("labels", self.labels, LABELS)
+        if self.lobster.architecture not in ("lenet-300", "lenet-5"):
+            raise PsplibError(
+                f"Learning by entropy is for LeNets; got {self.lobster.architecture!r}."
+            )
+        for name, least in (("point", 0), ("wait", 0), ("rise", 0), ("epochs", 1), ("draws", 1)):
+            whole_number(name, getattr(self, name), least)
+        if not self.replicas or len(set(self.replicas)) < len(self.replicas):
+            raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
+
+    @property
+    def parents(self) -> tuple[Lobster, ...]:
+        """The gradual run whose mask it has; a dense network has none."""
+        return (self.lobster,) if self.point else ()
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        where = f"point {self.point}" if self.point else "dense"
+        return f"gamma {self.gamma:g} ({self.labels}), {where}, × {len(self.replicas)}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        return len(self.replicas) * (self.epochs * 3 * self.lobster.epoch_cost(True) + 2)
+
+    def load(self, device: torch.device) -> Data:
+        """The images that are learnt."""
+        return self.lobster.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The tables of `analyse`."""
+        mask = self.lobster.mask(self.point, parents)
+        device = data.train.x.device
+        targets = [target(name, device, self.samples, 2_000) for name in self.targets]
+        return {**self.analyse(data, targets, mask, checkpoint)}
+
+    def analyse(
+        self,
+        data: Data,
+        targets: Sequence[Data],
+        mask: Mask,
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """`networks`: a row for each replica with its validation and test error and its entropies
+        in bits on training images; `probes`: for each replica and target the test error of the
+        read-out of the last hidden layer, mean over draws."""
+        checkpoint = checkpoint or Checkpoint()
+        saved = checkpoint.load()
+        rows, probes = saved[1] if saved else ([], [])
+        drawn = {t.name: list(draws(t, (self.shots,), self.draws)) for t in targets}
+        for replica in self.replicas[len(rows) :]:
+            model = self.train(data, mask, replica)
+            first, second = entropy.FirstOrder(), entropy.SecondOrder()
+            psp.observe(model, first_images(data.train, self.samples), first, second, mask=mask)
+            bits = {"first": first.entropy(), **second.entropies()}
+            rows.append(
+                {"replica": replica}
+                | {
+                    f"{name}_error": evaluate(model, getattr(data, name)).error
+                    for name in ("validation", "test")
+                }
+                | {order: bits[order].mean for order in ("first", "joint", "mutual")}
+            )
+            network = Network(self.labels, replica, mask, flat(model).cpu())
+            for t in targets:
+                _, own = next(features(model, network, t))
+                own = own.standardised(f"the last hidden layer of replica {replica} on {t.name}")
+                reads = read_out(own, [d[self.shots] for d in drawn[t.name]])
+                error = sum(r.error for r in reads) / len(reads)
+                probes.append({"replica": replica, "target": t.name, "error": error})
+            checkpoint.report(len(rows), len(self.replicas), self.title)
+            if checkpoint.due:
+                checkpoint.save({}, [rows, probes])
+        return {"networks": pd.DataFrame(rows), "probes": pd.DataFrame(probes)}
+
+    def train(self, data: Data, mask: Mask, replica: int) -> nn.Module:
+        """A replica after its last epoch, in evaluation mode."""
+        seed = self.lobster.seed if self.point else derive("replica", replica)
+        x, y = data.train.x, data.train.y
+        model = models.build(self.lobster.architecture, seed).to(x.device)
+        mask.apply_(model)
+        kept = {name: m.to(x.device) for name, m in mask.items()}
+        term = EntropyTerm(data.classes, self.labels, self.temperature, self.rate)
+        generator = torch.Generator().manual_seed(derive("permuted", replica))
+        parameters = dict(model.named_parameters())
+        for epoch in range(1, self.epochs + 1):
+            gamma = ramp(self.gamma, epoch, self.wait, self.rise)
+            shuffled = order(len(y), derive("replica", replica), epoch).to(x.device)
+            for batch in shuffled.split(self.batch_size):
+                logits, potentials = forward(model, x[batch])
+                loss = F.cross_entropy(logits, y[batch])
+                if gamma:
+                    loss = loss - gamma * term(potentials, y[batch], generator)
+                gradients = torch.autograd.grad(loss, list(parameters.values()))
+                with torch.no_grad():
+                    for (name, p), g in zip(parameters.items(), gradients, strict=True):
+                        p.sub_(self.learning_rate * g * kept[name])
+            if not math.isfinite(loss.item()):
+                raise PsplibError(f"The training with gamma {self.gamma:g} diverged.")
+        return model.eval()
+
+    @property
+    def writes(self) -> Files:
+        """See `analyse`."""
+        errors = {"validation_error": SHARE, "test_error": SHARE}
+        bits = {order: SIZE for order in ("first", "joint", "mutual")}
+        count = len(self.replicas)
+        probes = {"replica": COUNT, "target": NAME, "error": SHARE}
+        return {
+            "networks": Table({"replica": COUNT, **errors, **bits}, count),
+            "probes": Table(probes, count * len(self.targets)),
+        }
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that every replica was trained, and read out on every target."""
+        found = artefact.table("networks")["replica"].tolist()
+        artefact.insist(found == list(self.replicas), "the table of networks")
+        asked = [[replica, name] for replica in self.replicas for name in self.targets]
+        found = artefact.table("probes")[["replica", "target"]].to_numpy().tolist()
+        artefact.insist(found == asked, "the table of probes")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`learnt`: a row for each replica, its probe error the mean over targets, with `gamma`,
+        `labels` and `point`."""
+        errors = artefact.table("probes").groupby("replica")["error"].mean()
+        table = artefact.table("networks").assign(
+            gamma=self.gamma, labels=self.labels, point=self.point
+        )
+        return {"learnt": table.assign(probe_error=table["replica"].map(errors))}
+
+
+def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The logits of a chain of layers, and the potentials (B, n) in front of each of its ReLUs."""
+    potentials = []
+    for module in model.children():
+        if isinstance(module, nn.ReLU):
+            potentials.append(x.flatten(1))
+        x = module(x)
+    return x, potentials
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Networks trained with each gamma and each kind of labels, and rewound masks with the gammas
+    of the classes alone."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    template: EntropyLearning
+    gammas: tuple[float, ...]
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """The gradual run whose mask is rewound."""
+        return (self.template.lobster,)
+
+    @property
+    def retrained(self) -> Retraining:
+        """The dense arm, that a network without entropy is like."""
+        t = self.template
+        return Retraining(t.lobster, 0, "dense", t.replicas, t.epochs, t.learning_rate)
+
+    def runs(self, store: Store) -> list[Any]:
+        """The runs, gamma 0 first, then by the size of gamma; masks last."""
+        lobster = self.template.lobster
+        sizes = sorted(self.gammas, key=lambda g: (abs(g), g < 0))
+        dense: list[Any] = [
+            replace(self.template, gamma=gamma, labels=labels)
+            for gamma in sizes
+            for labels in (LABELS if gamma else LABELS[:1])
+        ]
+        if not store.has(lobster):
+            return [*dense, lobster]
+        last = len(store.load(lobster).table("points")) - 1
+        return [
+            *dense,
+            lobster,
+            *(replace(self.template, gamma=gamma, point=last) for gamma in sizes),
+        ]
