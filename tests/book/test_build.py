@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -37,12 +38,16 @@ RC = "font.size: 30\naxes.facecolor: red\nlines.linewidth: 9\n"
 
 
 def test_a_chapter_shows_the_same_from_any_folder_and_whatever_its_user_has_set(
-    smoke_minima: Store, tmp_path: Path
+    smoke_minima: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cwd, rc = tmp_path / "any where", tmp_path / "matplotlibrc"
     cwd.mkdir()
     rc.write_text(RC)
-    surroundings = HOSTILE | {"MATPLOTLIBRC": str(rc), "TMPDIR": str(tmp_path)}
+    deep = tmp_path / ("long" * 25)  # no socket can lie there
+    deep.mkdir()
+    surroundings = HOSTILE | {"MATPLOTLIBRC": str(rc), "TMPDIR": str(deep)}
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     done = papermill(cwd, "-p", "scale", "smoke", "--inject-paths", **surroundings)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in cwd.iterdir()) == ["out.ipynb"]
