@@ -117,14 +117,15 @@ def sharpness_explains(censuses: Censuses) -> Verdict:
         f"({censuses.title})."
     )
     sharper = {e.seed: float(e.values.mean()) for e in NARROWER_ALL.measure(censuses)}
-    gaps = {e.seed: float(e.values.mean()) for e in GENERALISES.measure(censuses)}
+    errors = {e.seed: float(e.values.mean()) for e in GENERALISES.measure(censuses)}
+    gaps = [errors[seed] for seed in sharper]
     if len(sharper) < FEWEST:
         why = f"needs {FEWEST} gradual runs, and there are {len(sharper)}"
         return Verdict(claim, "5.2", why, NOT_RUN)
     narrower = NARROWER_ALL.in_unit(over_runs(NARROWER_ALL, censuses))
     tests = {
         "×": Tested(narrower.verdict, narrower.p, narrower.effect, "the eigenvalue decides"),
-        "r": is_correlated(list(sharper.values()), list(gaps.values()), "the correlation decides"),
+        "r": is_correlated(list(sharper.values()), gaps, "the correlation decides"),
     }
     found = both_of(list(tests.values()))
     test = (

@@ -88,7 +88,7 @@ def training_plot(figures: Figures2to4) -> Figure | None:
         fig = Figure(figsize=(0.8 + 3.1 * len(known), 3.1), layout="constrained")
         axes = fig.subplots(1, len(known), squeeze=False)[0]
         for ax, one in zip(axes, known, strict=True):
-            for i, (_, rows) in enumerate(one.table.groupby("lobster_seed")):
+            for i, (_, rows) in enumerate(one.table.dropna(subset="z2").groupby("lobster_seed")):
                 color = f"C{i}"
                 rewound, gradual = (rows[rows["arm"] == arm] for arm in ("rewound", "lobster"))
                 ax.plot(rewound["best_epoch"], rewound["z2"], "o", ms=4, color=color)
@@ -123,7 +123,7 @@ def _by_epoch(censuses: Censuses) -> list[Tested]:
     epochs that differ."""
     if "best_epoch" not in censuses.table:
         return []
-    rewound = censuses.table[censuses.table["arm"] == "rewound"]
+    rewound = censuses.table[censuses.table["arm"] == "rewound"].dropna(subset="z2")
     return [
         is_correlated(rows["best_epoch"].tolist(), rows["z2"].tolist(), f"run {seed}")
         for seed, rows in rewound.groupby("lobster_seed")

@@ -52,6 +52,9 @@ NEURONS = {
     "lenet-300": {"relu1": 300, "relu2": 100},
     "lenet-5": {"relu1": 11_520, "relu2": 3_200, "relu3": 500},
 }
+# What is made of the networks of a retraining.
+Measure = Census | Selectivity | Sharpness
+Measured = Mapping[Retraining, Mapping[Measure, Artefact]]
 # What identifies a network in the tables of the censuses.
 NETWORK = ["lobster_seed", "arm", "replica"]
 
@@ -122,7 +125,7 @@ def collect_minima(
 ) -> Figures2to4:
     """The tables of Figs. 2 to 4 from the runs that a store has.
 
-    Of the networks of `others`, all that have a census like those of `panel`: whichever are there.
+    Of the networks of `others`, all of which anything is measured as in `panel`: what is there.
     Whether a network's chances were equal is what the panel of Fig. 1 with its title says, at its
     scale.
     """
@@ -140,19 +143,16 @@ def collect_minima(
     found: dict[str, list[Censuses]] = {}
     artefacts = list(done.values())
     for other in others:
-        censuses = {c: store.load(c) for c in _censuses(panel, other, store)}
-        artefacts += censuses.values()
-        if censuses:
-            more = _more(censuses, panel, store)
-            artefacts += more.values()
-            tables = _tables(censuses, more, store)
-            found.setdefault(other.title, []).append(Censuses(other, *tables))
+        measured = _measured(panel, _last(other, store), store)
+        artefacts += [a for measures in measured.values() for a in measures.values()]
+        if measured:
+            found.setdefault(other.title, []).append(Censuses(other, *_tables(measured, store)))
     panels = [other for other in others if isinstance(other, Panel)]
     chances = {p.title: unequal(p, store) for p in panels if p.title in found}
-    own = {c: a for c, a in done.items() if isinstance(c, Census)}
+    own = _measured(panel, [run for run in done if isinstance(run, Retraining)], store)
     return Figures2to4(
         panel,
-        *_tables(own, _more(own, panel, store), store),
+        *_tables(own, store),
         maps,
         lines,
         missing,
@@ -165,61 +165,65 @@ def collect_minima(
     )
 
 
-def _censuses(panel: Minima, other: Panel | Replication, store: Store) -> Iterator[Census]:
-    """The censuses of an experiment's networks, at the last point of its gradual runs."""
-    for run in other.runs(store):
-        if isinstance(run, Retraining) and run.arm in COMPARED:
-            census = panel.census(run)
-            last = len(store.load(run.lobster).table("points")) - 1
-            if run.point == last and store.has(census):
-                yield census
+def _last(other: Panel | Replication, store: Store) -> Iterator[Retraining]:
+    """What an experiment retrains, under the last mask of its gradual runs, and a store has."""
+    retrained = (run for run in other.runs(store) if isinstance(run, Retraining))
+    for run in retrained:
+        is_there = run.arm in COMPARED and store.has(run)
+        if is_there and run.point == len(store.load(run.lobster).table("points")) - 1:
+            yield run
 
 
-def _more(
-    censuses: Iterable[Census], panel: Minima, store: Store
-) -> dict[Selectivity | Sharpness, Artefact]:
-    """What else a store has of the networks of these censuses: how class-specific they are, how
-    narrow their minima."""
-    runs: list[Selectivity | Sharpness] = []
-    for census in censuses:
-        runs.append(Selectivity(census.retraining, census.samples))
-        if census.retraining.arm == "rewound":
-            runs.append(panel.sharpness(census.retraining))
-    return {run: store.load(run) for run in runs if store.has(run)}
+def _measured(panel: Minima, runs: Iterable[Retraining], store: Store) -> Measured:
+    """What a store has of the networks of each retraining: their census, how class-specific they
+    are, how narrow their minima. None of which it has nothing."""
+    found = {}
+    for run in runs:
+        wanted: list[Measure] = [panel.census(run), Selectivity(run, panel.samples)]
+        if run.arm == "rewound":
+            wanted.append(panel.sharpness(run))
+        found[run] = {measure: store.load(measure) for measure in wanted if store.has(measure)}
+    return {run: measures for run, measures in found.items() if measures}
 
 
-def _tables(
-    censuses: Mapping[Census, Artefact],
-    more: Mapping[Selectivity | Sharpness, Artefact],
-    store: Store,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables of the censuses of one architecture. To the networks are added `first_pooled`,
-    the `best_epoch` of those retrained, and the columns of `more` where it is there."""
-    found = [census.tables(artefact) for census, artefact in censuses.items()]
-    networks = _once([t["census"] for t in found], NETWORK)
-    neurons = _once([t["neurons"] for t in found], [*NETWORK, "layer", "class"])
-    if not found:
-        return networks, neurons
-    runs = [census.retraining for census in censuses]
-    trained = [run.tables(store.load(run))["networks"][[*NETWORK, "best_epoch"]] for run in runs]
-    sizes = NEURONS.get(runs[0].lobster.architecture, {})
-    added: dict[str, list[pd.DataFrame]] = {"pooled": [pooled(neurons, sizes)], "trained": trained}
-    for run, artefact in more.items():
-        for name, table in run.tables(artefact).items():
-            added.setdefault(name, []).append(table)
-    for frames in added.values():
+def _tables(measured: Measured, store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of the networks of one architecture. To those of the censuses are added
+    `first_pooled`, the `best_epoch` of those retrained, and the other measures; NaN where one is
+    not there."""
+    parts: dict[str, list[pd.DataFrame]] = {"networks": [], "census": [], "neurons": []}
+    for run, measures in measured.items():
+        parts["networks"].append(_errors(run, store))
+        for measure, artefact in measures.items():
+            for name, table in measure.tables(artefact).items():
+                parts.setdefault(name, []).append(table)
+    networks = _once(parts.pop("networks"), NETWORK)
+    neurons = _once(parts.pop("neurons"), [*NETWORK, "layer", "class"])
+    if len(neurons):
+        architecture = next(iter(measured)).lobster.architecture
+        parts["pooled"] = [pooled(neurons, NEURONS.get(architecture, {}))]
+    for frames in filter(None, parts.values()):
         columns = _once(frames, NETWORK)
         new = [c for c in columns if c in NETWORK or c not in networks]
         networks = networks.merge(columns[new], on=NETWORK, how="left")
-    return _narrow(networks), neurons
+    return _narrow(networks) if "lambda_1" in networks else networks, neurons
+
+
+def _errors(run: Retraining, store: Store) -> pd.DataFrame:
+    """The test errors of G and of what is retrained under its mask; the best epochs of these."""
+    points = run.lobster.tables(store.load(run.lobster))["networks"]
+    gradual = points[points["point"] == run.point].assign(replica=-1)[[*NETWORK, "test_error"]]
+    retrained = run.tables(store.load(run))["networks"]
+    table = pd.concat([gradual, retrained[[*NETWORK, "test_error", "best_epoch"]]])
+    return table.astype({"replica": int, "lobster_seed": int})
 
 
 def _narrow(networks: pd.DataFrame) -> pd.DataFrame:
     """The networks with the census's own λ₁ for `narrow`, `narrow_all` and `narrow_global` (on one
-    sample of images, surviving coordinates on more than all) unless every gradual run has its
+    sample of images, surviving coordinates on more than all) unless every census has its
     `Sharpness`: within a comparison the number of images is one."""
     seeds = networks.loc[networks["arm"] == "rewound", "lobster_seed"]
     compared = networks["arm"].isin(["lobster", "rewound"]) & networks["lobster_seed"].isin(seeds)
+    compared &= networks["lambda_1"].notna()
     if "narrow" in networks and networks.loc[compared, "narrow"].notna().all():
         return networks
     parts = [c for c in networks if "." in c and not c.startswith("narrow_relative")]
