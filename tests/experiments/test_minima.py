@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -319,9 +320,14 @@ def test_the_sharpness_of_a_store_insists_on_every_network_and_part(smoke_minima
     (config,) = (c for c in configs if isinstance(c, Sharpness))
     artefact = smoke_minima.load(config)
     config.check(artefact, smoke_minima)
-    tables = config.tables(artefact)
-    assert set(tables["sharpness"]["lobster_seed"]) == {config.retraining.lobster.seed}
-    assert len(tables["curvature"]) == config.parts * len(tables["sharpness"])
+    (table,) = config.tables(artefact).values()
+    assert set(table["lobster_seed"]) == {config.retraining.lobster.seed}
+    on_parts = artefact.table("curvature").groupby("replica")["lambda_1_relative"]
+    row = table[table["replica"] == -1].iloc[0]
+    found = [row[f"narrow_relative.{part}"] for part in range(config.parts)]
+    assert found == on_parts.get_group(-1).tolist()
+    assert row["narrow_relative"] == pytest.approx(float(np.exp(np.mean(np.log(found)))))
+    assert row["narrow_global"] == pytest.approx(row["narrow"] * row["norm"] ** 2)
     fewer = dataclasses.replace(config, parts=config.parts - 1)
     with pytest.raises(PsplibError, match="the table of curvature does not belong"):
         fewer.check(artefact, smoke_minima)
