@@ -10,11 +10,12 @@ import torch
 
 from psplib.core import checkout, errors
 from psplib.experiments import designs, scales, sweep
-from psplib.paper import tables
+from psplib.paper import ledger, tables
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.controls import FigureControls
 from psplib.paper.entropy_learning import FigureLearning
 from psplib.paper.figure_1 import Figure1
+from psplib.paper.ledger import Entry
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.paper.transfer import FigureTransfer
 from psplib.runs import store as runs
@@ -79,6 +80,11 @@ class Chapter:
         panel, store = self._runs("transfer")
         assert isinstance(panel, scales.Transfers)
         return FigureTransfer.collect(panel, store)
+
+    def entries(self) -> list[Entry]:
+        """Every claim of the ledger, with its verdict: from what is published, or computed here."""
+        found = self.panels(), self.minima(), self.beyond()
+        return ledger.entries(*found, self.transfer(), self.learning())
 
     def _runs(self, name: str) -> tuple[designs.Design, runs.Store]:
         panel, store = self._experiment(name), self.store

@@ -115,12 +115,3 @@ def test_the_picture_of_the_readme_is_current(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == path.read_text(), "make picture draws it anew"
     assert path.stat().st_size < 30_000
     assert "(book/_static/abstract.svg)" in (ROOT / "README.md").read_text()
-
-
-def test_the_first_page_counts_the_tests_of_the_ledger() -> None:
-    def call(name: str) -> str:
-        text = (ROOT / "book" / f"{name}.ipynb").read_text()
-        (found,) = re.findall(r"ledger\.entries\((.*)\)", text)
-        return found.replace("chapter.panels()", "panels").replace("chapter.minima()", "minima")
-
-    assert call("index") == call("claims")
