@@ -146,6 +146,7 @@ def picture(fig: Figure) -> Any:
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
+    fig.set_layout_engine("none")  # all has its place now, in the SVG too
     return Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig))
 
 
