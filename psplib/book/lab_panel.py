@@ -259,8 +259,8 @@ def reading(recordings: Mapping[str, Recording], knob: str) -> str:
         )
         sentences.append(
             f"**{knob} = {name}** {began}; after {last.epoch} epochs it has pruned "
-            f"{_percent(last.mask.sparsity)} in {len(pruned)} steps and errs on "
-            f"{_percent(last.scores['test'].error)} of the test set. The entropy of layer 2 went "
+            f"{_percent(last.mask.sparsity)} in {len(pruned)} steps and has a test error "
+            f"of {_percent(last.scores['test'].error)}. The entropy of layer 2 went "
             f"from {first.entropy['relu2']:.2f} to {last.entropy['relu2']:.2f} bits; over its "
             f"{int(last.live['relu2'].sum())} live neurons alone it is {last.alive['relu2']:.2f}."
         )

@@ -335,7 +335,7 @@ def panel_in_words(figure: Figure1) -> str:
     dense, density = figure.errors("dense"), figure.densities
     if len(dense):
         sentences.append(
-            f"The dense network, trained without it, errs on {plus_minus(dense.loc[0])} %."
+            f"The dense network, trained without it, has {plus_minus(dense.loc[0])} %."
         )
     arms = {arm: figure.errors(arm) for arm in ARMS if arm not in ("lobster", "dense")}
     arms = {arm: errors for arm, errors in arms.items() if len(errors)}
