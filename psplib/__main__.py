@@ -222,7 +222,6 @@ def publish(scale: str | None, only: tuple[str, ...], commit: bool, tar: Path | 
 
 
 def _finished(panels: list[Design], store: Store) -> list[Run]:
-
     configs = dict.fromkeys(c for panel in panels for c in panel.runs(store))
     return [config for config in configs if store.has(config)]
 

@@ -41,8 +41,9 @@ class Column:
 
 COUNT = Column(int, 0)
 SHARE = Column(float, 0, 1)
-SIZE = Column(float, 0)
-NUMBER = Column(float)
+# No quantity of ours comes near the bound; what does was not measured.
+SIZE = Column(float, 0, 1e12)
+NUMBER = Column(float, -1e12, 1e12)
 NAME = Column(str)
 FLAG = Column(bool)
 

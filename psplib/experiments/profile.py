@@ -101,6 +101,8 @@ class Profile(Analysis):
         are_classes = classes["class"].tolist() == [*range(len(classes))]
         are_classes &= bool(classes["samples"].sum() <= self.samples)
         artefact.insist(are_classes, "the table of classes")
+        counted = [column for column in neurons if column.startswith("active_")]
+        artefact.insist(len(counted) == len(classes), "the table of classes")
         active = neurons[[f"active_{c}" for c in classes["class"]]].to_numpy()
         is_within = bool((active <= classes["samples"].to_numpy()).all())
         artefact.insist(is_within, "the table of neurons")

@@ -72,8 +72,10 @@ class Selectivity(Analysis):
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that G and every replica have their layers."""
-        found = artefact.table("layers")["replica"].unique().tolist()
-        artefact.insist(found == [-1, *self.retraining.replicas], "the table of layers")
+        found = artefact.table("layers")[["replica", "layer"]]
+        replicas = pd.DataFrame({"replica": [-1, *self.retraining.replicas]})
+        whole = replicas.merge(found[["layer"]].drop_duplicates(), how="cross")
+        artefact.insist(whole.equals(found), "the table of layers")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`selectivity`: a row per network, the means over its layers, with `lobster_seed`."""
