@@ -18,6 +18,7 @@ _FACE = {
     "LossAndError": "psplib.analysis.psp",
     "Mask": "psplib.nn.masks",
     "MeanSquare": "psplib.analysis.psp",
+    "Pruned": "psplib.pruning.own",
     "PsplibError": "psplib.core.errors",
     "SecondOrder": "psplib.analysis.entropy",
     "Subsets": "psplib.analysis.entropy",

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +24,23 @@ def test_examples_in_docstrings() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore:The first pruning")
+def test_the_examples_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
     text = (Path(__file__).parent.parent / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    layers, joint, *_ = capsys.readouterr().out.splitlines()
-    assert list(ast.literal_eval(layers)) == ["relu1", "relu2", "relu3"]
+    looked, pruned = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert sum(bool(line.strip()) for line in pruned.splitlines()) <= 10
+    names: dict[str, Any] = {}
+    exec(compile(looked, "README.md", "exec"), names)
+    layers, joint = capsys.readouterr().out.splitlines()
+    assert list(ast.literal_eval(layers))[:3] == ["relu", "layer1.0.relu", "layer1.0.relu#2"]
     assert 0 < float(joint) < 20
+    exec(compile(pruned, "README.md", "exec"), names)
+    points = names["result"].points
+    assert points["epoch"].iloc[-1] == 3
+    pruned_weights = torch.nn.utils.parameters_to_vector(names["model"].parameters())
+    assert not pruned_weights[~names["result"].masks[-1].flat].any()
 
 
 def test_the_public_face_is_there_and_costs_nothing_until_it_is_used() -> None:

@@ -312,17 +312,18 @@ def largest_threshold(
     the loss grows with T; in any case the loss at the T returned is within the bound, and at the
     next larger magnitude it is not (but for the largest, which is never pruned).
     """
-    ranked = torch.unique(sizes).tolist()
+    ranked = torch.unique(sizes)
     within, beyond = 0, len(ranked)
     while beyond - within > 1:
         ranks = _ahead(within, beyond, (at_once + 1).bit_length() - 1)
-        known = dict(zip(ranks, losses([ranked[rank - 1] for rank in ranks]), strict=True))
+        found = losses([float(ranked[rank - 1]) for rank in ranks])
+        known = dict(zip(ranks, found, strict=True))
         while (middle := (within + beyond) // 2) in known:
             if known.pop(middle) <= bound:
                 within = middle
             else:
                 beyond = middle
-    return ranked[within - 1] if within else 0.0
+    return float(ranked[within - 1]) if within else 0.0
 
 
 def _ahead(within: int, beyond: int, steps: int) -> list[int]:
