@@ -35,7 +35,7 @@ from psplib.paper.statistics import (
     is_above,
     reported,
 )
-from psplib.paper.style import ARMS, DENSITY, STYLE, Look, plain_ticks
+from psplib.paper.style import ARMS, STYLE, Look
 from psplib.paper.tables import divide
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
@@ -305,7 +305,7 @@ def answer(figure: FigureTransfer) -> str:
 
 
 def plot_errors(figure: FigureTransfer) -> Figure | None:
-    """Probe error against density, a row for each source and a panel for each target: single
+    """Probe error against sparsity, a row for each source and a panel for each target: single
     networks, their means, the dense network and the raw pixels as lines. None without runs."""
     sources = [s for s in figure.panel.sources if len(figure.at_last(s))]
     if not sources:
@@ -330,7 +330,7 @@ def plot_errors(figure: FigureTransfer) -> Figure | None:
                 ax.set_axis_off()
             line[0].set_ylabel("probe error [%]")
         for ax in axes[-1]:
-            ax.set_xlabel(DENSITY, fontsize=9)
+            ax.set_xlabel("sparsity", fontsize=9)
         legend = list(handles.values()), list(handles)
         fig.legend(*legend, loc="outside lower center", ncol=3, fontsize=9)
         plt.close(fig)
@@ -343,20 +343,22 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
         if len(errors):
             color, _, name = LOOKS[arm]
             ax.axhline(100 * errors.mean(), color=color, ls=style, lw=1.2, label=name)
-    for place, (arm, its) in enumerate(rows[rows["point"] > 0].groupby("arm", sort=False)):
-        color, marker, name = LOOKS[str(arm)]
-        x = 100 * (1 - its["sparsity"].to_numpy(dtype=float)) * 1.03**place
-        y = 100 * its["error"].to_numpy(dtype=float)
-        ax.plot(x, y, marker, ms=2.5, color=color, alpha=0.35, mew=1 if marker == "x" else 0)
-        # Runs have points at nearly, not quite, equal sparsities.
-        near = its["sparsity"].round(2).to_numpy()
-        for level in np.unique(near):
-            at = near == level
-            ax.plot(x[at].mean(), y[at].mean(), marker, ms=7, color=color, label=name)
-    ax.set_xscale("log")
-    plain_ticks(ax.xaxis)
-    if not ax.xaxis_inverted():
-        ax.invert_xaxis()
+    pruned = rows[rows["point"] > 0]
+    # Runs have points at nearly, not quite, equal sparsities: to half a per cent.
+    near = (200 * pruned["sparsity"].astype(float)).round() / 2
+    levels = sorted(near.unique())
+    arms = [arm for arm in LOOKS if (pruned["arm"] == arm).any()]
+    for place, arm in enumerate(arms):
+        color, marker, name = LOOKS[arm]
+        for number, level in enumerate(levels):
+            its = pruned[(pruned["arm"] == arm) & (near == level)]
+            y = 100 * its["error"].to_numpy(dtype=float)
+            x = number + 0.7 * (place + 0.5) / len(arms) - 0.35
+            ax.plot([x] * len(y), y, marker, ms=3, color=color, alpha=0.35)
+            if len(y):
+                ax.plot(x, y.mean(), marker, ms=7, color=color, label=name if not number else None)
+    ax.set_xticks(range(len(levels)), [f"{level:.3g} %" for level in levels])
+    ax.set_xlim(-0.5, max(len(levels), 1) - 0.5)
 
 
 def plot_differences(figure: FigureTransfer) -> Figure | None:
