@@ -119,8 +119,6 @@ def execute_all(stale: dict[Path, Path], parameters: dict[str, Any]) -> None:
     assert execution  # loaded before processes are forked, which all need it
     for target in stale.values():
         files.make_folder(target.parent)
-        for part in target.parent.glob(".*.part"):  # of a build that was killed
-            part.unlink(missing_ok=True)
     with tqdm(total=len(stale), desc="chapters", unit="chapter") as bar:
         apart([(execute, t, target, parameters) for t, target in stale.items()], bar.update)
 

@@ -16,7 +16,6 @@ import secrets
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def work(
     panels: Sequence[Design], store: Store, sign: Path, device: str, deadline: float | None
 ) -> str:
     """What a worker does: sweep until nothing lacks or the deadline has come; returns what went
-    wrong, if anything. The file `sign` shows that it sees the store that the others see."""
+    wrong, if anything. The folder `sign` shows that it sees the store that the others see."""
     start = time.monotonic()
     while not sign.exists():
         if time.monotonic() - start > _PATIENCE:
@@ -77,10 +76,14 @@ def run_on_ray(
     """
     if not lacking(panels, store):
         return True
-    with _cluster(address, device, jobs) as (ray, where), _sign(store) as sign:
+    shared = Store(store.root.resolve())
+    with (
+        _cluster(address, device, jobs) as (ray, where),
+        files.scratch(shared.root / ".work") as sign,
+    ):
         share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
         loop = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work)
-        asked = panels, Store(store.root.resolve()), sign, where.type, deadline
+        asked = panels, shared, sign, where.type, deadline
         loops = [loop.remote(*asked) for _ in range(_places(ray.cluster_resources(), share))]
 
         def is_going() -> bool:
@@ -96,18 +99,6 @@ def run_on_ray(
             said = (str(error).strip().splitlines() or ["nothing"])[-1]
             raise PsplibError(f"A worker of Ray failed ({type(error).__name__}: {said}).") from None
     return not lacking(panels, store)
-
-
-@contextlib.contextmanager
-def _sign(store: Store) -> Iterator[Path]:
-    """A file in the store that was not there before."""
-    sign = store.root.resolve() / ".work" / f"{uuid.uuid4().hex}.sweep"
-    files.make_folder(sign.parent)
-    files.write(sign, b"")
-    try:
-        yield sign
-    finally:
-        sign.unlink(missing_ok=True)
 
 
 def _places(resources: dict[str, float], share: float) -> int:
@@ -131,10 +122,9 @@ def _cluster(
         if address == "local":
             here = checks.device(device)  # another cluster's is not this machine's
             # Its sockets lie there, and their paths may have a hundred letters.
-            short = "/tmp" if os.name == "posix" else None
-            folder = tempfile.TemporaryDirectory("", "psplib-", short, ignore_cleanup_errors=True)
+            short = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
             asked = {"include_dashboard": False, "object_store_memory": _OBJECTS}
-            asked["_temp_dir"] = stack.enter_context(folder)
+            asked["_temp_dir"] = str(stack.enter_context(files.scratch(short)))
             if here.type == "cpu":
                 asked |= {"num_cpus": checks.jobs(here, jobs), "num_gpus": 0}
             # Ray reads these when it is imported: listen on the loopback, answer who has the token.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import torch
 from tqdm.auto import tqdm
 
@@ -41,7 +39,6 @@ def run(
     """
     if not lacking(panels, store):
         return True
-    tidy(store)
     if jobs > 1:
         return _side_by_side(panels, store, device, jobs, deadline)
     try:
@@ -52,22 +49,6 @@ def run(
     except OutOfTime:
         return False
     return True
-
-
-def tidy(store: Store, age: float = 86_400) -> None:
-    """Remove what killed processes have left where runs are made: the work on a run that is there,
-    and what was being written aside more than `age` seconds ago (on a shared file system its
-    process may be on another machine)."""
-    done = {folder.name for folder in store.all()}
-    for path in (store.root / ".work").glob("*"):
-        is_aside = bool(path.suffix) and path.suffix != ".lock"
-        for old in [path] if is_aside else path.glob(".*.part"):
-            with contextlib.suppress(OSError):
-                if time.time() - old.stat().st_mtime > age:
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
-        if path.name in done:
-            with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{path}.lock", 0):
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def is_over(deadline: float | None) -> bool:

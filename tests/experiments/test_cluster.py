@@ -257,7 +257,7 @@ def test_every_place_of_the_cluster_has_a_worker_until_nothing_lacks(
     is_complete, rehearsal = rehearse(monkeypatch, store, adopt)
     assert is_complete
     assert rehearsal.begun == 3
-    assert not list((store.root / ".work").glob("*.sweep"))
+    assert not list((store.root / ".work").glob("psplib-*"))
 
 
 def test_what_a_worker_says_is_wrong_ends_the_sweep(

@@ -1,6 +1,5 @@
 """Sweeps: what is made first, and how a run ends at its deadline."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -164,31 +163,3 @@ def test_a_batch_of_several_runs_is_made_once_each_an_artefact_of_its_own(store:
         assert artefact.provenance["together"] == 2
         alone = compute(config, Store(store.root / "alone"), CPU)
         pd.testing.assert_frame_equal(artefact.table("history"), alone.table("history"), rtol=1e-3)
-
-
-def test_what_killed_processes_have_left_is_swept(smoke: Store, store: Store) -> None:
-    dense, gradual = (scales.figure_1a("smoke").dense, scales.figure_1a("smoke").lobsters[0])
-    store.adopt(smoke.load(dense))
-    work = store.root / ".work"
-    store.work(dense).mkdir()
-    store.work(gradual).mkdir()
-    left = [
-        work / f"{key(gradual)}.4711",
-        work / "0123.sweep",
-        store.work(gradual) / ".progress.json.4711.part",
-    ]
-    left[0].mkdir()
-    for path in (*left[1:], store.work(gradual) / "checkpoint.safetensors"):
-        path.touch()
-    with store.lock(dense):
-        sweep.tidy(store)
-        assert store.work(dense).exists(), "another process has it"
-    sweep.tidy(store)
-    assert not store.work(dense).exists()
-    assert all(path.exists() for path in left), "they may be in use"
-    for path in left:
-        os.utime(path, (0, 0))
-    sweep.tidy(store)
-    assert not any(path.exists() for path in left)
-    assert [p.name for p in store.work(gradual).iterdir()] == ["checkpoint.safetensors"]
-    assert store.has(dense)
