@@ -144,9 +144,9 @@ def _cluster(
             )
         except Exception as error:  # Ray raises plain ones, too, where its processes do not start
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            hint = "" if here else " (one with a token needs RAY_AUTH_MODE=token here too)"
             raise PsplibError(
-                f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')} "
-                "(one that asks for a token needs RAY_AUTH_MODE=token here too)."
+                f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')}{hint}."
             ) from None
         stack.callback(ray.shutdown)
         yield ray, here or _device(device, ray.cluster_resources(), jobs)
