@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from psplib.paper.display import NOT_THERE, plus_minus
+from psplib.paper.display import NOT_THERE, counted, plus_minus
 from psplib.paper.minima import (
     NETWORK,
     Censuses,
@@ -19,7 +19,7 @@ from psplib.paper.minima import (
     runs_plot,
 )
 from psplib.paper.plane import layer_columns, lossy_below, maps_plot
-from psplib.paper.statistics import HOLDS, Tested, Verdict, is_correlated
+from psplib.paper.statistics import Verdict
 from psplib.paper.style import STYLE
 
 # Replicas that a rank correlation needs.
@@ -104,29 +104,26 @@ def follows_training(figures: Figures2to4) -> str:
     sentences = []
     for one in figures.networks:
         found = _by_epoch(one)
-        if not found:
-            continue
-        each = ", ".join(
-            f"{t.effect.mean:.2f} [{t.effect.low:.2f}, {t.effect.high:.2f}] in {t.where}"
-            for t in found
-        )
-        above = sum(t.verdict == HOLDS for t in found)
-        sentences.append(
-            f"**{one.title}**: the rank correlation of z² with the best epoch, under one mask at a "
-            f"time, is {each}; above zero in {above} of {len(found)}."
-        )
+        if found:
+            spread = (
+                f"{min(found):.2f} to {max(found):.2f}" if len(found) > 1 else f"{found[0]:.2f}"
+            )
+            sentences.append(
+                f"**{one.title}**: the rank correlation of z² with the best epoch, under one mask "
+                f"at a time, is {spread} ({counted(len(found), 'mask')})."
+            )
     return "\n\n".join(sentences or [NOT_THERE])
 
 
-def _by_epoch(censuses: Censuses) -> list[Tested]:
+def _by_epoch(censuses: Censuses) -> list[float]:
     """The rank correlation of z² with the best epoch under each mask that has replicas enough, and
     epochs that differ."""
     if "best_epoch" not in censuses.table:
         return []
-    rewound = censuses.table[censuses.table["arm"] == "rewound"].dropna(subset="z2")
+    rewound = censuses.table[censuses.table["arm"] == "rewound"]
     return [
-        is_correlated(rows["best_epoch"].tolist(), rows["z2"].tolist(), f"run {seed}")
-        for seed, rows in rewound.groupby("lobster_seed")
+        float(rows["best_epoch"].corr(rows["z2"], method="spearman"))
+        for _, rows in rewound.groupby("lobster_seed")
         if len(rows) >= FEWEST and rows["best_epoch"].nunique() > 1
     ]
 
