@@ -280,10 +280,10 @@ NAMES = {
     "one_shot_long": "1-S trained for long",
     "gradual_shrinking": "G continued with shrinking",
 }
-# What begins with G is blue, with the initial values red; with shrinking a broken line. The second
-# 1-S is the first, trained for longer.
+# What begins with G is blue, with the initial values red; with shrinking a broken line.
 _LINES = {
-    "one_shot_long": Look("#D55E00", "-", "1-S: no shrinking"),
+    "one_shot": Look("#D55E00", "-", NAMES["one_shot"]),
+    "one_shot_long": Look("#E69F00", "-", NAMES["one_shot_long"]),
     "one_shot_shrinking": Look("#D55E00", "--", NAMES["one_shot_shrinking"]),
     "gradual_plain": Look("#0072B2", "-", NAMES["gradual_plain"]),
     "gradual_shrinking": Look("#0072B2", "--", NAMES["gradual_shrinking"]),

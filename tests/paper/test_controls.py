@@ -164,11 +164,11 @@ def test_the_figure_draws_each_arm_of_both_networks_and_the_gradual_network() ->
     for ax, network in zip(drawn.axes, (SMALL, LARGE), strict=True):
         assert ax.get_title() == network
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
-        assert len(lines) == 5
+        assert len(lines) == 6
         assert lines[controls.NAMES["gradual_plain"]][:, 0].tolist() == [1, 2]
         assert lines[controls.NAMES["gradual_plain"]][:, 1] == pytest.approx([3.0, 2.5])
     names = [text.get_text() for text in drawn.legends[0].get_texts()]
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 6
 
 
 def test_the_tables_and_the_words_quote_the_gaps() -> None:
