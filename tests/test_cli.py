@@ -30,7 +30,7 @@ PUBLISH = ("publish", "--scale", "smoke", "--only", "figure_1a")
 def published(psplib: Psplib, smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("published") / "results"
     done = psplib(*PUBLISH, runs=smoke.root, results=results)
-    assert "14 runs published, 0 were there already" in done.stdout
+    assert "15 runs published, 0 were there already" in done.stdout
     return results
 
 
@@ -93,7 +93,7 @@ def test_a_real_process_says_the_same_and_ends_with_the_same_codes(
 
     done = called("verify", results=published)
     assert done.returncode == 0
-    assert done.stdout == f"14 of 14 runs are whole ({published}).\n"
+    assert done.stdout == f"15 of 15 runs are whole ({published}).\n"
     assert done.stderr == ""
     results = tmp_path / "results"
     shutil.copytree(published, results)
@@ -219,7 +219,7 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
     assert errors.count(message) == 1
     assert "Traceback" not in errors
     first = [*runs.all()]
-    assert 2 <= len(first) < 14
+    assert 2 <= len(first) < 15
     assert psplib("verify", "--local", runs=runs.root).exit_code == 0
 
     done = psplib(*reproduce, "--jobs", "1", runs=runs.root)
@@ -233,7 +233,7 @@ def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
 def files(store: Store) -> list[Path]:
     runs = map(store.folder, scales.figure_1a("smoke").runs(store))
     found = [p for run in runs for p in run.iterdir() if p.name != "provenance.json"]
-    assert len(found) == 5 + 13 * 4
+    assert len(found) == 5 + 13 * 4 + 2
     return found
 
 
@@ -279,7 +279,7 @@ def test_status_counts_what_is_done_and_what_is_missing(
     line = next(
         line for line in psplib("status", runs=smoke.root).stdout.splitlines() if "smoke" in line
     )
-    assert line.split()[:6] == ["figure_1a", "smoke", "14", "0", "0", "0"]
+    assert line.split()[:6] == ["figure_1a", "smoke", "15", "0", "0", "0"]
     fresh = psplib("status", runs=tmp_path / "none").stdout.splitlines()
     line = next(line for line in fresh if "smoke" in line)
     assert line.split()[:6] == ["figure_1a", "smoke", "0", "0", "2", "0"]
@@ -288,14 +288,14 @@ def test_status_counts_what_is_done_and_what_is_missing(
 
 def test_publishing_again_changes_nothing(psplib: Psplib, smoke: Store, published: Path) -> None:
     done = psplib(*PUBLISH, runs=smoke.root, results=published)
-    assert "0 runs published, 14 were there already" in done.stdout
+    assert "0 runs published, 15 were there already" in done.stdout
     assert not [*(published / ".work").iterdir()]
 
 
 def test_verify_accepts_what_was_published(psplib: Psplib, published: Path) -> None:
     done = psplib("verify", runs=published.parent / "runs", results=published)
     assert done.exit_code == 0
-    assert "14 of 14 runs are whole" in done.stdout
+    assert "15 of 15 runs are whole" in done.stdout
 
 
 @pytest.mark.parametrize("victim", ["config.json", "replicas.csv", "best.safetensors"])
@@ -311,7 +311,7 @@ def test_verify_names_what_was_tampered_with(
     done = psplib("verify", runs=tmp_path / "runs", results=results)
     assert done.exit_code == 1
     assert folder.name in done.stderr
-    assert "13 of 14 runs are whole" in done.stdout
+    assert "14 of 15 runs are whole" in done.stdout
 
 
 def test_analyses_are_verified_and_counted_too(

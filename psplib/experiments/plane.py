@@ -93,11 +93,16 @@ class Map(Analysis):
         return {"points": Table(place | means, (side + 1) * (side // 2 * 2 + 1))}
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Insist that the points are those of the grid."""
+        """Insist that the points are those of the grid, and that each quantity has all layers."""
         points = artefact.table("points")
         grid = [(alpha, beta) for beta in self.betas for alpha in self.alphas]
         found = [*zip(points["alpha"], points["beta"], strict=True)]
         artefact.insist(found == grid, "the table of points")
+        layers: dict[str, list[str]] = {}
+        for quantity, _, layer in (column.partition(".") for column in points):
+            layers.setdefault(quantity, []).extend([layer] if layer else [])
+        have_all = [of for of in layers.values() if of and of != layers["magnitude"]] == []
+        artefact.insist(have_all, "the columns of the table of points")
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`map`: a row per point of the grid."""

@@ -138,7 +138,8 @@ def check_run(artefact: Artefact, kinds: Sequence[type], *stores: Store) -> None
             config.check(artefact, parents)
     except PsplibError as error:
         where = "" if str(artefact.folder) in str(error) else f"{artefact.folder}: "
-        raise PsplibError(f"{where}{error}") from None
+        what = str(error)
+        raise PsplibError(f"{where}{what if len(what) < 800 else f'{what[:500]} ...'}") from None
     except Exception as error:  # whatever somebody else's file made pandas or torch raise
         artefact.insist(False, f"what it holds ({brief(error)})")
 

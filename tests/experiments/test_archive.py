@@ -33,7 +33,7 @@ def packed(smoke: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All smoke runs of Fig. 1a in a tar."""
     tar = tmp_path_factory.mktemp("packed") / "host.tar"
     done = CliRunner().invoke(cli, [*PACK, str(tar)], env={"PSPLIB_RUNS": str(smoke.root)})
-    assert done.stdout == f"14 runs packed ({tar}).\n"
+    assert done.stdout == f"15 runs packed ({tar}).\n"
     return tar
 
 
@@ -62,14 +62,14 @@ def test_what_is_packed_is_published_elsewhere_to_the_same_bits(
     assert psplib(*PACK, tar).exit_code == 0
     first = tar.read_bytes()
     assert (first[:2] == b"\x1f\x8b") == (suffix != ".tar")
-    assert psplib("verify", tar).stdout == f"14 of 14 runs are whole ({tar}).\n"
+    assert psplib("verify", tar).stdout == f"15 of 15 runs are whole ({tar}).\n"
     done = psplib("publish", tar)
-    assert done.stdout == f"14 runs published, 0 were there already ({results}).\n"
+    assert done.stdout == f"15 runs published, 0 were there already ({results}).\n"
     ours = contents(results)
-    assert len(ours) == 5 + 13 * 4 + 14
+    assert len(ours) == 5 + 13 * 4 + 2 + 15
     assert ours == {name: (smoke.root / name).read_bytes() for name in ours}
-    assert "14 of 14 runs are whole" in psplib("verify").stdout
-    assert "0 runs published, 14 were there" in psplib("publish", tar).stdout
+    assert "15 of 15 runs are whole" in psplib("verify").stdout
+    assert "0 runs published, 15 were there" in psplib("publish", tar).stdout
     # Neither the time nor the place where it is made is in a tar.
     os.utime(smoke.folder(scales.figure_1a("smoke").dense) / "config.json", (0, 0))
     other = tmp_path / f"other{suffix}"
@@ -84,7 +84,7 @@ def test_what_is_there_already_is_kept(
     folders = sorted((tmp_path / "results" / "retraining").iterdir())
     shutil.rmtree(folders[0])
     before = folders[1].stat().st_ino
-    assert "1 runs published, 13 were there already" in psplib("publish", packed).stdout
+    assert "1 runs published, 14 were there already" in psplib("publish", packed).stdout
     assert folders[0].exists()
     assert folders[1].stat().st_ino == before
 
@@ -281,7 +281,7 @@ def test_of_a_tar_with_one_wrong_run_nothing_is_published_and_it_is_named(
     done = psplib("verify", tar)
     assert done.exit_code == 1
     assert f"{tar}/retraining/{name}" in done.stderr
-    assert f"13 of 14 runs are whole ({tar})." in done.stdout
+    assert f"14 of 15 runs are whole ({tar})." in done.stdout
 
 
 def test_a_run_is_checked_against_the_gradual_run_that_was_published_before(
@@ -302,7 +302,7 @@ def test_a_run_is_checked_against_the_gradual_run_that_was_published_before(
             shutil.copy(one / name, two / name)
 
     tar = changed(packed, tmp_path / "swapped.tar", swap)
-    assert "13 of 13 runs are whole" in psplib("verify", tar).stdout
+    assert "14 of 14 runs are whole" in psplib("verify", tar).stdout
     assert psplib("publish", packed).exit_code == 0
     done = psplib("publish", tar)
     assert done.exit_code == 2
