@@ -294,14 +294,17 @@ def test_any_loss_and_any_outputs() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", sorted(set(REFUSED) - {"nothing"}))
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_right_value_is_refused(name: str) -> None:
     make_it, message = REFUSED[name]
     model = make_it()
     model = model if name == "lazy" else model.double()
     split = images()
+    mask = Mask(torch.ones(0) > 0, ()) if name == "lazy" else Mask.dense(model)
     with pytest.raises(PsplibError, match=message):
         prune(model, split, split)
+    with pytest.raises(PsplibError, match=message):
+        retrain(model, mask, split, split)
 
 
 def test_bad_input_is_one_sentence() -> None:
