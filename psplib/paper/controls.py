@@ -274,7 +274,7 @@ def _selection(figure: FigureControls, network: str) -> Verdict:
 
 NAMES = {
     "gradual": "gradual (G)",
-    "one_shot": "one-shot, original values (1-S)",
+    "one_shot": "rewound (1-S)",
     "one_shot_shrinking": "1-S retrained with shrinking",
     "gradual_plain": "G continued without shrinking",
     "one_shot_long": "1-S trained for long",

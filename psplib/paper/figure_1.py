@@ -311,7 +311,7 @@ def errors_by_sparsity(figure: Figure1) -> pd.DataFrame:
         row = {
             "sparsity": percent(own["sparsity"], 2),
             "weights only": percent(own["weight_sparsity"], 2),
-            "LOBSTER": f"{100 * own['test_error']:.2f}",
+            ARMS["lobster"].name: f"{100 * own['test_error']:.2f}",
         }
         for name, errors in arms.items():
             row[name] = plus_minus(errors.loc[point]) if point in errors.index else ""
@@ -328,29 +328,27 @@ def panel_in_words(figure: Figure1) -> str:
         f"{percent(row.test_error, 2)} at {percent(row.sparsity, 2)}" for row in ends.itertuples()
     )
     sentences = [
-        f"LOBSTER ends with a test error of {ended} sparsity "
+        f"**{ARMS['lobster'].name}** ends with a test error of {ended} sparsity "
         f"({counted(len(ends), 'run')}; weights alone counted, the first is "
         f"{percent(ends['weight_sparsity'].iloc[0], 2)} sparse)."
     ]
     dense, density = figure.errors("dense"), figure.densities
     if len(dense):
-        sentences.append(
-            f"The dense network, trained without it, has {plus_minus(dense.loc[0])} %."
-        )
+        sentences.append(f"**{ARMS['dense'].name}** has {plus_minus(dense.loc[0])} %.")
     arms = {arm: figure.errors(arm) for arm in ARMS if arm not in ("lobster", "dense")}
     arms = {arm: errors for arm, errors in arms.items() if len(errors)}
     for arm, errors in arms.items():
         first, last = errors.index[0], errors.index[-1]
         sentence = (
-            f"**{ARMS[arm].name.capitalize()}**: {plus_minus(errors.loc[first])} % at "
-            f"{percent(1 - density[first])} sparsity"
+            f"**{ARMS[arm].name}**: {plus_minus(errors.loc[first])} % at "
+            f"{percent(1 - density[first], 2)} sparsity"
         )
         if last != first:
-            sentence += f", {plus_minus(errors.loc[last])} % at {percent(1 - density[last])}"
+            sentence += f", {plus_minus(errors.loc[last])} % at {percent(1 - density[last], 2)}"
         sentence += "."
         if len(dense):
             back = [p for p in errors.index if recovers(errors.loc[p], dense.loc[0])[0] == HOLDS]
-            at = ", ".join(percent(1 - density[p]) for p in back) or "no point"
+            at = ", ".join(percent(1 - density[p], 2) for p in back) or "no point"
             sentence += (
                 f" At most 5 % worse than the dense network, with its whole interval, at {at}."
             )

@@ -129,7 +129,7 @@ def eigenvalues_table(figures: Figures2to4) -> pd.DataFrame:
 
 def residuals(figures: Figures2to4) -> pd.DataFrame:
     """How far the eigenvalues along the line are converged: for each subspace and definition the
-    points, the Hessian-vector products at a point, the worst residual relative to λ₁."""
+    points, the mean number of Hessian-vector products at a point, the worst residual over λ₁."""
     rows = []
     for line, group in figures.lines.items():
         first = group[group["rank"] == 1].set_index("alpha")["eigenvalue"]
@@ -139,7 +139,7 @@ def residuals(figures: Figures2to4) -> pd.DataFrame:
                 "coordinates": line.subspace,
                 "definition": line.definition,
                 "points": group["alpha"].nunique(),
-                "products a point": f"{group.groupby('alpha')['products'].first().mean():.0f}",
+                "products": f"{group.groupby('alpha')['products'].first().mean():.0f}",
                 "worst residual / λ₁": f"{relative.max():.1e}",
             }
         )

@@ -58,6 +58,20 @@ def second_order_maps(figures: Figures2to4) -> Figure | None:
     return maps_plot(shown, columns=3)
 
 
+def second_order_table(figures: Figures2to4) -> pd.DataFrame:
+    """What `second_order_maps` draws, by place: agreement on the grid of Fig. 4a, joint and mutual
+    on the coarser one of pairs, empty elsewhere."""
+    place = ["alpha", "beta"]
+    drawn = (
+        (figures.map(), ["loss", "agreement"]),
+        (figures.map(pairs=True), ["joint", "mutual"]),
+    )
+    tables = [points[[*place, *columns]] for points, columns in drawn if points is not None]
+    if len(tables) < 2:
+        return tables[0] if tables else pd.DataFrame()
+    return tables[0].merge(tables[1], on=place, how="outer")
+
+
 def layers_of_figure_4(figures: Figures2to4) -> Figure | None:
     """Entropies layer by layer, a column for each layer, a row for each definition: G and each
     one-shot network of every gradual run."""
@@ -238,7 +252,7 @@ def _by_class(wide: pd.DataFrame, seed: int) -> str:
     shots = wide.loc["rewound"].mean()
     widest = (g - shots).abs().idxmax()
     return (
-        f"Run {seed}: over all classes G has {g.sum():.4f} bits, the networks from original values "
+        f"Run {seed}: over all classes G has {g.sum():.4f} bits, the rewound networks "
         f"{shots.sum():.4f} on average; they differ most in class {widest}, with {g[widest]:.4f} "
         f"against {shots[widest]:.4f}."
     )

@@ -122,7 +122,7 @@ _CURVES, _MAP = (46, 34, 372, 186), (480, 34, 186, 186)
 # Where each begins in the picture, and how wide it is with its words.
 _SPANS = (0, 440), (470, 290)
 _DRAWN = ("lobster", "rewound", "reinitialised")
-_NAMES = {"lobster": "gradual", "rewound": "one-shot", "reinitialised": "one-shot, random values"}
+_NAMES = {arm: ARMS[arm].name for arm in _DRAWN}
 
 
 class _Axis(NamedTuple):
@@ -180,7 +180,7 @@ def in_words(figure: Figure1, minima: Figures2to4) -> tuple[str, str]:
         g, s = (at(points, alpha)["loss"] for alpha, _, _ in SOLUTIONS)
         plane = (
             f"Training loss of {minima.panel.title} over the plane through both solutions: {g:.4f} "
-            f"at the gradual one (G), {s:.4f} at the one-shot one (1-S), "
+            f"at the gradual one (G), {s:.4f} at the rewound one (1-S), "
             f"up to {points['loss'].max():.1f}."
         )
     return curves, plane
@@ -287,7 +287,7 @@ def _loss(minima: Figures2to4) -> str:
         parts.append(f'<path d="M{bar} {low:.1f}h12v{cell + 0.5:.1f}h-12Z" fill="{color}"/>')
     parts.append(_text(bar + 17, top + height, f"{loss.min():.3f}"))
     parts.append(_text(bar + 17, top + 10, f"{loss.max():.0f} nats"))
-    parts.append(_text(left, top + height + 16, "the plane through G, gradual, and 1-S, one-shot"))
+    parts.append(_text(left, top + height + 16, "the plane through G, gradual, and 1-S, rewound"))
     return "".join(parts)
 
 

@@ -23,10 +23,10 @@ class Look(NamedTuple):
 
 # Okabe and Ito's palette, told apart by every kind of colour vision.
 ARMS = {
-    "lobster": Look("#0072B2", "o", "gradual (LOBSTER)"),
+    "lobster": Look("#0072B2", "o", "gradual (G)"),
     "dense": Look("#555555", "", "dense"),
-    "rewound": Look("#D55E00", "s", "one-shot, original values"),
-    "reinitialised": Look("#E69F00", "^", "one-shot, new random values"),
+    "rewound": Look("#D55E00", "s", "rewound (1-S)"),
+    "reinitialised": Look("#E69F00", "^", "re-initialised"),
     "restructured-layer": Look("#009E73", "D", "random structure, layer by layer"),
     "restructured-global": Look("#CC79A7", "v", "random structure, global"),
 }

@@ -148,7 +148,7 @@ def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
     found = figure_4.class_slides(minima)
     assert len(found) == 4 * (3 + 1)
     alt = found["second order, joint [bits]", "relu2"].alt
-    assert "Run 1: over all classes G has 1.0000 bits, the networks from original" in alt
+    assert "Run 1: over all classes G has 1.0000 bits, the rewound networks" in alt
     neurons = figure_4.neuron_slides(minima)
     assert len(neurons) == 1 + 10
     alt = neurons["relu1", "all classes"].alt

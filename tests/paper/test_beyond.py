@@ -199,7 +199,7 @@ def test_the_figure_draws_every_arm_in_both_panels() -> None:
     for ax, network in zip(drawn.axes, NETWORKS, strict=True):
         assert ax.get_title() == network
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
-        assert lines["gradual (LOBSTER)"][:, 0] == pytest.approx([100, 30, 4, 1])
+        assert lines["gradual (G)"][:, 0] == pytest.approx([100, 30, 4, 1])
         assert lines["magnitude, one-shot, rewound"][1] == pytest.approx([4, 3.8], rel=1e-3)
         assert len(lines["LOBSTER's mask, rewound"]) == 3
         assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
@@ -212,7 +212,7 @@ def test_the_tables_and_the_reading_quote_the_errors() -> None:
     row = beyond.retrained_masks(figure).iloc[-1]
     assert row["sparsity"] == "99.00 %"
     assert row["magnitude, one-shot, rewound"] == "3.80\u00a0±\u00a00.00"
-    assert row["gradual (LOBSTER)"] == row["gradual, weight decay only"] == "1.80"
+    assert row["gradual (G)"] == row["gradual, weight decay only"] == "1.80"
     decay = beyond.gradual_runs(figure)
     assert len(decay) == 8
     assert decay.iloc[0]["test error, decay only"] == "1.80\u00a0±\u00a00.00"

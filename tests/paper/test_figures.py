@@ -29,8 +29,8 @@ def test_the_curves_are_the_tables(figure) -> None:
     ax, near = figure_1.plot_panel(figure).axes
     drawn = {line.get_label(): line.get_xydata() for line in ax.lines}
     mean = 100 * sum(papers_world("rewound", 0.04, r) for r in range(6)) / 6
-    assert drawn["one-shot, original values"][1] == pytest.approx([4.0, mean])
-    assert drawn["gradual (LOBSTER)"][:, 0] == pytest.approx([100, 40, 4, 1])
+    assert drawn["rewound (1-S)"][1] == pytest.approx([4.0, mean])
+    assert drawn["gradual (G)"][:, 0] == pytest.approx([100, 40, 4, 1])
     assert ax.get_xscale() == ax.get_yscale() == near.get_xscale() == "log"
     assert near.get_yscale() == "linear"
     assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
@@ -94,8 +94,8 @@ def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
     ]
     (ax,) = figure_1.plot_convergence(pd.DataFrame(rows), "").axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
-    assert drawn["one-shot, original values"] == [pytest.approx([1, 3]), pytest.approx([2, 4])]
-    assert drawn["one-shot, new random values"] == [pytest.approx([1, 6]), pytest.approx([2, 7])]
+    assert drawn["rewound (1-S)"] == [pytest.approx([1, 3]), pytest.approx([2, 4])]
+    assert drawn["re-initialised"] == [pytest.approx([1, 6]), pytest.approx([2, 7])]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from psplib.runs.store import Store
 
 needs_chromium = pytest.mark.skipif(browsing.CHROMIUM is None, reason="there is no Chromium")
 HERE = ("file:", "data:")
-REWOUND, NEW = "one-shot, original values", "one-shot, new random values"
+REWOUND, NEW = "rewound (1-S)", "re-initialised"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_curves_hold_the_table_and_its_t_quantiles() -> None:
     figure = panel(papers_world, ARMS)
     numbers = live.curves([figure]).numbers
     (found,) = numbers["panels"]
-    assert [arm["name"] for arm in found["arms"]] == ["gradual (LOBSTER)", REWOUND, NEW]
+    assert [arm["name"] for arm in found["arms"]] == ["gradual (G)", REWOUND, NEW]
     for arm, name in zip(found["arms"][1:], ARMS[1:], strict=True):
         table = figure.errors(name)
         for point, row in arm["points"].items():
@@ -114,7 +114,7 @@ def test_a_reader_reads_off_means_intervals_and_differences(page_of) -> None:
     page = page_of(live.curves([figure]))
     svg = page.locator(".psplib-live > div > svg")
     svg.press("ArrowRight")
-    assert answer(page) == "gradual (LOBSTER), 0.00 % pruned: 1.80 %"
+    assert answer(page) == "gradual (G), 0.00 % pruned: 1.80 %"
     svg.press("ArrowDown")
     i = statistics.interval(figure.errors("rewound").loc[1])
     shown = f"{REWOUND}, 60.00 % pruned: {i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], 6 replicas"

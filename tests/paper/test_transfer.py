@@ -148,7 +148,7 @@ def test_figures_tables_and_ledger_show_what_is_there() -> None:
         assert plot(figure) is not None
     shown = transfer.errors_by_shots(figure).iloc[0]
     assert shown["raw pixels"] == "30.01"
-    assert shown["gradual (LOBSTER)"].startswith("20.00")
+    assert shown["gradual (G)"].startswith("20.00")
     assert transfer.orders_table(figure).iloc[0]["gradual runs"] == "4"
     panels = [panel(papers_world, ("dense", "rewound"), name) for name in scales.PANELS]
     listed = [e for e in ledger.entries(panels, minima(), None, figure) if e.chapter == "transfer"]
