@@ -60,7 +60,7 @@ class Read:
 
 def solve(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Ridge regression with an intercept that is not penalised: for each penalty p the weights
-    (K, d, C) and intercepts (K, C) that make |XW + b - Y|² + p |W|² least, of x (n, d), y (n, C).
+    (K, d, C) and intercepts (K, C) that make `|XW + b - Y|² + p |W|²` least; x (n, d), y (n, C).
 
     The eigenvectors are those of the smaller of XᵀX and XXᵀ.
     """

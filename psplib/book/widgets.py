@@ -1,6 +1,6 @@
 """Slides -> a widget that answers in JupyterLab and, without a kernel, in the built page.
 
-Controls are linked in the browser (`jslink`) to `Stack`s of pictures, a Stack for each control
+Controls are linked in the browser (`jslink`) to stacks of pictures, a `Stack` for each control
 inside those of the controls before it. Where there are no widgets at all (in print, in a preview
 of the notebook), the slide that the widget begins with stands for it.
 """

@@ -74,7 +74,7 @@ class Sharpness(Analysis):
     ) -> dict[str, pd.DataFrame]:
         """`curvature`: a row for G (arm `lobster`) and each replica on each part of the images:
         `lambda_1`, the largest eigenvalue of the Hessian in the surviving coordinates,
-        `lambda_1_all` in all, `lambda_1_relative` of |w|·H·|w|, and `residual`, the largest of the
+        `lambda_1_all` in all, `lambda_1_relative` of `|w|·H·|w|`, and `residual`, largest of the
         three relative to its eigenvalue. `networks`: a row for each of them: `norm` of the weights;
         `lambda_5` and `lambda_min` with `residual_5` and `residual_min`, the fifth and the smallest
         eigenvalue in the surviving coordinates on the first part; `z2`, the mean of z^2 averaged

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.designs import Beyond
 from psplib.paper import figure_1
-from psplib.paper.display import NOT_THERE, plus_minus, unbroken
+from psplib.paper.display import NOT_THERE, in_one_sentence, plus_minus, unbroken
 from psplib.paper.figure_1_claims import HIGH_SPARSITY
 from psplib.paper.statistics import (
     MARGIN,
@@ -472,6 +472,18 @@ def _few(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[
         np.unique(np.linspace(0, len(table) - 1, 4).round().astype(int))[: len(table)]
     ]
+
+
+def beyond_answer(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    return in_one_sentence(
+        found,
+        {
+            "The sensitivity term helps": "LOBSTER's sensitivity term lowers the error",
+            "than those of iterative magnitude": "its masks retrain to a lower error than those of "
+            "iterative magnitude pruning",
+        },
+    )
 
 
 def rivals_in_words(figure: FigureBeyond) -> str:

@@ -9,6 +9,7 @@ unequal chances were written down before any of these runs was there.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +22,14 @@ from matplotlib.figure import Figure
 from psplib.experiments.census import Census
 from psplib.experiments.designs import Controlled, Controls, Panel
 from psplib.experiments.scales import CONTROLS, experiment
-from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
+from psplib.paper.display import (
+    NOT_THERE,
+    counted,
+    in_one_sentence,
+    percent,
+    plus_minus,
+    unbroken,
+)
 from psplib.paper.statistics import (
     HOLDS,
     MARGIN,
@@ -384,6 +392,17 @@ def _shown(gap: pd.Series, unit: str) -> str:
     mean, low, high = (format(x, form) for x in (found.mean, found.low, found.high))
     bounds = f" [{low}, {high}]" if found.n > 1 else ""
     return f"{mean}{bounds} {unit}"
+
+
+def controls_answer(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    said = (
+        "G has the lower test error where both are trained with the regulariser",
+        "it has where neither is",
+        "it has where 1-S is trained for long",
+    )
+    conditions = (f"{pair.words}, {QUANTITIES[0].words}" for pair in CONDITIONS)
+    return in_one_sentence(found, dict(zip(conditions, said, strict=True)))
 
 
 def controls_in_words(figure: FigureControls) -> str:

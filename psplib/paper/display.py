@@ -1,10 +1,12 @@
-"""How a chapter shows a figure, a table and verdicts: badge, downloads, alternative text, HTML."""
+"""How a chapter shows a figure and a table: badge, downloads, alternative text, HTML; and how its
+verdicts are said in one sentence."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +18,18 @@ from matplotlib.figure import Figure
 
 from psplib.core.config import canonical
 from psplib.experiments.designs import Design, Minima, Panel
-from psplib.paper.statistics import NOT_RUN, VERDICTS, Interval, Verdict, interval
+from psplib.paper.statistics import (
+    FAILS,
+    HOLDS,
+    MIXED,
+    NOT_COMPARABLE,
+    NOT_RUN,
+    UNDECIDED,
+    VERDICTS,
+    Interval,
+    Verdict,
+    interval,
+)
 from psplib.paper.style import STYLE
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact
@@ -143,11 +156,24 @@ def picture(fig: Figure) -> Any:
     """A figure as a PNG of the page's width."""
     from IPython.display import Image
 
+    return Image(_png(fig), width=int(100 * fig.get_figwidth()), alt=describe(fig))
+
+
+def picture_in_html(fig: Figure) -> str:
+    """The same as HTML that carries it."""
+    source = base64.b64encode(_png(fig)).decode()
+    return (
+        f'<img src="data:image/png;base64,{source}" alt="{html.escape(describe(fig))}" '
+        f'width="{int(100 * fig.get_figwidth())}" style="height: auto; background: white">'
+    )
+
+
+def _png(fig: Figure) -> bytes:
     png = io.BytesIO()
     with mpl.rc_context(STYLE):
         fig.savefig(png, format="png", metadata={"Software": None})
     fig.set_layout_engine("none")  # all has its place now, in the SVG too
-    return Image(png.getvalue(), width=int(100 * fig.get_figwidth()), alt=describe(fig))
+    return png.getvalue()
 
 
 def describe(fig: Figure) -> str:
@@ -203,24 +229,6 @@ def _data(mark: Mapping[str, str]) -> str:
     return "".join(f' data-{name}="{html.escape(value)}"' for name, value in mark.items())
 
 
-def verdict_table(found: Sequence[Verdict], of: str = "claim of the paper") -> Any:
-    """Verdicts as an HTML table: claim (headed `of`), verdict, effect with its interval, test."""
-    from IPython.display import HTML
-
-    names = (of, "verdict", "effect and 95 % interval", "n", "test")
-    rows = [
-        (
-            html.escape(v.claim),
-            verdict_label(v.verdict),
-            effect_in_words(v),
-            str(v.n or "–"),
-            unbroken(html.escape(v.test)),
-        )
-        for v in found
-    ]
-    return HTML(cards(names, rows))
-
-
 def effect_in_words(verdict: Verdict) -> str:
     """An effect with its interval, where it has one, and unit; a dash where there is none."""
     numbers = (verdict.effect, verdict.low, verdict.high)
@@ -238,18 +246,59 @@ def verdict_label(verdict: str) -> str:
     return f'<span class="psplib-verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def in_short(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts in one sentence for each outcome (Markdown)."""
-    if {v.verdict for v in verdicts} == {NOT_RUN}:
-        return "None of these claims has been tested yet."
-    sentences = []
-    for outcome in VERDICTS:
-        these = [v.claim for v in verdicts if v.verdict == outcome]
-        if these:
-            sentences.append(
-                f"- **{outcome}** ({len(these)} of {len(verdicts)}): {' '.join(these)}"
-            )
-    return "\n".join(sentences)
+def split_claim(claim: str) -> tuple[str, str]:
+    """A claim, and of which network it is made, if that stands in brackets at its end.
+
+    >>> split_claim("Its loss is lower (LeNet-5, MNIST).")
+    ('Its loss is lower.', 'LeNet-5, MNIST')
+    """
+    found = re.fullmatch(r"(.+?)\.? \(([^()]+)\)\.?", claim)
+    return (f"{found[1]}.", found[2]) if found else (claim, "")
+
+
+_COMES_TO = {
+    HOLDS: "**holds**",
+    FAILS: "does **not hold**",
+    MIXED: "is **mixed**",
+    UNDECIDED: "is **undecided**",
+    NOT_COMPARABLE: "is **not comparable**",
+    NOT_RUN: "has **not been tested** yet",
+}
+
+
+def in_one_sentence(found: Sequence[Verdict], statements: Mapping[str, str]) -> str:
+    """What a chapter comes to, as one sentence (Markdown): what each statement holds in, with its
+    effect, and what else was found. `statements`: what is said, by a part of the claims' words."""
+    clauses = []
+    for words, said in statements.items():
+        places: dict[str, list[str]] = {}
+        for v in found:
+            if words in v.claim:
+                places.setdefault(v.verdict, []).append(_place(v))
+        outcomes = [
+            f"{_COMES_TO[verdict]}{listed([p for p in places[verdict] if p])}"
+            for verdict in VERDICTS
+            if verdict in places
+        ]
+        clauses.append(f"that {said} {', '.join(outcomes)}")
+    return unbroken(f"**In short:** {'; '.join(clauses)}.")
+
+
+def _place(v: Verdict) -> str:
+    """Where a verdict is reached, and the effect of one that is decided: " in LeNet-5 (...)"."""
+    network = split_claim(v.claim)[1].replace(", ", " on ")
+    is_decided = v.verdict in (HOLDS, FAILS) and np.isfinite(v.effect)
+    size = f" ({effect_in_words(v)})" if is_decided else ""
+    return f" in {network}{size}" if network else size
+
+
+def listed(places: Sequence[str]) -> str:
+    """Places one after the other, " and" before the last.
+
+    >>> listed([" in A", " in B", " in C"])
+    ' in A, in B and in C'
+    """
+    return " and".join(filter(None, [",".join(places[:-1]), *places[-1:]]))
 
 
 def plus_minus(values: Interval | pd.Series, digits: int = 2) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from psplib.experiments.scales import PANELS, experiment
 from psplib.paper import display
 from psplib.paper.controls import chances_of
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
-from psplib.paper.statistics import HOLDS, MARGIN, Interval, at_most, interval
+from psplib.paper.statistics import interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
 from psplib.paper.tables import divide
 from psplib.pruning.lobster import Lobster
@@ -146,13 +147,6 @@ def _networks(done: dict[Run, Artefact]) -> pd.DataFrame:
     nothing = pd.DataFrame(columns=list(COLUMNS))
     table = pd.concat(frames, ignore_index=True) if frames else nothing
     return table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
-
-
-def recovers(retrained: pd.Series, dense: pd.Series) -> tuple[str, Interval, float]:
-    """The verdict on "retraining is at most 5 % worse than the dense network", replica by replica;
-    the difference and the margin in points."""
-    difference, margin = interval((retrained - dense).dropna()), MARGIN * dense.mean()
-    return at_most(difference, margin), difference, margin
 
 
 def plot_panel(figure: Figure1) -> Figure | None:
@@ -319,54 +313,50 @@ def errors_by_sparsity(figure: Figure1) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def panel_in_words(figure: Figure1) -> str:
-    """What the panel shows, in sentences (Markdown) whose numbers come from its table."""
-    if figure.runs.empty:
-        return NOT_THERE
-    ends = figure.runs.sort_values("point").groupby("lobster_seed").last()
-    ended = ", ".join(
-        f"{percent(row.test_error, 2)} at {percent(row.sparsity, 2)}" for row in ends.itertuples()
+def unfolded(panels: Sequence[Figure1]) -> Any:
+    """The panels one by one as HTML, each folded away: its picture, its errors, and how far its
+    retraining had come."""
+    from IPython.display import HTML
+
+    return HTML("".join(_unfolded(figure) for figure in panels))
+
+
+def _unfolded(figure: Figure1) -> str:
+    name, fig = figure.panel.name, plot_panel(figure)
+    if fig is None:
+        return f'<p class="psplib-badge">{figure.title}: {NOT_THERE}</p>'
+    training = plot_convergence(figure.history, f"{figure.panel.title}: is it the training budget?")
+    parts = [
+        display.picture_in_html(fig),
+        display.downloads(name, fig, figure.table, figure.panel),
+        f"<div>{display.styled(errors_by_sparsity(figure)).to_html()}</div>",
+    ]
+    if training:
+        data = f"{name}_convergence", training, figure.history, figure.panel
+        parts += [display.picture_in_html(training), display.downloads(*data)]
+    return (
+        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: all arms, the same '
+        f"near the dense error, every number, how retraining went</summary>{''.join(parts)}"
+        "</details>"
     )
-    sentences = [
-        f"**{ARMS['lobster'].name}** ends with a test error of {ended} sparsity "
-        f"({counted(len(ends), 'run')}; weights alone counted, the first is "
-        f"{percent(ends['weight_sparsity'].iloc[0], 2)} sparse)."
-    ]
-    dense, density = figure.errors("dense"), figure.densities
-    if len(dense):
-        sentences.append(f"**{ARMS['dense'].name}** has {plus_minus(dense.loc[0])} %.")
-    arms = {arm: figure.errors(arm) for arm in ARMS if arm not in ("lobster", "dense")}
-    arms = {arm: errors for arm, errors in arms.items() if len(errors)}
-    for arm, errors in arms.items():
-        first, last = errors.index[0], errors.index[-1]
-        sentence = (
-            f"**{ARMS[arm].name}**: {plus_minus(errors.loc[first])} % at "
-            f"{percent(1 - density[first], 2)} sparsity"
-        )
-        if last != first:
-            sentence += f", {plus_minus(errors.loc[last])} % at {percent(1 - density[last], 2)}"
-        sentence += "."
+
+
+def summary(panels: Sequence[Figure1]) -> str:
+    """Where each panel ends, in a line (Markdown): the test error of every arm at the last point
+    that is retrained from."""
+    lines = []
+    for figure in panels:
+        if not figure.planned:
+            continue
+        last = figure.planned[-1]
+        arms = [f"{ARMS['lobster'].name} {percent(figure.gradual['test_error'][last], 2)}"]
+        for arm in ("rewound", "reinitialised", "restructured-layer", "restructured-global"):
+            errors = figure.errors(arm)
+            if last in errors.index:
+                arms.append(f"{ARMS[arm].name} {plus_minus(errors.loc[last])} %")
+        dense = figure.errors("dense")
         if len(dense):
-            back = [p for p in errors.index if recovers(errors.loc[p], dense.loc[0])[0] == HOLDS]
-            at = ", ".join(percent(1 - density[p], 2) for p in back) or "no point"
-            sentence += (
-                f" At most 5 % worse than the dense network, with its whole interval, at {at}."
-            )
-        sentences.append(sentence)
-    structure = "a new structure of the same layer sizes raises it further"
-    gaps = [
-        f"{what} by {plus_minus(gap)} points"
-        for what, worse, better in (
-            ("new initial values raise the error", "reinitialised", "rewound"),
-            (structure, "restructured-layer", "reinitialised"),
-        )
-        if worse in arms
-        and better in arms
-        and len(gap := (arms[worse] - arms[better]).dropna(how="all").mean().dropna())
-    ]
-    if gaps:
-        sentences.append(
-            f"Averaged over the points, replica by replica: {'; '.join(gaps)} "
-            "(a minus sign would mean that they lower it)."
-        )
-    return unbroken("\n\n".join(sentences))
+            arms.append(f"{ARMS['dense'].name} {plus_minus(dense.loc[0])} %")
+        at = percent(1 - figure.densities[last], 2)
+        lines.append(f"- **{figure.title}**, at {at} sparsity: {', '.join(arms)}.")
+    return unbroken("\n".join(lines or [NOT_THERE]))

@@ -6,15 +6,13 @@ a run. Claims about one mask have its replicas, and say so in their words.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from psplib.paper.display import counted, percent, verdict_label
+from psplib.paper.display import counted, in_one_sentence, percent
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.statistics import (
     MARGIN,
@@ -421,26 +419,27 @@ def _letters(letters: Iterable[str]) -> str:
     return ", ".join(f"({letter})" for letter in letters)
 
 
-def answer(panels: Sequence[Figure1]) -> Any:
-    """The verdicts of all panels as one HTML table: a row for each claim, a column for each panel,
-    a dash where the claim is not about that panel."""
-    from IPython.display import HTML
+def all_claims(panels: Sequence[Figure1]) -> list[Verdict]:
+    """The claims on each panel, with its title and scale, and those on all together."""
+    found = [
+        replace(
+            v, claim=f"{v.claim} ({figure.panel.title})", basis=f"{figure.panel.scale}, {v.basis}"
+        )
+        for figure in panels
+        for v in panel_claims(figure)
+    ]
+    return [*found, *claims_across(panels)]
 
-    letters = [figure.letter for figure in panels]
-    found: dict[str, dict[str, str]] = {}
-    for letter, figure in zip(letters, panels, strict=True):
-        for v in panel_claims(figure):
-            found.setdefault(v.claim, {})[letter] = verdict_label(v.verdict)
-    rows = {
-        claim: "".join(f"<td>{labels.get(letter, '–')}</td>" for letter in letters)
-        for claim, labels in found.items()
-    }
-    for v in claims_across(panels):
-        label = verdict_label(v.verdict)
-        rows[v.claim] = f'<td colspan="{len(letters)}">{label}, of all together</td>'
-    head = "".join(f"<th>({letter})</th>" for letter in letters)
-    body = "".join(f"<tr><td>{html.escape(c)}</td>{cells}</tr>" for c, cells in rows.items())
-    return HTML(
-        '<table class="psplib"><thead><tr><th>claim of the paper</th>'
-        f"{head}</tr></thead>{body}</table>"
+
+def answer(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    return in_one_sentence(
+        found,
+        {
+            "gradual pruning has a lower error than one-shot rewinding": "gradual pruning has the "
+            "lower test error at high sparsity",
+            "gap between original and random initial values": "it hardly matters which initial "
+            "values the survivors are trained from",
+            "retraining fails at high compression rates": "retraining fails at high compression",
+        },
     )

@@ -13,7 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psplib.experiments.sharpness import MEASURES
-from psplib.paper.display import NOT_THERE, effect_in_words, plus_minus, unbroken
+from psplib.paper.display import (
+    NOT_THERE,
+    effect_in_words,
+    in_one_sentence,
+    plus_minus,
+    unbroken,
+)
 from psplib.paper.minima import (
     Censuses,
     Comparison,
@@ -292,6 +298,19 @@ def _between_samples(censuses: Censuses, column: str) -> str:
         return "–"
     logs = np.log(censuses.table[parts].dropna())
     return f"± {100 * np.sqrt(logs.var(axis=1).mean()):.0f} %"
+
+
+def answer_of_figure_2(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    return in_one_sentence(
+        found,
+        {
+            "lower region of the training loss": "G has the lower training loss",
+            "generalises slightly better": "G has the lower test error",
+            "one-shot solution: surviving coordinates": "G lies in the narrower minimum (surviving "
+            "coordinates)",
+        },
+    )
 
 
 def reading_of_figure_2(figures: Figures2to4) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from psplib.paper.display import NOT_THERE, counted, plus_minus
+from psplib.paper.display import NOT_THERE, counted, in_one_sentence, plus_minus
 from psplib.paper.minima import (
     NETWORK,
     Censuses,
@@ -50,11 +52,12 @@ def networks_of_figure_3(figures: Figures2to4) -> Figure | None:
     return networks_plot(table, {column: Quantity(title, 2) for column, title in titles.items()})
 
 
+_HIDDEN = "hidden layers"
 _LOWER = "The gradual solution has lower PSP magnitudes than the one-shot solution: {}."
 LOWER_MAGNITUDE, LOWER_WITH_LOGITS = (
     Comparison(_LOWER.format(mean), "5.3", f"mean z², {mean}", column, -1, "×")
     for column, mean in (
-        ("z2", "hidden layers"),
+        ("z2", _HIDDEN),
         ("z2_with_logits", "hidden layers and logits, as the authors' code has it"),
     )
 )
@@ -126,6 +129,12 @@ def _by_epoch(censuses: Censuses) -> list[float]:
         for _, rows in rewound.groupby("lobster_seed")
         if len(rows) >= FEWEST and rows["best_epoch"].nunique() > 1
     ]
+
+
+def answer_of_figure_3(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    claim = f"lower PSP magnitudes than the one-shot solution: {_HIDDEN}."
+    return in_one_sentence(found, {claim: "the potentials of the hidden neurons are smaller in G"})
 
 
 def reading_of_figure_3(figures: Figures2to4) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from psplib.experiments.profile import entropies
-from psplib.paper.display import NOT_THERE, plus_minus
+from psplib.paper.display import NOT_THERE, in_one_sentence, plus_minus
 from psplib.paper.minima import (
     NETWORK,
     Comparison,
@@ -19,7 +20,6 @@ from psplib.paper.minima import (
     arm_legend,
     beside,
     by_arm,
-    compare,
     frame,
     in_each,
     layer_differences,
@@ -29,7 +29,7 @@ from psplib.paper.minima import (
 )
 from psplib.paper.plane import ALL_LAYERS, LABELS, lossy_below, maps_plot
 from psplib.paper.slide import Slide, Slides, draw_slide
-from psplib.paper.statistics import FAILS, HOLDS, MARGIN, NOT_RUN, UNDECIDED, Verdict
+from psplib.paper.statistics import MARGIN, UNDECIDED, Verdict
 from psplib.paper.style import ARMS, STYLE
 
 # The definitions of PSP-entropy: the columns of the censuses, and their names.
@@ -155,8 +155,6 @@ AGNOSTIC = (
     ),
 )
 COMPARED = (COMPARABLE_FIRST, COMPARABLE_POOLED, *HIGHER_SECOND.values(), *AGNOSTIC)
-# The definitions that say something which first order does not.
-WITNESSES = ("mutual", "agreement")
 
 
 def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
@@ -172,26 +170,17 @@ def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
     return [*first, elsewhere, *second, *agnostic]
 
 
-def definitions_in_words(figures: Figures2to4) -> str:
-    """What the definitions of second order say together, network by network (Markdown)."""
-    sentences = []
-    for one in figures.networks:
-        said = {name: compare(HIGHER_SECOND[name], one).verdict for name in WITNESSES}
-        if NOT_RUN in said.values():
-            continue
-        each = " and ".join(f"{_said(verdict)} by *{name}*" for name, verdict in said.items())
-        sentences.append(f"{one.title}: that second order is higher {each}.")
-    if not sentences:
-        return "The second-order entropies are not there yet."
-    return (
-        f"{' '.join(sentences)} *Joint* is no further witness: it is 2 · first order − mutual, "
-        "exactly."
+def answer_of_figure_4(found: Sequence[Verdict]) -> str:
+    """The chapter's first sentence (Markdown)."""
+    return in_one_sentence(
+        found,
+        {
+            "first-order entropies: layers of equal weight": "G and the rewound networks have "
+            "comparable entropies of first order",
+            "second-order entropy: mutual": "G has the higher one of second order by *mutual*",
+            "second-order entropy: agreement": "it has by *agreement*",
+        },
     )
-
-
-def _said(verdict: str) -> str:
-    """A verdict as the rest of a sentence: "holds", "is undecided"."""
-    return f"**{verdict}**" if verdict in (HOLDS, FAILS) else f"is **{verdict}**"
 
 
 def reading_of_figure_4(figures: Figures2to4) -> str:

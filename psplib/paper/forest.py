@@ -1,24 +1,25 @@
 """Forest plots: a line a test, with zero, the region of the claim, the effect and its interval.
 
-A line is a small SVG for a cell of a table, whose words beside it say the same numbers. Lines of
-one unit share an axis that is nearly linear around zero and logarithmic beyond, so that 0.1 and 10
-points can both be seen.
+In a chapter the lines of one claim stand together, a network each. A line is a small SVG for a cell
+of a table, whose words beside it say the same numbers. Lines of one unit share an axis that is
+nearly linear around zero and logarithmic beyond, so that 0.1 and 10 points can both be seen.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from psplib.experiments import scales
-from psplib.paper.display import effect_in_words
-from psplib.paper.statistics import Verdict
+from psplib.experiments.names import SCALES
+from psplib.paper.display import effect_in_words, split_claim, unbroken, verdict_label
+from psplib.paper.statistics import NOT_RUN, Verdict
 
-PAPER = list(scales.SCALES)[-1]
+PAPER = list(SCALES)[-1]
 # Up to about which effect the axis of a unit is linear; of a factor (×), of its logarithm.
 _LINEAR = {"points": 0.1, "bits": 0.01, "×": 0.1, "r": 0.5, "index": 0.01}
 _TICKS = {
@@ -112,3 +113,53 @@ def legend(axis: Mapping[str, Axis]) -> str:
         "upright line is no effect. Filled: the paper’s scale; hollow: a smaller one; dashed: no "
         f"interval. Ticks on both sides: {'; '.join(ticks)}.</p>"
     )
+
+
+def scales_of(basis: str) -> list[str]:
+    """The scales that the basis of a verdict names."""
+    words = set(basis.replace(",", " ").split())
+    return [scale for scale in SCALES if scale in words]
+
+
+def forest_plot(
+    found: Sequence[Verdict], scale: str, of: str = "claim of the paper, and where"
+) -> Any:
+    """Verdicts as an HTML table with a line for each, those on one claim (headed `of`) together;
+    a claim unfolds to its tests. `scale` is that of verdicts whose basis names none."""
+    from IPython.display import HTML
+
+    claims: dict[str, list[tuple[str, Verdict]]] = {}
+    for v in found:
+        claim, network = split_claim(v.claim)
+        claims.setdefault(claim, []).append((network, v))
+    axis = axes(found)
+    head = "".join(f"<th>{name}</th>" for name in (of, "verdict", "effect, 95 % interval", "n"))
+    body = "".join(_of_claim(claim, rows, axis, scale) for claim, rows in claims.items())
+    table = f'<table class="psplib forest"><thead><tr>{head}</tr></thead>{body}</table>'
+    return HTML(legend(axis) + table)
+
+
+def _of_claim(
+    claim: str, rows: Sequence[tuple[str, Verdict]], axis: Mapping[str, Axis], scale: str
+) -> str:
+    tests = "".join(
+        f"<p>{html.escape('; '.join(filter(None, (network, v.test, v.basis))))}</p>"
+        for network, v in rows
+    )
+    lines = "".join(_row(network, v, axis, scale) for network, v in rows)
+    return (
+        f'<tbody><tr><th colspan="4" scope="rowgroup"><details><summary>{html.escape(claim)}'
+        f"</summary>{unbroken(tests)}</details></th></tr>{lines}</tbody>"
+    )
+
+
+def _row(network: str, v: Verdict, axis: Mapping[str, Axis], scale: str) -> str:
+    is_paper_scale = (scales_of(v.basis) or [scale]) == [PAPER]
+    drawn = line(v, axis, is_paper_scale) if v.verdict != NOT_RUN else ""
+    cells = (
+        html.escape(network),
+        verdict_label(v.verdict),
+        f"{drawn} {html.escape(effect_in_words(v))}",
+        str(v.n or "–"),
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

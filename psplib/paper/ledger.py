@@ -48,8 +48,7 @@ class Entry:
         """The scale that the basis names, `SEVERAL`, or empty where nothing was run."""
         if self.verdict.verdict == NOT_RUN:
             return ""
-        words = set(self.basis.replace(",", " ").split())
-        named = [scale for scale in SCALES if scale in words]
+        named = forest.scales_of(self.basis)
         return SEVERAL if len(named) > 1 else "".join(named)
 
 

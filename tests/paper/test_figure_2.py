@@ -9,7 +9,7 @@ from scipy import stats
 from worlds import PAPER, censuses, line, world
 
 from psplib.experiments.sharpness import MEASURES
-from psplib.paper import choices, display, figure_2, minima
+from psplib.paper import choices, figure_2, forest, minima
 from psplib.paper.figure_2 import claims_of_figure_2
 from psplib.paper.statistics import FAILS, HOLDS, MIXED, NOT_RUN, UNDECIDED
 
@@ -138,6 +138,6 @@ def test_reading_and_tables_quote_the_censuses() -> None:
 
 
 def test_units_stand_beside_the_effects() -> None:
-    html = display.verdict_table(claims_of_figure_2(world())).data
+    html = forest.forest_plot(claims_of_figure_2(world()), "quick").data
     assert re.search(r"2\.00 \[2\.00, 2\.00\] ×", html)
     assert re.search(r"\+0\.20 \[\+0\.20, \+0\.20\] points", html)

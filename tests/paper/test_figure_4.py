@@ -4,7 +4,7 @@ import re
 
 from worlds import PAPER, world
 
-from psplib.paper import display, figure_4
+from psplib.paper import figure_4, forest
 from psplib.paper.statistics import FAILS, HOLDS, UNDECIDED
 
 
@@ -31,9 +31,10 @@ def test_where_there_is_no_difference_nothing_is_higher_and_all_is_comparable() 
 
 
 def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
-    said = figure_4.definitions_in_words(world(mutual=(0.04, 0.05)))
-    assert "higher **does not hold** by *mutual* and **holds** by *agreement*" in said
-    assert "*Joint* is no further witness" in said
+    found = figure_4.claims_of_figure_4(world(mutual=(0.04, 0.05)))
+    said = figure_4.answer_of_figure_4(found)
+    assert "by *mutual* does **not hold** in" in said
+    assert "by *agreement* **holds** in" in said
     joint = figure_4.claims_of_figure_4(world())[-3]
     assert "joint, which is 2 · first order − mutual and so no further witness" in joint.claim
 
@@ -50,5 +51,5 @@ def test_a_difference_is_bold_where_its_interval_excludes_zero() -> None:
 
 
 def test_bits_stand_beside_the_effects() -> None:
-    html = display.verdict_table(figure_4.claims_of_figure_4(world())).data
+    html = forest.forest_plot(figure_4.claims_of_figure_4(world()), "quick").data
     assert re.search(r"\+0\.10\d\d \[.*\] bits", html)

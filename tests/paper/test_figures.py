@@ -14,9 +14,9 @@ from worlds import ARMS, panel, papers_world
 
 from psplib.core.config import canonical
 from psplib.experiments import scales
-from psplib.paper import display, figure_1, statistics, style
+from psplib.paper import display, figure_1, forest, statistics, style
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import answer, claims_across, panel_claims
+from psplib.paper.figure_1_claims import all_claims, answer, claims_across, panel_claims
 from psplib.runs.store import Store
 
 
@@ -73,10 +73,9 @@ def test_the_svg_is_deterministic(figure) -> None:
     assert first == second
 
 
-def test_the_reading_quotes_the_table(figure) -> None:
-    text = figure_1.panel_in_words(figure)
-    assert "1.80 % at 99.00 % sparsity" in text.replace("\u00a0", " ")
-    assert "new initial values raise the error by 0.02 ± 0.00 points" in text.replace("\u00a0", " ")
+def test_the_summary_quotes_the_table(figure) -> None:
+    text = figure_1.summary([figure]).replace("\u00a0", " ")
+    assert "at 99.00 % sparsity: gradual (G) 1.80 %" in text
 
 
 def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
@@ -148,18 +147,20 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
 
-def test_the_answer_has_every_verdict_of_every_panel_once(panels: list[Figure1]) -> None:
-    text = answer(panels).data
-    rows = re.findall(r"<tr><td>(.*?)</td>(.*?)</tr>", text)
-    cells = {html.unescape(claim): re.findall(r"<td[^>]*>(.*?)</td>", c) for claim, c in rows}
-    assert len(cells) == len(rows), "a claim has one row"
-    for number, figure in enumerate(panels):
-        told = {v.claim: display.verdict_label(v.verdict) for v in panel_claims(figure)}
-        column = {claim: c[number] for claim, c in cells.items() if len(c) == len(panels)}
-        assert {claim: label for claim, label in column.items() if label != "–"} == told
-    for v in claims_across(panels):
-        (label,) = cells[v.claim]
-        assert label.startswith(display.verdict_label(v.verdict))
+def test_the_forest_has_every_verdict_once_and_every_claim(panels: list[Figure1]) -> None:
+    found = all_claims(panels)
+    assert len(found) == sum(len(panel_claims(f)) for f in panels) + len(claims_across(panels))
+    text = forest.forest_plot(found, "quick").data
+    shown = re.findall(r'<span class="psplib-verdict [^"]*">(.*?)</span>', text)
+    assert sorted(shown) == sorted(v.verdict for v in found)
+    claims = [html.unescape(claim) for claim in re.findall(r"<summary>(.*?)</summary>", text)]
+    assert claims == list(dict.fromkeys(display.split_claim(v.claim)[0] for v in found))
+
+
+def test_the_panels_unfold(panels: list[Figure1]) -> None:
+    text = figure_1.unfolded(panels).data
+    assert text.count("<details") == text.count("</details>") == len(panels)
+    assert "near the dense error" in text
 
 
 def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> None:
@@ -174,8 +175,9 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figure_1.plot_convergence(empty.history, "") is None
     assert display.styled(figure_1.errors_by_sparsity(empty)) is None
     assert display.badge(empty, "(c)").count("not there yet") == 1
-    assert display.in_short(panel_claims(empty)) == "None of these claims has been tested yet."
-    assert figure_1.panel_in_words(empty) == display.NOT_THERE
+    assert "has **not been tested** yet in LeNet-5 on Fashion-MNIST" in answer(all_claims([empty]))
+    assert figure_1.summary([empty]) == display.NOT_THERE
+    assert display.NOT_THERE in figure_1.unfolded([empty]).data
     assert display.missing_runs(empty).startswith("The gradual run of this figure is not there yet")
     assert "--scale paper --only figure_1c" in display.missing_runs(empty)
     assert {v.verdict for v in panel_claims(empty)} == {statistics.NOT_RUN}

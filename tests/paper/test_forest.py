@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
-from psplib.paper import forest, ledger
+from psplib.paper import display, forest, ledger
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
@@ -23,6 +23,34 @@ from psplib.paper.statistics import (
     is_comparable,
     reported,
 )
+
+
+def test_a_sentence_has_every_statement_with_its_networks_and_decided_effects() -> None:
+    found = [
+        Verdict("Its loss is lower (A, a).", "5", "", HOLDS, 1.0, 0.5, 1.5, 3),
+        Verdict("Its loss is lower. (B, b)", "5", "", UNDECIDED, 0.1, -1.0, 1.0, 3),
+        Verdict("Its loss is lower (C, c).", "5", "", UNDECIDED, 0.1, -1.0, 1.0, 3),
+        Verdict("It is narrower.", "5", "", FAILS, -1.0, -2.0, -0.5, 3),
+    ]
+    statements = {"loss is lower": "the loss is lower", "narrower": "the minimum is narrower"}
+    assert display.in_one_sentence(found, statements) == (
+        "**In short:** that the loss is lower **holds** in A on a (+1.00 [+0.50, +1.50] points), "
+        "is **undecided** in B on b and in C on c; "
+        "that the minimum is narrower does **not hold** (-1.00 [-2.00, -0.50] points)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("basis", "scale", "filled"),
+    [("", "paper", True), ("quick, 3 runs", "paper", False), ("paper; quick", "paper", False)],
+)
+def test_a_mark_is_filled_only_where_every_scale_is_the_papers(
+    basis: str, scale: str, filled: bool
+) -> None:
+    one = Verdict("It is so.", "5", "", HOLDS, 1.0, 0.5, 1.5, 3, basis=basis)
+    text = forest.forest_plot([one], scale).data
+    assert ('r="4.5" fill="currentColor"' in text) == filled
+
 
 numbers = st.lists(st.floats(-50, 50), min_size=2, max_size=6)
 
