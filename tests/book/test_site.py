@@ -54,7 +54,7 @@ def browser(site: Path) -> Iterator[Browser]:
 
 
 def pages(site: Path) -> list[Path]:
-    found = sorted((site / "book").glob("*.html"))
+    found = sorted((site / "book").rglob("*.html"))
     assert len(found) >= 9
     return [*found, site / "search.html", site / "genindex.html"]
 
