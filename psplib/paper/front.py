@@ -59,8 +59,8 @@ ROWS = (
     ),
     Row(
         "Its neurons are less specialised to classes: a higher PSP-entropy of second order.",
-        "higher second-order entropy: joint",
-        "joint entropy, gradual − one-shot",
+        "higher second-order entropy: mutual",
+        "mutual entropy, gradual − one-shot",
     ),
 )
 

@@ -105,7 +105,7 @@ CUTS = {
     "in a file": lambda tar: members(tar)[7].offset_data + 100,
     "between two files of a run": lambda tar: boundary(tar, 2),
     "between two runs": lambda tar: boundary(tar, _first_of_second_run(tar)),
-    "within its end": lambda tar: len(tar.read_bytes().rstrip(b"\0")) // 512 * 512 + 1024,
+    "within its end": lambda tar: -(-len(tar.read_bytes().rstrip(b"\0")) // 512) * 512 + 512,
 }
 
 

@@ -48,7 +48,7 @@ def test_five_rows_say_what_the_ledger_says(found: list[ledger.Entry]) -> None:
 
 
 def test_a_row_turns_with_its_verdict() -> None:
-    turned = world(z2=(0.7, 0.5), joint=(1.9, 2.0), narrow=(10.0, 30.0))
+    turned = world(z2=(0.7, 0.5), mutual=(0.04, 0.05), narrow=(10.0, 30.0))
     verdicts = [r[1] for r in rows(front.five_rows(ledger.entries(PANELS, turned)))]
     assert verdicts == [UNDECIDED, HOLDS, FAILS, FAILS, FAILS], "one gradual run decides nothing"
 
