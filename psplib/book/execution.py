@@ -109,7 +109,7 @@ def executed(template: Path, parameters: dict[str, Any]) -> bytes:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
         if text := alternative_text(cell):
-            cell.metadata["mystnb"] = {"image": {"alt": text}}
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": text}
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):
                 output["data"]["text/html"] = with_notebook(html, template.name)

@@ -276,11 +276,11 @@ def in_one_sentence(found: Sequence[Verdict], statements: Mapping[str, str]) -> 
             if words in v.claim:
                 places.setdefault(v.verdict, []).append(_place(v))
         outcomes = [
-            f"{_COMES_TO[verdict]}{listed([p for p in places[verdict] if p])}"
+            f" {_COMES_TO[verdict]}{listed([p for p in places[verdict] if p])}"
             for verdict in VERDICTS
             if verdict in places
         ]
-        clauses.append(f"that {said} {', '.join(outcomes)}")
+        clauses.append(f"that {said}{listed(outcomes)}")
     return unbroken(f"**In short:** {'; '.join(clauses)}.")
 
 
@@ -292,13 +292,13 @@ def _place(v: Verdict) -> str:
     return f" in {network}{size}" if network else size
 
 
-def listed(places: Sequence[str]) -> str:
-    """Places one after the other, " and" before the last.
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence, each with the space before it, " and" before the last.
 
     >>> listed([" in A", " in B", " in C"])
     ' in A, in B and in C'
     """
-    return " and".join(filter(None, [",".join(places[:-1]), *places[-1:]]))
+    return " and".join(filter(None, [",".join(parts[:-1]), *parts[-1:]]))
 
 
 def plus_minus(values: Interval | pd.Series, digits: int = 2) -> str:

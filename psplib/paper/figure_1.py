@@ -266,7 +266,11 @@ def show_panels(panels: Sequence[Figure1]) -> None:
     fig = plot_panels(panels)
     put(display.picture(fig))
     configs = [figure.panel for figure in panels]
-    badges = "".join(display.badge(f, f.title) for f in panels)
+    each = "".join(display.badge(f, f.title) for f in panels)
+    badges = (
+        '<details class="psplib-panel"><summary>Where the numbers come from</summary>'
+        f"{each}</details>"
+    )
     put(HTML(badges + display.downloads("figure_1", fig, panels_table(panels), configs)))
 
 
@@ -335,8 +339,7 @@ def _unfolded(figure: Figure1) -> str:
         data = f"{name}_convergence", training, figure.history, figure.panel
         parts += [display.picture_in_html(training), display.downloads(*data)]
     return (
-        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: all arms, the same '
-        f"near the dense error, every number, how retraining went</summary>{''.join(parts)}"
+        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: every number, how retraining went</summary>{''.join(parts)}"
         "</details>"
     )
 
