@@ -286,7 +286,7 @@ def in_one_sentence(found: Sequence[Verdict], statements: Mapping[str, str]) -> 
 
 def _place(v: Verdict) -> str:
     """Where a verdict is reached, and the effect of one that is decided: " in LeNet-5 (...)"."""
-    network = split_claim(v.claim)[1].replace(", ", " on ")
+    network = split_claim(v.claim)[1].replace(", ", " on ").replace("; ", " with ")
     is_decided = v.verdict in (HOLDS, FAILS) and np.isfinite(v.effect)
     size = f" ({effect_in_words(v)})" if is_decided else ""
     return f" in {network}{size}" if network else size

@@ -339,8 +339,8 @@ def _unfolded(figure: Figure1) -> str:
         data = f"{name}_convergence", training, figure.history, figure.panel
         parts += [display.picture_in_html(training), display.downloads(*data)]
     return (
-        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: every number, how retraining went</summary>{''.join(parts)}"
-        "</details>"
+        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: every number, how '
+        f"retraining went</summary>{''.join(parts)}</details>"
     )
 
 
