@@ -270,7 +270,9 @@ def test_a_budget_stops_side_by_side_workers_in_time_too(psplib: Psplib, tmp_pat
     assert done.exit_code == 0, done.stderr
     assert "figure_1a at smoke scale is not complete: the same command goes on" in done.stdout
     assert not any(runs.running(c) for panel in panels for c in panel.runs(runs))
-    assert psplib("verify", "--local", runs=runs.root).exit_code == 0
+    # Where the machine is busy, nothing may be finished yet, and nothing to verify is 2.
+    is_any = any(True for _ in runs.all())
+    assert psplib("verify", "--local", runs=runs.root).exit_code == (0 if is_any else 2)
 
 
 def test_status_counts_what_is_done_and_what_is_missing(

@@ -279,7 +279,7 @@ def test_only_its_own_runs_belong_to_a_configuration(smoke_beyond: Store, tmp_pa
         smoke_beyond.load(c) for c in done if isinstance(c, Magnitude) and c.arm == "magnitude"
     )
     stranger = dataclasses.replace(one, config=other.config)
-    with pytest.raises(PsplibError, match="the table of replicas does not belong"):
+    with pytest.raises(PsplibError, match="does not belong to its configuration"):
         check_run(stranger, KINDS, smoke_beyond)
 
 
