@@ -115,7 +115,8 @@ def follows_training(figures: Figures2to4) -> str:
                 f"**{one.title}**: the rank correlation of z² with the best epoch, under one mask "
                 f"at a time, is {spread} ({counted(len(found), 'mask')})."
             )
-    return "\n\n".join(sentences or [NOT_THERE])
+    few = f"No mask has {FEWEST} rewound networks of different best epochs to compare."
+    return "\n\n".join(sentences or [few])
 
 
 def _by_epoch(censuses: Censuses) -> list[float]:

@@ -252,10 +252,10 @@ def test_a_chapter_without_results_says_so_and_goes_on(
     if template.stem.startswith("figure_"):
         assert "not there yet" in said
     if template.stem == "figure_1":
-        assert said.count("The gradual run of this figure is not there yet") == 4
+        assert said.count("<b>runs</b> not there yet") >= len(scales.PANELS)
     if template.stem == "beyond_lobster":
         assert "The runs of this figure, Beyond the paper, are not there yet." in said
-        assert "None of these claims has been tested yet." in said
+        assert "has **not been tested** yet" in said
     if template.stem not in ("deviations", "own_network"):
         assert "not run" in said
     assert "psplib-verdict holds" not in said
