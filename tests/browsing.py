@@ -156,7 +156,10 @@ def contrast(page: Page) -> list[str]:
 
 def found(page: Page) -> list[str]:
     """The pages that the search has listed."""
-    page.locator("#search-results li a").first.wait_for(timeout=15_000)
+    # Results come one by one; the summary has their number when all are there.
+    page.wait_for_function(
+        "() => /[0-9]/.test(document.querySelector('#search-results .search-summary')?.innerText)"
+    )
     return page.locator("#search-results li a").evaluate_all("links => links.map(a => a.href)")
 
 
