@@ -83,7 +83,7 @@ def book(scale: str, device: str) -> None:
     """Run the chapters and build _build/html/index.html."""
     from psplib.book import build as book
 
-    click.echo(f"The book is ready: {os.path.relpath(book.build(scale, device))}")
+    click.echo(f"The book is ready: {os.path.relpath(book.build_book(scale, device))}")
 
 
 @command

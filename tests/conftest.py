@@ -147,7 +147,7 @@ def site(
     """The pages of the book at smoke scale, built once."""
     from psplib.book import build as book
 
-    return book.build("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
+    return book.build_book("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
-    """Features (N, d) float64 and labels (N,) of a data set: a `pool` to draw examples from,
+class Outputs:
+    """Outputs (N, d) float64 and labels (N,) of a data set: a `pool` to draw examples from,
     `validation` to choose the penalty on, `test`."""
 
     pool: tuple[Tensor, Tensor]
@@ -31,7 +31,7 @@ class Features:
         """The number of features."""
         return self.pool[0].shape[1]
 
-    def standardised(self, what: str) -> Features:
+    def standardised(self, what: str) -> Outputs:
         """The features that vary over the pool, shifted and scaled to mean 0 and variance 1 there:
         the scale of a unit is arbitrary, a read-out of it should not depend on it.
 
@@ -47,7 +47,7 @@ class Features:
         def scale(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             return (part[0].double()[:, varies] - mean[varies]) / sd[varies], part[1]
 
-        return Features(scale(self.pool), scale(self.validation), scale(self.test), self.classes)
+        return Outputs(scale(self.pool), scale(self.validation), scale(self.test), self.classes)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def solve(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Ten
     return weights, level - centre @ weights
 
 
-def read_out(features: Features, draws: Sequence[Tensor]) -> list[Read]:
+def read_out(features: Outputs, draws: Sequence[Tensor]) -> list[Read]:
     """The ridge read-outs of several draws of equally many examples (n,) of the pool, by one-hot
     regression, each with the penalty of least validation error, of equal ones the largest."""
     weights, intercepts = [], []
@@ -103,7 +103,9 @@ def _wrong(part: tuple[Tensor, Tensor], weights: Tensor, intercepts: Tensor) -> 
     return ((scores + intercepts).argmax(2) != labels[:, None]).sum(0)
 
 
-def draw(labels: Tensor, each: int, classes: int, generator: torch.Generator, what: str) -> Tensor:
+def draw_images(
+    labels: Tensor, each: int, classes: int, generator: torch.Generator, what: str
+) -> Tensor:
     """Positions of `each` examples of every class, at random; with one generator the examples of a
     smaller number are among those of a larger one.
 

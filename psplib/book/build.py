@@ -32,7 +32,7 @@ SEAL = ".sha256"  # beside an executed chapter: the digest of what was written
 MADE_FROM = ".made-from"  # among the pages: the digest of their sources and of themselves
 
 
-def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
+def build_book(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     """Make the runs of a scale, execute the chapters and render the book; its first page's path.
 
     The pages are `<output>/html`, replaced when all new ones are there; `output` is `_build` in the
@@ -49,12 +49,12 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
         apart([(make_runs, scale, device)])
     output = (output or root / "_build").absolute()
     parameters = {"scale": scale, "device": device}
-    common = digest(parameters, library(), packages(), contents(store_of(scale).root))
+    common = fingerprint(parameters, library(), packages(), contents(store_of(scale).root))
     # The largest first, so that no core waits for it alone in the end.
     templates = sorted(
         (p for p in sources if p.suffix == ".ipynb"), key=lambda t: -t.stat().st_size
     )
-    keys = {t: digest(common, files.sha256(t)) for t in templates}
+    keys = {t: fingerprint(common, files.sha256(t)) for t in templates}
     executed = {t: output / "executed" / key[:16] / t.name for t, key in keys.items()}
     execute_all({t: target for t, target in executed.items() if not is_whole(target)}, parameters)
     for old in set((output / "executed").glob("*")) - {e.parent for e in executed.values()}:
@@ -70,13 +70,13 @@ def build(scale: str, device: str = "auto", output: Path | None = None) -> Path:
     }
     wanted[Path("_config.yml")] = config
     offered = {Path("book", t.name): binder.notebook(t, address, commit) for t in templates}
-    made_from = digest(common, _digests(wanted), _digests(offered))
+    made_from = fingerprint(common, _digests(wanted), _digests(offered))
     html = output / "html"
-    if _text(html / MADE_FROM) != digest(made_from, contents(html)):
+    if _text(html / MADE_FROM) != fingerprint(made_from, contents(html)):
         from psplib.book import pages
 
         apart([(pages.render, wanted, offered, html)])
-        files.write(html / MADE_FROM, digest(made_from, contents(html)).encode())
+        files.write(html / MADE_FROM, fingerprint(made_from, contents(html)).encode())
     return html / "index.html"
 
 
@@ -193,7 +193,7 @@ def _answer(send: connection.Connection, work: Callable[..., None], *arguments: 
 # --- what something is made from ------------------------------------------------------------------
 
 
-def digest(*parts: object) -> str:
+def fingerprint(*parts: object) -> str:
     """SHA-256 of some values, each told from the next."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -149,7 +149,7 @@ def network(seed: int) -> nn.Sequential:
     )
 
 
-def run(setting: Setting) -> Iterator[Snapshot]:
+def simulate(setting: Setting) -> Iterator[Snapshot]:
     """LOBSTER on a toy, epoch by epoch; the first snapshot is the network before its training."""
     model = network(setting.seed)
     points, dense = toy(setting.toy, setting.seed), Mask.dense(model)

@@ -47,9 +47,9 @@ class Recording:
         return Recording(self.setting, self.snapshots[: number + 1])
 
 
-def record(setting: Setting) -> Recording:
+def record_run(setting: Setting) -> Recording:
     """A whole run."""
-    return Recording(setting, list(lab.run(setting)))
+    return Recording(setting, list(lab.simulate(setting)))
 
 
 # The pictures. They leave matplotlib's global state alone: a thread draws while a cell may plot.
@@ -151,7 +151,7 @@ def course(recording: Recording) -> tuple[Figure, str]:
     )
 
 
-def entropy(recording: Recording) -> tuple[Figure, str]:
+def entropy_picture(recording: Recording) -> tuple[Figure, str]:
     """First-order PSP-entropy of each layer by epoch; and the same in words."""
     shown = recording.snapshots
     fig, (ax,) = _figure(1, "first-order PSP-entropy [bit]")
@@ -165,7 +165,12 @@ def entropy(recording: Recording) -> tuple[Figure, str]:
     return fig, f"First-order PSP-entropy after epoch {shown[-1].epoch}: {said}."
 
 
-VIEWS: tuple[Callable[[Recording], tuple[Figure, str]], ...] = (regions, wires, course, entropy)
+VIEWS: tuple[Callable[[Recording], tuple[Figure, str]], ...] = (
+    regions,
+    wires,
+    course,
+    entropy_picture,
+)
 
 
 def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
@@ -203,7 +208,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def frame(recording: Recording) -> str:
+def page_of(recording: Recording) -> str:
     """The four pictures of a run's last snapshot, as HTML that needs nothing else."""
     images = "".join(
         f'<img alt="{html.escape(alt)}" style="width:100%" '
@@ -226,7 +231,7 @@ def _png(fig: Figure) -> bytes:
     return found.getvalue()
 
 
-def summary(recordings: Mapping[str, Recording], knob: str) -> pd.DataFrame:
+def compared(recordings: Mapping[str, Recording], knob: str) -> pd.DataFrame:
     """A row per run: its first pruning, and the network that it ends with."""
     rows = []
     for name, recording in recordings.items():
@@ -270,13 +275,13 @@ def reading(recordings: Mapping[str, Recording], knob: str) -> str:
 # The live panel.
 
 
-class Panel:
+class Laboratory:
     """Knobs, Run and Stop, and the pictures of a run that a background thread makes.
 
     `source` makes the snapshots of a setting. `box` is what to display.
     """
 
-    def __init__(self, source: Callable[[Setting], Iterator[Snapshot]] = lab.run) -> None:
+    def __init__(self, source: Callable[[Setting], Iterator[Snapshot]] = lab.simulate) -> None:
         usual = Setting()
         self._source = source
         self._stopped = threading.Event()
@@ -377,7 +382,7 @@ class Panel:
             f"{state}Epoch {last.epoch}: {_percent(last.mask.sparsity)} pruned, "
             f"test error {_percent(last.scores['test'].error)}."
         )
-        self.picture.value = frame(recording)
+        self.picture.value = page_of(recording)
 
     def _say(self, words: str) -> None:
         self.note.value = f'<span role="status">{html.escape(words)}</span>'
@@ -399,9 +404,9 @@ def is_live() -> bool:
     return bool(getattr(kernel, "_allow_stdin", False)) and not chapter.injected()
 
 
-def show(recording: Recording) -> None:
+def show_panel(recording: Recording) -> None:
     """Display the live panel where somebody can turn its knobs, else how a run ended."""
-    display(Panel().box if is_live() else HTML(frame(recording)))
+    display(Laboratory().box if is_live() else HTML(page_of(recording)))
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:

@@ -15,12 +15,10 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from psplib.paper import figure_1_slides, figure_4, live
-from psplib.paper.figure_1 import Figure1
+from psplib.paper import figure_1_slides, figure_4
 from psplib.paper.minima import Figures2to4
 from psplib.paper.slide import Slide, Slides
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.thresholds import Thresholds
 from psplib.runs.store import Store
 
 MISSING = "The runs of this widget are not there yet."
@@ -151,17 +149,6 @@ def survivors(config: Lobster, store: Store) -> Shown:
     return explore(figure_1_slides.survivors_slides(config, store), {"sparsity": slider})
 
 
-def prunings(config: Thresholds, store: Store) -> live.Live:
-    """A gradual run's networks, to be pruned by hand."""
-    return live.prune_by_hand(config, store)
-
-
-def plane(figures: Figures2to4, *quantities: str) -> live.Live:
-    """Maps of the plane through G and 1-S: some of `plane.LABELS`, by layer, with the
-    random direction in surviving or in all coordinates."""
-    return live.plane(figures, quantities)
-
-
 def classes(figures: Figures2to4) -> Shown:
     """PSP-entropy by class, for each definition and layer."""
     return explore(figure_4.class_slides(figures), {"definition": dropdown, "layer": dropdown})
@@ -170,8 +157,3 @@ def classes(figures: Figures2to4) -> Shown:
 def neurons(figures: Figures2to4) -> Shown:
     """The neurons of G and 1-S sorted by first-order entropy, for each layer and class."""
     return explore(figure_4.neuron_slides(figures), {"layer": dropdown, "class": dropdown})
-
-
-def arms(*figures: Figure1) -> live.Live:
-    """The arms of any panel of Fig. 1, to be chosen, and their differences."""
-    return live.curves(figures)

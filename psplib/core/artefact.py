@@ -35,7 +35,7 @@ _MEND = "restore a published run from the repository (git checkout), move a run 
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The data set that a run has read: `sha256` is of all its arrays, see `nn.data.DIGESTS`."""
 
     name: str
@@ -56,7 +56,7 @@ class Provenance:
     device: str
     threads: int
     finished: str
-    data: Source
+    data: DataSource
     seconds: float
     files: dict[str, str]
     together: int = 1

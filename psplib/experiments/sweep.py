@@ -66,7 +66,7 @@ def _make_one(
         with bar(quiet) as shown:
 
             def report(done: float, total: float, note: str, shown: tqdm = shown) -> None:
-                show(shown, done / total, note)
+                move_on(shown, done / total, note)
 
             if compute_batch(batch, store, device, report, False, deadline):
                 return True
@@ -81,7 +81,7 @@ def bar(quiet: bool = False) -> Iterator[tqdm]:
         yield shown
 
 
-def show(bar: tqdm, share: float, note: str) -> None:
+def move_on(bar: tqdm, share: float, note: str) -> None:
     """Move a bar on; it never goes back."""
     bar.set_description_str(note, refresh=False)
     bar.n = max(bar.n, min(1.0, share))
@@ -94,7 +94,7 @@ def follow(
     """Show how far workers are together, as long as they are going."""
     with bar(quiet) as shown:
         while is_going():
-            show(shown, *progress(panels, store))
+            move_on(shown, *progress(panels, store))
 
 
 def environment() -> dict[str, str]:

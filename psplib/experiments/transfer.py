@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.analysis import entropy, psp
-from psplib.analysis.ridge import Features, draw, read_out
+from psplib.analysis.ridge import Outputs, draw_images, read_out
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
@@ -259,7 +259,7 @@ def draws(target: Data, shots: Sequence[int], times: int) -> Iterator[dict[int, 
     """The examples of each draw, by how many of a class: the same for every network."""
     for number in range(times):
         yield {
-            each: draw(
+            each: draw_images(
                 target.train.y,
                 each,
                 target.classes,
@@ -317,7 +317,7 @@ def grey(data: Data) -> Data:
 
 def features(
     model: nn.Module, network: Network | None, target: Data
-) -> Iterator[tuple[int, Features]]:
+) -> Iterator[tuple[int, Outputs]]:
     """The features of a target by how many layers they are read from; of no network its pixels."""
     parts = (target.train, target.validation, target.test)
     if network is None:
@@ -327,7 +327,7 @@ def features(
         read = [list(reversed(inputs(model, network.mask, part.x))) for part in parts]
     for layers in DEPTHS[: len(read[0])]:
         own = [(torch.cat(x[:layers], 1), part.y) for x, part in zip(read, parts, strict=True)]
-        yield layers, Features(own[0], own[1], own[2], target.classes)
+        yield layers, Outputs(own[0], own[1], own[2], target.classes)
 
 
 def inputs(model: nn.Module, mask: Mask, x: Tensor, batch: int = 1000) -> list[Tensor]:

@@ -155,7 +155,7 @@ def gradual_at(
     ).T
 
 
-def gaps(figure: FigureBeyond, network: str) -> pd.DataFrame:
+def gaps_by_point(figure: FigureBeyond, network: str) -> pd.DataFrame:
     """By how many points of test error weight decay only is worse than LOBSTER: a row per seed that
     both have, a column per density of `RANGE` that all of these runs have reached."""
     ours, theirs = (gradual_at(figure, network, arm, "test_error") for arm in ("decay", "lobster"))
@@ -178,7 +178,7 @@ def _decay(figure: FigureBeyond, network: str) -> list[Verdict]:
         f"With weight decay only the error at equal sparsity is the same ({network}).",
         f"LOBSTER needs fewer epochs than weight decay only for a sparsity ({network}).",
     )
-    gap = gaps(figure, network)
+    gap = gaps_by_point(figure, network)
     if not gap.size:
         return [Verdict(claim, SECTION, "", NOT_RUN) for claim in claims]
     difference, last = interval(gap.mean(axis=1)), gap.columns[-1]
@@ -499,7 +499,7 @@ def rivals_in_words(figure: FigureBeyond) -> str:
 
 def _said(figure: FigureBeyond, network: str) -> list[str]:
     said = []
-    gap = gaps(figure, network)
+    gap = gaps_by_point(figure, network)
     if gap.size:
         seeds = f"{len(gap)} seeds" if len(gap) > 1 else "one seed: no interval"
         said.append(

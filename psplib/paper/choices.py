@@ -268,7 +268,7 @@ def single_neurons(panel: Minima) -> Run:
     return panel.profile(panel.retrained)
 
 
-def selectivity(panel: Minima) -> Run:
+def class_selectivity(panel: Minima) -> Run:
     """How class-specific the networks of Fig. 4 are."""
     return panel.selectivity(panel.retrained)
 

@@ -135,7 +135,7 @@ def name(network: Controlled, retraining: Retraining) -> str:
     return CONTROLS[network.arms.index(template)]
 
 
-class Quantity(NamedTuple):
+class Measured(NamedTuple):
     """A column of the table, what the paper says of the gradual network there, and its unit; `sign`
     1 where it says that the one-shot networks have more."""
 
@@ -146,10 +146,10 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = (
-    Quantity("test_error", "the gradual network has the lower test error", "points", 1),
-    Quantity("joint", "the gradual network has the higher second-order entropy", "bits", -1),
-    Quantity("z2", "the gradual network has the lower z²", "×", 1),
-    Quantity("lambda_1", "the gradual network lies in the narrower minimum (λ₁)", "×", -1),
+    Measured("test_error", "the gradual network has the lower test error", "points", 1),
+    Measured("joint", "the gradual network has the higher second-order entropy", "bits", -1),
+    Measured("z2", "the gradual network has the lower z²", "×", 1),
+    Measured("lambda_1", "the gradual network lies in the narrower minimum (λ₁)", "×", -1),
 )
 
 
@@ -184,7 +184,7 @@ CONDITIONS = (
 )
 
 
-def gaps(figure: FigureControls, network: str, pair: Condition, of: Quantity) -> pd.Series:
+def gaps_by_run(figure: FigureControls, network: str, pair: Condition, of: Measured) -> pd.Series:
     """By how much two networks differ in the direction that the paper says, a value per gradual
     run: in points, in bits, or as a logarithm where the unit is a factor."""
     one, other = (figure.means(network, c, of.column) for c in (pair.one_shot, pair.gradual))
@@ -208,9 +208,9 @@ def _basis(values: pd.Series) -> str:
     return f"gradual run{'s' * (len(values) > 1)} {', '.join(map(str, values.index))}"
 
 
-def _remains(figure: FigureControls, network: str, pair: Condition, of: Quantity) -> Verdict:
+def _remains(figure: FigureControls, network: str, pair: Condition, of: Measured) -> Verdict:
     claim = f"{pair.words}, {of.words} ({network})."
-    gap = gaps(figure, network, pair, of)
+    gap = gaps_by_run(figure, network, pair, of)
     if gap.empty:
         return Verdict(claim, SECTION, "", NOT_RUN)
     found = is_above(interval(gap))
@@ -232,7 +232,7 @@ _AS_PUBLISHED = Condition("one_shot", "gradual", "", "1-S − G")
 
 def _fails_to_recover(figure: FigureControls, network: str) -> Verdict:
     claim = f"At the last mask, one-shot pruning fails to recover the gradual error ({network})."
-    gap = gaps(figure, network, _AS_PUBLISHED, QUANTITIES[0])
+    gap = gaps_by_run(figure, network, _AS_PUBLISHED, QUANTITIES[0])
     if gap.empty:
         return Verdict(claim, SECTION, "", NOT_RUN)
     test = "1-S (mean of replicas) − G, a difference per gradual run, is above zero"
@@ -243,11 +243,11 @@ def _fails_to_recover(figure: FigureControls, network: str) -> Verdict:
 def unequal_chances(figure: FigureControls, network: str) -> str:
     """Why a gap between the errors of G and 1-S says nothing of them, if so: the regulariser or
     more epochs take away more than half of it, with a 95 % interval over gradual runs."""
-    gap = gaps(figure, network, _AS_PUBLISHED, QUANTITIES[0])
+    gap = gaps_by_run(figure, network, _AS_PUBLISHED, QUANTITIES[0])
     if is_above(interval(gap)).verdict != HOLDS:
         return ""
     for pair, what in ((CONDITIONS[0], "the regulariser"), (CONDITIONS[2], "long training")):
-        left = gaps(figure, network, pair, QUANTITIES[0])
+        left = gaps_by_run(figure, network, pair, QUANTITIES[0])
         before = gap[gap.index.intersection(left.index)]
         if is_above(interval((1 - CLOSED) * before - left[before.index])).verdict == HOLDS:
             share = percent(1 - left.mean() / before.mean(), 0)
@@ -269,7 +269,7 @@ def _selection(figure: FigureControls, network: str) -> Verdict:
     """G is the plateau's lowest loss, all others the lowest validation error."""
     claim = f"That G is chosen by another rule than the others matters little ({network})."
     pair = Condition("gradual_shrinking", "gradual", "", "")
-    gap = gaps(figure, network, pair, QUANTITIES[0])
+    gap = gaps_by_run(figure, network, pair, QUANTITIES[0])
     if gap.empty:
         return Verdict(claim, SECTION, "", NOT_RUN)
     margin = MARGIN * 100 * figure.means(network, "gradual", "test_error").mean()
@@ -377,7 +377,7 @@ def gaps_table(figure: FigureControls) -> pd.DataFrame:
     rows = []
     for network in (n.title for n in figure.panel.networks):
         for of in QUANTITIES:
-            found = {c: gaps(figure, network, pair, of) for c, pair in columns.items()}
+            found = {c: gaps_by_run(figure, network, pair, of) for c, pair in columns.items()}
             if any(len(gap) for gap in found.values()):
                 shown = {c: _shown(gap, of.unit) for c, gap in found.items()}
                 rows.append({"network": network, "the paper": of.words, **shown})
@@ -409,10 +409,10 @@ def controls_in_words(figure: FigureControls) -> str:
     """What the figure shows, in sentences (Markdown) whose numbers come from its table."""
     said = []
     for network in (n.title for n in figure.panel.networks):
-        published = gaps(figure, network, _AS_PUBLISHED, QUANTITIES[0])
+        published = gaps_by_run(figure, network, _AS_PUBLISHED, QUANTITIES[0])
         parts = []
         for pair in CONDITIONS:
-            left = gaps(figure, network, pair, QUANTITIES[0])
+            left = gaps_by_run(figure, network, pair, QUANTITIES[0])
             if len(left):
                 before = published[published.index.intersection(left.index)].mean()
                 words = pair.words[0].lower() + pair.words[1:]

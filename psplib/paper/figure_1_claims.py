@@ -431,7 +431,7 @@ def all_claims(panels: Sequence[Figure1]) -> list[Verdict]:
     return [*found, *claims_across(panels)]
 
 
-def answer(found: Sequence[Verdict]) -> str:
+def answer_of_figure_1(found: Sequence[Verdict]) -> str:
     """The chapter's first sentence (Markdown)."""
     return in_one_sentence(
         found,

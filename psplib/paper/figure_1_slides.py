@@ -39,7 +39,7 @@ class State:
         return f"{100 * self.row['sparsity']:.2f} %"
 
 
-def states(config: Lobster, store: Store, most: int) -> list[State]:
+def kept_states(config: Lobster, store: Store, most: int) -> list[State]:
     """At most `most` points whose weights a gradual run kept, in equal steps of log density as
     nearly as can be; none if the run is not there."""
     if not store.has(config):
@@ -63,7 +63,7 @@ def states(config: Lobster, store: Store, most: int) -> list[State]:
 def survivors_slides(config: Lobster, store: Store, most: int = 10, units: int = 24) -> Slides:
     """By sparsity: the first layer's weights of the `units` units that keep most of them in the
     end, one square each, and the share that survives in every layer."""
-    found = states(config, store, most)
+    found = kept_states(config, store, most)
     if not found:
         return {}
     before = store.load(config).table("points")["test_error"][0]

@@ -310,7 +310,7 @@ def _path(points: Any) -> str:
     return "M" + " ".join(f"{a:.1f} {b:.1f}" for a, b in points)
 
 
-def main() -> None:
+def write_picture() -> None:
     """Write the picture from the published results to standard output."""
     store = published()
     figure = Figure1.collect(largest_published("figure_1a", store), store)  # type: ignore[arg-type]
@@ -319,4 +319,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_picture()

@@ -123,7 +123,7 @@ def _points(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-def plane(figures: Figures2to4, quantities: Sequence[str]) -> Live:
+def maps(figures: Figures2to4, quantities: Sequence[str]) -> Live:
     """Maps of the plane through G and 1-S: some quantities of `plane.LABELS`, by layer, with the
     random direction in surviving or in all coordinates. The finer grid comes first."""
     tables = sorted(

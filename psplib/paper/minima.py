@@ -148,7 +148,7 @@ def collect_minima(
         if measured:
             found.setdefault(other.title, []).append(Censuses(other, *_tables(measured, store)))
     panels = [other for other in others if isinstance(other, Panel)]
-    chances = {p.title: unequal(p, store) for p in panels if p.title in found}
+    chances = {p.title: why_unequal(p, store) for p in panels if p.title in found}
     own = _measured(panel, [run for run in done if isinstance(run, Retraining)], store)
     return Figures2to4(
         panel,
@@ -161,7 +161,7 @@ def collect_minima(
         tuple(
             replace(_joined(same), unequal=chances.get(title, "")) for title, same in found.items()
         ),
-        unequal=unequal(figure_1b(panel.scale, panel.seed), store),
+        unequal=why_unequal(figure_1b(panel.scale, panel.seed), store),
     )
 
 
@@ -252,7 +252,7 @@ def _joined(parts: Sequence[Censuses]) -> Censuses:
     )
 
 
-def unequal(panel: Panel, store: Store) -> str:
+def why_unequal(panel: Panel, store: Store) -> str:
     """Why LOBSTER's networks and those retrained had unequal chances in a panel, if so."""
     figure = Figure1.collect(panel, store)
     chances = figure_1_claims.unequal(figure) or figure.chances

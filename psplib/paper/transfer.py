@@ -276,7 +276,7 @@ def _is_below(effect: Interval) -> Tested:
     return Tested(verdict, at.p(), effect)
 
 
-def answer(figure: FigureTransfer) -> str:
+def answer_of_transfer(figure: FigureTransfer) -> str:
     """The chapter's first sentences (Markdown): does the paper's conjecture come true?"""
     said = []
     for source in figure.panel.sources:

@@ -203,7 +203,7 @@ def _make_together(
             "best": {"packed": pack_bits(result.mask), "weights": result.weights[result.mask]},
             **({"survivors": {"weights": result.survivors}} if len(result.survivors) else {}),
         }
-        for result in retrain(configs, data, masks, checkpoint, weights)
+        for result in retrain_replicas(configs, data, masks, checkpoint, weights)
     ]
 
 
@@ -287,7 +287,7 @@ class _Record:
         )
 
 
-def retrain(
+def retrain_replicas(
     configs: Sequence[Retraining],
     data: Data,
     masks: Sequence[Mask],

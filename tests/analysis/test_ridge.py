@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from psplib.analysis.ridge import PENALTIES, Features, draw, read_out, solve
+from psplib.analysis.ridge import PENALTIES, Outputs, draw_images, read_out, solve
 from psplib.core.errors import PsplibError
 
 
-def made(seed: int, width: int = 6, spread: float = 1.0) -> Features:
+def made(seed: int, width: int = 6, spread: float = 1.0) -> Outputs:
     """Three classes around three points."""
     generator = torch.Generator().manual_seed(seed)
     centres = 3 * torch.eye(3, width).double()
@@ -20,7 +20,7 @@ def made(seed: int, width: int = 6, spread: float = 1.0) -> Features:
         noise = torch.randn(n, width, generator=generator, dtype=torch.float64)
         return centres[y] + spread * noise, y
 
-    return Features(part(60), part(30), part(90), 3)
+    return Outputs(part(60), part(30), part(90), 3)
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (12, 30)], ids=["few features", "many features"])
@@ -59,7 +59,7 @@ def test_the_scale_of_a_unit_and_units_that_are_constant_change_nothing(
         (torch.cat([x * factor + 2, torch.full((len(x), 1), 0.1)], 1), y)
         for x, y in (features.pool, features.validation, features.test)
     ]
-    other = Features(scaled[0], scaled[1], scaled[2], 3).standardised("a network")
+    other = Outputs(scaled[0], scaled[1], scaled[2], 3).standardised("a network")
     assert other.width == 6
     examples = torch.arange(30)
     assert read_out(other, [examples]) == read_out(features.standardised("a network"), [examples])
@@ -68,14 +68,14 @@ def test_the_scale_of_a_unit_and_units_that_are_constant_change_nothing(
 def test_a_network_without_a_live_neuron_is_named() -> None:
     x, y = torch.full((10, 4), 0.1), torch.arange(10) % 2
     with pytest.raises(PsplibError, match="No neuron of the last layer of 1-S is alive"):
-        Features((x, y), (x, y), (x, y), 2).standardised("the last layer of 1-S")
+        Outputs((x, y), (x, y), (x, y), 2).standardised("the last layer of 1-S")
 
 
 def test_draws_hold_as_many_of_each_class_the_smaller_within_the_larger() -> None:
     labels = torch.randint(4, (100,))
 
     def drawn(each: int, seed: int = 0) -> torch.Tensor:
-        return draw(labels, each, 4, torch.Generator().manual_seed(seed), "made")
+        return draw_images(labels, each, 4, torch.Generator().manual_seed(seed), "made")
 
     few, many = drawn(3), drawn(9)
     assert torch.bincount(labels[few]).tolist() == [3] * 4
@@ -87,4 +87,4 @@ def test_draws_hold_as_many_of_each_class_the_smaller_within_the_larger() -> Non
 
 def test_a_target_without_a_class_is_named() -> None:
     with pytest.raises(PsplibError, match="made has 0 images of class 2 to draw from; 1 a class"):
-        draw(torch.tensor([0, 1, 3]), 1, 4, torch.Generator(), "made")
+        draw_images(torch.tensor([0, 1, 3]), 1, 4, torch.Generator(), "made")

@@ -77,7 +77,7 @@ def rebuilt(book: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[s
 
     def again(scale: str = scales.PUBLISHED) -> list[str]:
         names.clear()
-        build.build(scale, "cpu", book / "_build")
+        build.build_book(scale, "cpu", book / "_build")
         return sorted(names)
 
     return again
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_written_and_a_page_that_is_not_there_are_one_se
     book: Path, rebuilt: Callable[..., list[str]]
 ) -> None:
     with pytest.raises(PsplibError, match=r"^/sys/psplib/executed/\w+ cannot be used: .+\.$"):
-        build.build(scales.PUBLISHED, "cpu", Path("/sys/psplib"))
+        build.build_book(scales.PUBLISHED, "cpu", Path("/sys/psplib"))
     (book / "_build").write_text("a file")
     with pytest.raises(PsplibError, match=r"_build/executed/\w+ cannot be used: .+\.$"):
         rebuilt()
@@ -174,13 +174,13 @@ def test_the_digest_is_of_psplib_and_of_all_packages() -> None:
 
 @pytest.mark.slow
 def test_a_book_with_a_warning_leaves_the_old_pages(book: Path) -> None:
-    first = build.build(scales.PUBLISHED, "cpu", book / "_build")
+    first = build.build_book(scales.PUBLISHED, "cpu", book / "_build")
     html = first.parent
     assert "from b" in (html / "book" / "b.html").read_text()
     assert (html / "book" / "b.ipynb").exists()
     (book / "book" / "index.md").write_text("# One\n\n[none](none.md)\n")
     with pytest.raises(PsplibError, match="Jupyter Book warns") as refused:
-        build.build(scales.PUBLISHED, "cpu", book / "_build")
+        build.build_book(scales.PUBLISHED, "cpu", book / "_build")
     assert "none.md" in str(refused.value)
     assert "first" in (html / "book" / "index.html").read_text()
 

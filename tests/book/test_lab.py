@@ -19,7 +19,7 @@ from psplib.analysis.entropy import FirstOrder
 from psplib.analysis.psp import observe
 from psplib.book import lab, lab_panel
 from psplib.book.lab import Setting, Snapshot
-from psplib.book.lab_panel import Panel, Recording
+from psplib.book.lab_panel import Laboratory, Recording
 from psplib.core.errors import PsplibError
 from psplib.training.trainer import evaluate
 
@@ -30,20 +30,20 @@ SHORT = Setting(shrinkage=1e-3, tolerance=0.2, patience=2, epochs=40, learning_r
 
 @pytest.fixture(scope="module")
 def recording() -> Recording:
-    return lab_panel.record(SHORT)
+    return lab_panel.record_run(SHORT)
 
 
 def test_a_seed_gives_the_same_snapshots_again_and_another_gives_others(
     recording: Recording,
 ) -> None:
     state = torch.get_rng_state()
-    again = list(itertools.islice(lab.run(SHORT), 12))
+    again = list(itertools.islice(lab.simulate(SHORT), 12))
     assert torch.equal(torch.get_rng_state(), state)
     for one, other in zip(recording.snapshots, again, strict=False):
         assert torch.equal(one.weights, other.weights)
         assert torch.equal(one.regions, other.regions)
         assert (one.epoch, one.scores, one.entropy) == (other.epoch, other.scores, other.entropy)
-    different = next(lab.run(replace(SHORT, seed=1)))
+    different = next(lab.simulate(replace(SHORT, seed=1)))
     assert not torch.equal(different.weights, again[0].weights)
     assert different.scores != again[0].scores
 
@@ -87,7 +87,7 @@ def test_the_moons_are_learnt_and_stay_learnt(recording: Recording) -> None:
 def test_a_larger_lambda_makes_the_first_pruning_sparser() -> None:
     def first(shrinkage: float) -> float:
         setting = replace(SHORT, shrinkage=shrinkage)
-        return next(s.mask.sparsity for s in lab.run(setting) if s.pruned)
+        return next(s.mask.sparsity for s in lab.simulate(setting) if s.pruned)
 
     small, middle, large = (first(shrinkage) for shrinkage in (1e-5, 1e-3, 3e-3))
     assert small < middle < large
@@ -146,7 +146,7 @@ def test_senseless_settings_are_refused(field: str, value: object, sentence: str
 
 def endless(made: list[Snapshot]) -> "Iterator[Snapshot]":
     """Snapshots for as long as somebody takes them; `made` keeps them."""
-    snapshot = next(lab.run(SHORT))
+    snapshot = next(lab.simulate(SHORT))
     while True:
         made.append(snapshot)
         yield snapshot
@@ -168,7 +168,7 @@ def test_stop_stops_and_a_second_start_is_refused_until_then() -> None:
         starts.append(setting)
         return endless(made)
 
-    panel = Panel(source)
+    panel = Laboratory(source)
     before = threading.active_count()
     assert not panel.is_running
     panel.run_button.click()
@@ -203,9 +203,9 @@ def test_the_panel_runs_what_the_knobs_say_to_its_end() -> None:
 
     def source(setting: Setting) -> Iterator[Snapshot]:
         asked.append(setting)
-        return itertools.islice(lab.run(setting), 4)
+        return itertools.islice(lab.simulate(setting), 4)
 
-    panel = Panel(source)
+    panel = Laboratory(source)
     panel.toy.value, panel.tolerance.value = "rings", 0.3
     panel.shrinkage.value, panel.patience.value, panel.seed.value = 1e-2, 7, 3
     assert panel.start()
@@ -219,10 +219,10 @@ def test_the_panel_runs_what_the_knobs_say_to_its_end() -> None:
 
 def test_an_error_in_the_thread_is_shown_in_the_panel() -> None:
     def source(setting: Setting) -> Iterator[Snapshot]:
-        yield next(lab.run(SHORT))
+        yield next(lab.simulate(SHORT))
         raise PsplibError("The training <diverged>.")
 
-    panel = Panel(source)
+    panel = Laboratory(source)
     panel.start()
     panel.join(60)
     assert "PsplibError: The training &lt;diverged&gt;." in panel.note.value
@@ -230,7 +230,7 @@ def test_an_error_in_the_thread_is_shown_in_the_panel() -> None:
 
 
 def test_a_run_is_stopped_between_two_epochs() -> None:
-    panel = Panel(lambda setting: lab.run(replace(setting, epochs=100_000)))
+    panel = Laboratory(lambda setting: lab.simulate(replace(setting, epochs=100_000)))
     panel.start()
     wait(lambda: panel.progress.value > 0)
     panel.stop()
@@ -249,7 +249,7 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
         setup = """
             from dataclasses import replace
             from psplib.book import lab, lab_panel
-            panel = lab_panel.Panel(lambda s: lab.run(replace(s, epochs=100_000)))
+            panel = lab_panel.Laboratory(lambda s: lab.simulate(replace(s, epochs=100_000)))
             panel.start()
             [w.model_id for w in (panel.stop_button, panel.picture, panel.note)]
         """
@@ -290,7 +290,7 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
 
 def test_a_frame_has_the_numbers_of_its_snapshot_in_words(recording: Recording) -> None:
     short = recording.upto(3)
-    page, last = lab_panel.frame(short), short.snapshots[-1]
+    page, last = lab_panel.page_of(short), short.snapshots[-1]
     assert page.count("<img alt=") == page.count("data:image/png;base64,") == 4
     assert f"{100 * last.scores['test'].error:.1f} % of the test set" in page
     assert f"{last.mask.kept} of 1218 parameters" in page
@@ -303,9 +303,9 @@ def test_a_frame_has_the_numbers_of_its_snapshot_in_words(recording: Recording) 
 def test_a_network_that_died_is_still_drawn() -> None:
     """All weights but the largest are gone at the second pruning."""
     setting = Setting(shrinkage=0.5, tolerance=1.0, patience=0, epochs=4)
-    last = lab_panel.record(setting)
+    last = lab_panel.record_run(setting)
     assert last.snapshots[-1].mask.sparsity > 0.9
-    assert lab_panel.frame(last).count("<img") == 4
+    assert lab_panel.page_of(last).count("<img") == 4
 
 
 def test_without_a_kernel_there_is_no_live_panel_but_the_end_of_a_run(
@@ -314,5 +314,5 @@ def test_without_a_kernel_there_is_no_live_panel_but_the_end_of_a_run(
     assert not lab_panel.is_live()
     shown: list[Any] = []
     monkeypatch.setattr(lab_panel, "display", shown.append)
-    lab_panel.show(recording.upto(2))
-    assert shown[0].data == lab_panel.frame(recording.upto(2))
+    lab_panel.show_panel(recording.upto(2))
+    assert shown[0].data == lab_panel.page_of(recording.upto(2))

@@ -16,7 +16,7 @@ from psplib.core.config import canonical
 from psplib.experiments import scales
 from psplib.paper import display, figure_1, forest, statistics, style
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import all_claims, answer, claims_across, panel_claims
+from psplib.paper.figure_1_claims import all_claims, answer_of_figure_1, claims_across, panel_claims
 from psplib.runs.store import Store
 
 
@@ -175,7 +175,9 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figure_1.plot_convergence(empty.history, "") is None
     assert display.styled(figure_1.errors_by_sparsity(empty)) is None
     assert display.badge(empty, "(c)").count("not there yet") == 1
-    assert "has **not been tested** yet in LeNet-5 on Fashion-MNIST" in answer(all_claims([empty]))
+    assert "has **not been tested** yet in LeNet-5 on Fashion-MNIST" in answer_of_figure_1(
+        all_claims([empty])
+    )
     assert figure_1.summary([empty]) == display.NOT_THERE
     assert display.NOT_THERE in figure_1.unfolded([empty]).data
     assert display.missing_runs(empty).startswith("The gradual run of this figure is not there yet")

@@ -110,7 +110,7 @@ def test_without_runs_the_page_says_so(tmp_path: Path) -> None:
 
 
 def test_the_picture_of_the_readme_is_current(capsys: pytest.CaptureFixture[str]) -> None:
-    front.main()
+    front.write_picture()
     path = ROOT / "book" / "_static" / "abstract.svg"
     assert capsys.readouterr().out == path.read_text(), "make picture draws it anew"
     assert path.stat().st_size < 30_000

@@ -81,7 +81,7 @@ def test_curves_hold_the_table_and_its_t_quantiles() -> None:
 
 
 def test_maps_hold_their_tables(minima: Figures2to4) -> None:
-    numbers = live.plane(minima, ("loss", "joint")).numbers
+    numbers = live.maps(minima, ("loss", "joint")).numbers
     assert numbers["quantities"] == ["loss", "joint"]
     first = numbers["maps"][0]
     table = minima.map("surviving").sort_values(["beta", "alpha"])
@@ -94,7 +94,7 @@ def test_maps_hold_their_tables(minima: Figures2to4) -> None:
 
 def test_what_stands_in_the_page_cannot_end_its_script(minima: Figures2to4) -> None:
     figure = live.Live(
-        {"kind": "curves", "title": "</script><b>"}, live.plane(minima, ["loss"]).still
+        {"kind": "curves", "title": "</script><b>"}, live.maps(minima, ["loss"]).still
     )
     inside = figure.page.split('<script type="application/json">')[1].split("</script>")[0]
     assert json.loads(inside)["title"] == "</script><b>"
@@ -104,7 +104,7 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
     empty = Store(tmp_path)
     nothing = collect_minima(scales.minima("paper"), empty)
     panels = [Figure1.collect(scales.figure_1a("paper"), empty)]
-    for figure in (live.curves(panels), live.plane(nothing, tuple(LABELS))):
+    for figure in (live.curves(panels), live.maps(nothing, tuple(LABELS))):
         assert live.MISSING in figure._repr_mimebundle_()["text/html"]
 
 
@@ -138,7 +138,7 @@ def test_a_reader_reads_off_means_intervals_and_differences(page_of) -> None:
 
 @needs_chromium
 def test_a_reader_reads_off_a_point_of_the_plane(page_of, minima: Figures2to4) -> None:
-    page = page_of(live.plane(minima, ("loss", "joint")))
+    page = page_of(live.maps(minima, ("loss", "joint")))
     svg = page.locator(".psplib-live > div > svg")
     table = minima.map("surviving")
     g = table[(table["alpha"] == 0) & (table["beta"] == 0)].iloc[0]
@@ -168,7 +168,7 @@ def test_a_reader_prunes_by_hand_before_the_answer_is_shown(page_of, minima: Fig
         "counts": [40, 60],
     }
     numbers = {"kind": "threshold", "tolerance": 0.05, "color": "blue", "points": [network]}
-    page = page_of(live.Live(numbers, live.plane(minima, ["loss"]).still))
+    page = page_of(live.Live(numbers, live.maps(minima, ["loss"]).still))
     knob = page.get_by_role("slider")
     assert answer(page).startswith("T = 0 takes 0 of 100: validation loss 0.1000, 1.000 ×")
     for step, (taken, where) in enumerate([(20, "within"), (40, "within"), (80, "beyond")], 1):

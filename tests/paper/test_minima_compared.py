@@ -285,7 +285,7 @@ def test_the_effects_of_runs_and_of_all_of_them_are_in_one_table() -> None:
 
 
 def test_a_network_has_the_chances_that_its_panel_of_figure_1_says(monkeypatch) -> None:
-    monkeypatch.setattr(minima, "unequal", lambda panel, store: f"as {panel.name} says")
+    monkeypatch.setattr(minima, "why_unequal", lambda panel, store: f"as {panel.name} says")
     found = collect(published())
     assert found.unequal == "as figure_1b says"
     assert {one.title: one.unequal for one in found.others} == {

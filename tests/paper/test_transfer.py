@@ -71,8 +71,8 @@ def test_verdicts_where_the_paper_is_right() -> None:
     first, _, pixels, _ = transfer.transfer_claims(figure)[:4]
     assert (first.effect, first.n, first.unit) == (pytest.approx(2.0), 4, "points")
     assert pixels.effect == pytest.approx(10.0, abs=0.1)
-    assert transfer.answer(figure).startswith("**Yes**")
-    assert "raw pixels are 10.01" in transfer.answer(figure)
+    assert transfer.answer_of_transfer(figure).startswith("**Yes**")
+    assert "raw pixels are 10.01" in transfer.answer_of_transfer(figure)
 
 
 def test_verdicts_where_there_is_no_advantage_and_pixels_are_ahead() -> None:
@@ -81,8 +81,8 @@ def test_verdicts_where_there_is_no_advantage_and_pixels_are_ahead() -> None:
 
     figure = world(error)
     assert verdicts(figure)[:3] == [FAILS, UNDECIDED, FAILS]
-    assert transfer.answer(figure).startswith("**No**")
-    assert "better than the gradual networks" in transfer.answer(figure)
+    assert transfer.answer_of_transfer(figure).startswith("**No**")
+    assert "better than the gradual networks" in transfer.answer_of_transfer(figure)
 
 
 def test_a_difference_too_small_to_matter_is_none_and_a_scattered_one_is_undecided() -> None:
@@ -139,7 +139,7 @@ def test_what_was_not_run_is_said_and_shown_as_nothing() -> None:
     assert transfer.plot_errors(empty) is None
     assert transfer.plot_differences(empty) is None
     assert transfer.plot_entropy(empty) is None
-    assert "not there yet" in transfer.answer(empty)
+    assert "not there yet" in transfer.answer_of_transfer(empty)
 
 
 def test_figures_tables_and_ledger_show_what_is_there() -> None:

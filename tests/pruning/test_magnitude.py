@@ -113,7 +113,7 @@ def test_a_network_is_what_the_rewound_arm_makes_of_its_mask(
     monkeypatch.setattr(magnitude, "magnitude", lambda source, mask, kept: masks[1])
     found = magnitude.prune_by_magnitude(replace(CONFIG, points=(2,)), tiny, masks[1:2]).replicas
     rewound = Retraining(CONFIG.lobster, 2, "rewound", (0, 1), 4, 0.6, 20)
-    expected = tickets.retrain([rewound], tiny, [masks[1]])[0].replicas
+    expected = tickets.retrain_replicas([rewound], tiny, [masks[1]])[0].replicas
     found = found[found["point"] == 2].reset_index(drop=True)
     pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
 

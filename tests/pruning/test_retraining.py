@@ -19,7 +19,7 @@ from psplib.nn.masks import Mask
 from psplib.nn.models import build
 from psplib.pruning import retraining as tickets
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import ARMS, Retraining, RetrainingResult, retrain
+from psplib.pruning.retraining import ARMS, Retraining, RetrainingResult, retrain_replicas
 from psplib.training import engines
 from psplib.training import fit as training
 from psplib.training.fit import Checkpoint, order
@@ -46,7 +46,7 @@ def run(
     config: Retraining, data: Data, mask: Mask, checkpoint: Checkpoint | None = None
 ) -> RetrainingResult:
     weights = gradual(mask) if config.arm == "continued" else None
-    return retrain([config], data, [mask], checkpoint, [weights])[0]
+    return retrain_replicas([config], data, [mask], checkpoint, [weights])[0]
 
 
 def initial(config: Retraining, mask: Mask, replica: int) -> tuple[Tensor, Mask]:
@@ -161,7 +161,7 @@ def test_the_continued_arm_goes_on_from_the_gradual_network_exactly(tiny: Data, 
     result = run(still, tiny, mask)
     assert torch.equal(result.weights, gradual(mask))
     with pytest.raises(PsplibError, match="needs the weights of the gradual network"):
-        retrain([still], tiny, [mask])
+        retrain_replicas([still], tiny, [mask])
     with pytest.raises(PsplibError, match="needs a pruned point, from 1 on; got 0"):
         replace(still, point=0)
 
@@ -334,7 +334,7 @@ def test_arms_and_points_side_by_side_are_those_one_by_one(
     every = [run(config, data, own) for config, own in zip(TOGETHER, masks, strict=True)]
     monkeypatch.setattr(tickets, "stacks", lambda device: True)
     monkeypatch.setattr(engines, "stacks", lambda device: True)
-    found = retrain(TOGETHER, data, masks)
+    found = retrain_replicas(TOGETHER, data, masks)
     for alone, result in zip(every, found, strict=True):
         pd.testing.assert_frame_equal(result.replicas, alone.replicas, rtol=1e-8)
         pd.testing.assert_frame_equal(result.history, alone.history, rtol=1e-8)
@@ -356,9 +356,9 @@ def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_
     monkeypatch.setattr(tickets, "stacks", lambda device: stacked)
     monkeypatch.setattr(engines, "stacks", lambda device: stacked)
     masks = [mask_of(config.arm, mask) for config in TOGETHER]
-    whole = retrain(TOGETHER, tiny, masks)
+    whole = retrain_replicas(TOGETHER, tiny, masks)
     resumed, interruptions = in_pieces(
-        lambda checkpoint: retrain(TOGETHER, tiny, masks, checkpoint)
+        lambda checkpoint: retrain_replicas(TOGETHER, tiny, masks, checkpoint)
     )
     assert interruptions >= 2
     for one, other in zip(resumed, whole, strict=True):
@@ -369,7 +369,7 @@ def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_
 
 def test_arms_side_by_side_have_one_number_of_epochs(tiny: Data, mask: Mask) -> None:
     with pytest.raises(PsplibError, match="side by side need one epochs; got"):
-        retrain([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
+        retrain_replicas([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
 
 
 def test_another_precision_is_another_run_with_nearly_the_same_end(

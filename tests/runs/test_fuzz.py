@@ -41,7 +41,7 @@ from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, pack_bits
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import Retraining, retrain
+from psplib.pruning.retraining import Retraining, retrain_replicas
 from psplib.runs.archive import pack_runs, unpack_runs
 from psplib.runs.run import check_run
 from psplib.runs.store import Store
@@ -624,7 +624,7 @@ def test_checkpoints(training: tuple[Data, Retraining, Mask], tmp_path: Path) ->
     def kept(config: Retraining, folder: Path) -> bytes:
         folder.mkdir()
         checkpoint = Checkpoint(folder, interval=0.0, keys=(key(config),))
-        retrain([config], data, [mask], checkpoint)
+        retrain_replicas([config], data, [mask], checkpoint)
         return (folder / "checkpoint.safetensors").read_bytes()
 
     ours = kept(config, tmp_path / "ours")
@@ -971,7 +971,7 @@ def test_kills(training: tuple[Data, Retraining, Mask], small: list[Path], tmp_p
 
     def make(checkpoint: Checkpoint) -> tuple[Any, Data]:
         checkpoint.interval = 0.0
-        (result,) = retrain([config], data, [mask], checkpoint)
+        (result,) = retrain_replicas([config], data, [mask], checkpoint)
         best = {"packed": pack_bits(result.mask), "weights": result.weights}
         return {"replicas": result.replicas, "history": result.history, "best": best}, data
 
