@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from typing import TypeVar
 
 import matplotlib as mpl
 import torch
@@ -22,6 +23,7 @@ from psplib.runs import store as runs
 
 PARAMETERS = ("scale", "device", "seed")
 PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # papermill's --inject-paths
+D = TypeVar("D", bound=designs.Design)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,7 @@ class Chapter:
 
     def figure_1(self, name: str) -> Figure1:
         """A panel of Fig. 1: published, or computed here from what is not there yet."""
-        panel, store = self._runs(name)
-        assert isinstance(panel, designs.Panel)
-        return Figure1.collect(panel, store)
+        return Figure1.collect(*self._runs(name, designs.Panel))
 
     def panels(self) -> tuple[Figure1, ...]:
         """The four panels of Fig. 1, in their order."""
@@ -50,8 +50,7 @@ class Chapter:
     def minima(self) -> Figures2to4:
         """What Figs. 2 to 4 are made of: published, or computed here; of the other networks, the
         censuses that are there."""
-        panel, store = self._runs("minima")
-        assert isinstance(panel, designs.Minima)
+        panel, store = self._runs("minima", designs.Minima)
         others = [self._experiment(name) for name in scales.PANELS if name != "figure_1b"]
         further = scales.replication(others[0].scale, self.seed)
         panels = [other for other in others if isinstance(other, designs.Panel)]
@@ -59,35 +58,28 @@ class Chapter:
 
     def beyond(self) -> FigureBeyond:
         """What "beyond the paper" is made of: published, or computed here."""
-        panel, store = self._runs("beyond")
-        assert isinstance(panel, designs.Beyond)
-        return FigureBeyond.collect(panel, store)
+        return FigureBeyond.collect(*self._runs("beyond", designs.Beyond))
 
     def controls(self) -> FigureControls:
         """What the controls are made of: published, or computed here."""
-        panel, store = self._runs("controls")
-        assert isinstance(panel, designs.Controls)
-        return FigureControls.collect(panel, store)
+        return FigureControls.collect(*self._runs("controls", designs.Controls))
 
     def learning(self) -> FigureLearning:
         """What the chapter on learning by entropy is made of: published, or computed here."""
-        panel, store = self._runs("entropy_learning")
-        assert isinstance(panel, scales.Learning)
-        return FigureLearning.collect(panel, store)
+        return FigureLearning.collect(*self._runs("entropy_learning", scales.Learning))
 
     def transfer(self) -> FigureTransfer:
         """What the chapter on transfer is made of: published, or computed here."""
-        panel, store = self._runs("transfer")
-        assert isinstance(panel, scales.Transfers)
-        return FigureTransfer.collect(panel, store)
+        return FigureTransfer.collect(*self._runs("transfer", scales.Transfers))
 
     def entries(self) -> list[Entry]:
         """Every claim of the ledger, with its verdict: from what is published, or computed here."""
         found = self.panels(), self.minima(), self.beyond()
         return ledger.entries(*found, self.transfer(), self.learning())
 
-    def _runs(self, name: str) -> tuple[designs.Design, runs.Store]:
+    def _runs(self, name: str, kind: type[D]) -> tuple[D, runs.Store]:
         panel, store = self._experiment(name), self.store
+        assert isinstance(panel, kind)
         if self.scale != scales.PUBLISHED:
             sweep.run([panel], store, self.device)
         return panel, store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
@@ -49,6 +49,44 @@ class Design(Protocol):
         How many points a gradual run has is known only when it is done: until then the retrainings
         from its masks are not in the list; nor is what analyses a retraining that is not done.
         """
+
+
+class _Examined:
+    """What is examined at a mask, on `samples` training images."""
+
+    samples: int
+
+    def census(self, retraining: Retraining) -> Census:
+        """The census of a retraining."""
+        return Census(retraining, self.samples, min(self.samples, 2_000))
+
+    def sharpness(self, rewound: Retraining) -> Sharpness:
+        """How narrow the minima of G and the rewound networks are."""
+        return Sharpness(rewound, min(self.samples, 2_000))
+
+    def selectivity(self, rewound: Retraining) -> Selectivity:
+        """How class-specific the features of G and the rewound networks are."""
+        return Selectivity(rewound, self.samples)
+
+
+class _Several:
+    """An experiment on several networks, each with runs of its own."""
+
+    networks: tuple[Any, ...]
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """LOBSTER's runs of all networks."""
+        return tuple(run for network in self.networks for run in network.lobsters)
+
+    @property
+    def retrained(self) -> Retraining:
+        """What the first network's masks are retrained by."""
+        return self.networks[0].retrained
+
+    def runs(self, store: Store) -> list[Run]:
+        """Its runs in the order of their worth, see `Design.runs`."""
+        return [run for network in self.networks for run in network.runs(store)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +143,7 @@ class Grid(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Minima:
+class Minima(_Examined):
     """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
     analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
     first run; G and the rewound networks of every run have their census and their sharpness."""
@@ -126,18 +164,6 @@ class Minima:
     def retraining(self, lobster: Lobster, points: int, arm: str) -> Retraining:
         """An arm at the last of a gradual run's points."""
         return dataclasses.replace(self.retrained, lobster=lobster, point=points - 1, arm=arm)
-
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
-
-    def sharpness(self, rewound: Retraining) -> Sharpness:
-        """How narrow the minima of G and the rewound networks are."""
-        return Sharpness(rewound, min(self.samples, 2_000))
-
-    def selectivity(self, rewound: Retraining) -> Selectivity:
-        """How class-specific the features of G and the rewound networks are."""
-        return Selectivity(rewound, self.samples)
 
     def profile(self, retraining: Retraining) -> Profile:
         """The single neurons of G and of a retraining's best network."""
@@ -256,7 +282,7 @@ class Rivals:
 
 
 @dataclass(frozen=True)
-class Beyond:
+class Beyond(_Several):
     """Comparisons that the paper lacks: is it the sensitivity term, and are LOBSTER's masks better
     than those of magnitude pruning?"""
 
@@ -266,23 +292,9 @@ class Beyond:
     title: str
     networks: tuple[Rivals, ...]
 
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """LOBSTER's runs of all networks."""
-        return tuple(run for rivals in self.networks for run in rivals.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """What the first network's masks are retrained by."""
-        return self.networks[0].retrained
-
-    def runs(self, store: Store) -> list[Run]:
-        """Its runs in the order of their worth, see `Design.runs`."""
-        return [run for network in self.networks for run in network.runs(store)]
-
 
 @dataclass(frozen=True)
-class Replication:
+class Replication(_Examined):
     """Fig. 1a over many gradual runs: from masks of each but the first, which the figure itself
     retrains from, fewer replicas of two arms at three points; and the censuses of Figs. 2 to 4
     where the replicas' weights are kept, and the sharpness at the last."""
@@ -306,18 +318,6 @@ class Replication:
             for point in sorted({*goals, pruned[-1]}, reverse=True)
         ]
 
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
-
-    def sharpness(self, rewound: Retraining) -> Sharpness:
-        """How narrow the minima of G and the rewound networks are."""
-        return Sharpness(rewound, min(self.samples, 2_000))
-
-    def selectivity(self, rewound: Retraining) -> Selectivity:
-        """How class-specific the features of G and the rewound networks are."""
-        return Selectivity(rewound, self.samples)
-
     def runs(self, store: Store) -> list[Run]:
         """Its runs in the order of their worth, see `Design.runs`."""
         found: list[Run] = list(self.lobsters)
@@ -334,7 +334,7 @@ class Replication:
 
 
 @dataclass(frozen=True)
-class Controlled:
+class Controlled(_Examined):
     """The controls of one network, at the last point of each of its gradual runs: templates of what
     is trained from there, in the order of `CONTROLS`."""
 
@@ -344,14 +344,15 @@ class Controlled:
     samples: int
 
     @property
+    def retrained(self) -> Retraining:
+        """1-S."""
+        return self.arms[0]
+
+    @property
     def stages(self) -> tuple[tuple[Retraining, ...], ...]:
         """The templates by their worth: 1-S and what takes one of the two differences away; then
         the long training; then the control of the selection."""
         return self.arms[:3], self.arms[3:4], self.arms[4:]
-
-    def census(self, retraining: Retraining) -> Census:
-        """The census of a retraining."""
-        return Census(retraining, self.samples, min(self.samples, 2_000))
 
     def runs(self, store: Store) -> list[Run]:
         """The runs of one self of the controls: stage by stage, and in each of them gradual run by
@@ -367,7 +368,7 @@ class Controlled:
             return dataclasses.replace(template, lobster=lobster, point=point)
 
         found: list[Run] = list(self.lobsters)
-        one_shot = self.arms[0]
+        one_shot = self.retrained
         for stage in self.stages:
             for lobster in sorted(sparsities, key=lambda run: not store.has(last(one_shot, run))):
                 for retraining in (last(template, lobster) for template in stage):
@@ -378,7 +379,7 @@ class Controlled:
 
 
 @dataclass(frozen=True)
-class Controls:
+class Controls(_Several):
     """What tells gradual from one-shot pruning: the path or the regulariser? Networks that share a
     mask, from G or from the initial values, with LOBSTER's shrinking or without."""
 
@@ -387,20 +388,6 @@ class Controls:
     seed: int
     title: str
     networks: tuple[Controlled, ...]
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """The gradual runs of all networks."""
-        return tuple(run for network in self.networks for run in network.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """1-S of the first network."""
-        return self.networks[0].arms[0]
-
-    def runs(self, store: Store) -> list[Run]:
-        """Its runs in the order of their worth, see `Design.runs`."""
-        return [run for network in self.networks for run in network.runs(store)]
 
 
 def spread(densities: list[float], most: int) -> list[int]:

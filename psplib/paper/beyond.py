@@ -34,7 +34,7 @@ from psplib.paper.statistics import (
     interval,
 )
 from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, scale_axes
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
@@ -94,11 +94,11 @@ class FigureBeyond:
                     gradients.append(named["gradients"])
         return cls(
             panel,
-            _together(networks, COLUMNS).astype(
+            together(networks, COLUMNS).astype(
                 {n: "Int64" for n in ("replica", "point", "lobster_seed", "epoch")}
             ),
-            _together(layers, LAYERS),
-            _together(gradients, ("network", "point")),
+            together(layers, LAYERS),
+            together(gradients, ("network", "point")),
             missing,
             tuple(done.values()),
         )
@@ -126,10 +126,6 @@ class FigureBeyond:
         """The points of each gradual run, by its seed; sparser from row to row."""
         runs = self.rows(network, arm).groupby("lobster_seed")
         return {int(seed): run.set_index("point").sort_index() for seed, run in runs}
-
-
-def _together(frames: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
 
 
 def between(run: pd.DataFrame, column: str, densities: Sequence[float]) -> np.ndarray:

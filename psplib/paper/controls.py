@@ -44,7 +44,7 @@ from psplib.paper.statistics import (
     reserved,
 )
 from psplib.paper.style import STYLE, Look, plain_ticks
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
@@ -102,12 +102,12 @@ class FigureControls:
                     is_gradual = rows["arm"] == "lobster"
                     of = np.where(is_gradual, "gradual", name(network, config.retraining))
                     measured.append(rows.assign(**label, control=of)[[*NETWORK, *MEASURED]])
-        table = _together(errors, [*NETWORK, *ERRORS])
-        census = _together(measured, [*NETWORK, *MEASURED]).drop_duplicates(NETWORK)
+        table = together(errors, [*NETWORK, *ERRORS])
+        census = together(measured, [*NETWORK, *MEASURED]).drop_duplicates(NETWORK)
         return cls(
             panel,
             table.merge(census, "left", NETWORK),
-            _together(history, HISTORY),
+            together(history, HISTORY),
             missing,
             tuple(done.values()),
         )
@@ -121,11 +121,6 @@ class FigureControls:
         """A quantity's mean over the replicas of a control: a value per gradual run, by seed."""
         table = self.table[(self.table["network"] == network) & (self.table["control"] == control)]
         return table.groupby("lobster_seed")[column].mean().dropna()
-
-
-def _together(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def name(network: Controlled, retraining: Retraining) -> str:

@@ -29,7 +29,7 @@ from psplib.paper.statistics import (
     reported,
 )
 from psplib.paper.style import STYLE
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.paper.transfer import SMALLEST, is_worthwhile
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
@@ -69,7 +69,7 @@ class FigureLearning:
         """The table from the runs that a store has."""
         done, missing = divide(panel, store)
         frames = [c.tables(a)["learnt"] for c, a in done.items() if isinstance(c, EntropyLearning)]
-        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+        table = together(frames, COLUMNS)
         return cls(panel, table[list(COLUMNS)], missing, tuple(done.values()))
 
     @property

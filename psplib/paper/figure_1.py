@@ -22,7 +22,7 @@ from psplib.paper.controls import chances_of
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import interval
 from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
@@ -135,7 +135,7 @@ class Figure1:
                 frame.insert(1, "point", last.config["point"])
                 frames.append(frame)
         columns = ["arm", "point", "replica", "epoch", "validation_loss", "validation_error"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        return together(frames, columns)
 
 
 def _networks(done: dict[Run, Artefact]) -> pd.DataFrame:
@@ -144,8 +144,7 @@ def _networks(done: dict[Run, Artefact]) -> pd.DataFrame:
         for config, artefact in done.items()
         if isinstance(config, Lobster | Retraining)
     ]
-    nothing = pd.DataFrame(columns=list(COLUMNS))
-    table = pd.concat(frames, ignore_index=True) if frames else nothing
+    table = together(frames, COLUMNS)
     return table.astype({"replica": "Int64", "point": "Int64", "lobster_seed": "Int64"})
 
 
@@ -255,7 +254,7 @@ def panels_table(panels: Sequence[Figure1]) -> pd.DataFrame:
         frame = figure.table.copy()
         frame.insert(0, "panel", figure.panel.name)
         frames.append(frame)
-    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    return together(frames, ["panel", *COLUMNS])
 
 
 def show_panels(panels: Sequence[Figure1]) -> None:

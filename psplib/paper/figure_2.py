@@ -50,6 +50,7 @@ from psplib.paper.statistics import (
     widened,
 )
 from psplib.paper.style import STYLE, plain_ticks
+from psplib.paper.tables import together
 
 QUANTITIES = {
     "train_loss": Quantity("training loss", 4, log=True),
@@ -130,7 +131,7 @@ def eigenvalues_table(figures: Figures2to4) -> pd.DataFrame:
         rows.assign(subspace=line.subspace, definition=line.definition)
         for line, rows in figures.lines.items()
     ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return together(frames)
 
 
 def residuals(figures: Figures2to4) -> pd.DataFrame:

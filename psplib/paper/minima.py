@@ -40,7 +40,7 @@ from psplib.paper.statistics import (
     reserved,
 )
 from psplib.paper.style import ARMS, STYLE, plain_ticks
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
@@ -261,7 +261,7 @@ def why_unequal(panel: Panel, store: Store) -> str:
 
 def _once(frames: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
     """All frames; G, which every census has, once."""
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=by)
+    table = together(frames, by)
     return table.drop_duplicates(by, ignore_index=True)
 
 

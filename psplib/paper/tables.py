@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
 from psplib.experiments.designs import Design
 from psplib.experiments.scales import SCALES, experiment
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
+
+
+def together(frames: Iterable[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """All rows of some tables; a table of these columns where there are none."""
+    full = [frame for frame in frames if len(frame)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=list(columns))
 
 
 def divide(panel: Design, store: Store) -> tuple[dict[Run, Artefact], tuple[Run, ...]]:

@@ -36,7 +36,7 @@ from psplib.paper.statistics import (
     reported,
 )
 from psplib.paper.style import ARMS, STYLE, Look
-from psplib.paper.tables import divide
+from psplib.paper.tables import divide, together
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
@@ -75,7 +75,7 @@ class FigureTransfer:
             for config in panel.runs_of(source, store):
                 if isinstance(config, Transfer) and config in done:
                     frames.append(_labelled(config, done[config], source, store))
-        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+        table = together(frames, COLUMNS)
         table = table.reindex(columns=list(COLUMNS)).drop_duplicates(list(KEY), ignore_index=True)
         return cls(panel, table, missing, tuple(done.values()))
 

@@ -430,21 +430,8 @@ class GradualResult:
 class GradualRun(Gradual):
     """A gradual run to the `target` sparsity: `points` has a row per plateau."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        number: int,
-        seed: int,
-        update: Update,
-        epochs: int,
-        *,
-        tolerance: float,
-        patience: int,
-        target: float,
-    ) -> None:
-        super().__init__(
-            trainer, number, seed, update, epochs, tolerance=tolerance, patience=patience
-        )
+    def __init__(self, *trial: Any, target: float, **settings: Any) -> None:
+        super().__init__(*trial, **settings)
         self.target = target
         self.points: list[dict[str, Any]] = []
         self.has_ended = False
