@@ -80,7 +80,9 @@ def _entry(row: Row, found: Sequence[Entry]) -> Entry:
 
 def _cells(row: Row, entry: Entry) -> tuple[str, ...]:
     v = entry.verdict
-    size = f"{display.effect_in_words(v)} <small>{row.effect}; n\u00a0=\u00a0{v.n}</small>"
+    network = v.claim.rstrip(".").rpartition("(")[2].removesuffix(")")
+    what = f"{row.effect}, {network}; n\u00a0=\u00a0{v.n}"
+    size = f"{display.effect_in_words(v)} <small>{what}</small>"
     chapter = f'<a href="{entry.chapter}.html">{entry.chapter.replace("figure_", "Fig.&nbsp;")}</a>'
     label = display.verdict_label(v.verdict)
     return row.says, label, size if v.verdict != NOT_RUN else "–", chapter

@@ -47,6 +47,12 @@ def test_five_rows_say_what_the_ledger_says(found: list[ledger.Entry]) -> None:
         assert (verdict, effect) == (entry.verdict.verdict, effect_in_words(entry.verdict))
 
 
+def test_a_row_names_its_network(found: list[ledger.Entry]) -> None:
+    page = front.five_rows(found)
+    assert page.count("LeNet-300, MNIST; n") == 2
+    assert page.count("LeNet-5, MNIST; n") == 3
+
+
 def test_a_row_turns_with_its_verdict() -> None:
     turned = world(z2=(0.7, 0.5), mutual=(0.04, 0.05), narrow=(10.0, 30.0))
     verdicts = [r[1] for r in rows(front.five_rows(ledger.entries(PANELS, turned)))]
