@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from click.testing import Result
+    from playwright.sync_api import Browser
 
     from psplib.nn.data import Data
     from psplib.runs.store import Store
@@ -204,3 +205,15 @@ def disk_of() -> Callable[[int], contextlib.AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return full
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests of a file."""
+    import browsing
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browsing.CHROMIUM)
+        yield opened
+        opened.close()

@@ -10,7 +10,7 @@ from typing import Any
 import browsing
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from torch import Tensor, nn
 
 from psplib.analysis.entropy import FirstOrder, SecondOrder
@@ -50,14 +50,6 @@ PLAY = """([toy, knobs, orders]) => {
   const splits = ["train", "validation", "test"].map(s => [[...data[s].x], [...data[s].y]]);
   return { classes: data.classes, splits, weights: [...weights], looks };
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browsing.CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

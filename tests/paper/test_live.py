@@ -10,7 +10,7 @@ from pathlib import Path
 import browsing
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
@@ -28,14 +28,6 @@ REWOUND, NEW = "rewound (1-S)", "re-initialised"
 @pytest.fixture(scope="module")
 def minima() -> Figures2to4:
     return world(runs=2, replicas=3)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browsing.CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
