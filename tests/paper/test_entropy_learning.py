@@ -43,7 +43,7 @@ def test_the_gamma_of_a_claim_is_the_largest_that_costs_no_accuracy() -> None:
 
 def test_verdicts_where_the_paper_is_right() -> None:
     figure = world(lambda g, labels, point: 0.2 - 0.2 * g * (labels == "classes"))
-    assert verdicts(figure) == [HOLDS, HOLDS, HOLDS, HOLDS]
+    assert verdicts(figure) == [HOLDS] * 6
     first = learning.learning_claims(figure)[0]
     assert (first.effect, first.n) == (pytest.approx(2.0), 5)
     assert learning.learning_answer(figure).startswith("**Yes**")
@@ -51,9 +51,9 @@ def test_verdicts_where_the_paper_is_right() -> None:
 
 def test_verdicts_where_any_penalty_does_as_well_and_where_none_does() -> None:
     any_does = world(lambda g, labels, point: 0.2 - 0.2 * g)
-    assert verdicts(any_does) == [HOLDS, FAILS, HOLDS, HOLDS]
+    assert verdicts(any_does) == [HOLDS, FAILS, HOLDS, HOLDS, FAILS, HOLDS]
     none_does = world(lambda g, labels, point: 0.2 + 0.1 * g)
-    assert verdicts(none_does) == [FAILS, FAILS, HOLDS, FAILS]
+    assert verdicts(none_does) == [FAILS, FAILS, HOLDS, FAILS, FAILS, FAILS]
     assert learning.learning_answer(none_does).startswith("**No**")
 
 
@@ -61,9 +61,9 @@ def test_what_was_not_run_and_what_costs_accuracy_is_told_apart() -> None:
     dense = world(lambda g, labels, point: 0.2, points=(0,))
     assert verdicts(dense)[3] == NOT_RUN
     costly = world(lambda g, labels, point: 0.2, lambda g: 0.01 * (g > 0))
-    assert verdicts(costly) == [UNDECIDED] * 4
+    assert verdicts(costly) == [UNDECIDED] * 6
     empty = FigureLearning(PANEL, pd.DataFrame(columns=list(COLUMNS)), (), ())
-    assert verdicts(empty) == [NOT_RUN] * 4
+    assert verdicts(empty) == [NOT_RUN] * 6
     assert learning.plot_learning(empty) is None
     assert "not there yet" in learning.learning_answer(empty)
 
