@@ -278,6 +278,11 @@ def _wrong(folders: list[Path], name: Path, store: Store, *others: Store) -> lis
 
 def main() -> None:
     """What the installed command `psplib` runs."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It was closed: the next file that is opened would take its number, and what is said
+            # would be written there.
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (until the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in another encoding

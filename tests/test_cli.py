@@ -123,16 +123,27 @@ def python(*words: str, folder: Path, **environment: str | None) -> subprocess.C
         ("--help", ">/dev/full", 2),
         ("--help", ">/dev/full 2>&1", 2),
         ("--help", ">&-", 0),
+        ("reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 1", ">&- 2>&-", 0),
+        ("reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 2", ">&- 2>&- <&-", 0),
+        ("status", "| true", 0),
     ],
 )
 def test_where_nothing_can_be_said_nothing_is_raised(
     words: str, where: str, code: int, tmp_path: Path
 ) -> None:
-    done = python(words, where, folder=tmp_path, PSPLIB_RUNS=str(tmp_path))
+    done = python(words, where, folder=tmp_path, PSPLIB_RUNS=str(tmp_path / "runs"))
     assert done.returncode == code
     said = {"", "psplib: The output could not be used: No space left on device.\n"}
     assert done.stderr in said
     assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_name_in_another_encoding_is_said_as_it_can_be(tmp_path: Path) -> None:
+    runs, coding = str(tmp_path / "日"), "latin-1:strict"
+    done = python("status", folder=tmp_path, PSPLIB_RUNS=runs, PYTHONIOENCODING=coding)
+    assert done.returncode == 0, done.stderr
+    assert f"Runs: {tmp_path}/\\u65e5." in done.stdout
 
 
 @pytest.mark.slow
