@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.analysis import entropy, psp
+from psplib.analysis.features import Features
 from psplib.analysis.ridge import read_out
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.core.schema import COUNT, NAME, SHARE, SIZE, Files, Table
+from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Files, Table
 from psplib.core.seeds import derive
+from psplib.experiments.sharpness import curvature_of
 from psplib.experiments.solutions import first_images
 from psplib.experiments.transfer import Network, draws, features, target
 from psplib.nn import models
@@ -31,6 +33,10 @@ from psplib.runs.store import Store
 from psplib.training.entropy_learning import LABELS, EntropyTerm, ramp
 from psplib.training.fit import Checkpoint, order
 from psplib.training.trainer import evaluate, flat
+
+# In bits, an index, and of curvature.
+MEASURED = ("information", "selectivity", "narrow", "narrow_global", "narrow_relative")
+SHARP_ON = 2_000  # training images: as everywhere
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,19 @@ class EntropyLearning:
     shots: int = setting("ours", "labelled images of each class", default=100)
     draws: int = setting("ours", "times that these are drawn", default=20)
     samples: int = setting("ours", "images as for transfer", default=10_000)
+    pairs: int = setting(
+        "ours",
+        "of each layer and minibatch whose mutual information counts against the entropy; without "
+        "any it is of first order",
+        default=0,
+        added=True,
+    )
+    measured: bool = setting(
+        "ours",
+        "whether I(state; class), class selectivity and sharpness are measured, too",
+        default=False,
+        added=True,
+    )
 
     program = None
 
@@ -78,8 +97,9 @@ class EntropyLearning:
             raise PsplibError(
                 f"Learning by entropy is for LeNets; got {self.lobster.architecture!r}."
             )
-        for name, least in (("point", 0), ("wait", 0), ("rise", 0), ("epochs", 1), ("draws", 1)):
-            whole_number(name, getattr(self, name), least)
+        least = {"point": 0, "wait": 0, "rise": 0, "pairs": 0, "epochs": 1, "draws": 1}
+        for name, bound in least.items():
+            whole_number(name, getattr(self, name), bound)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
 
@@ -92,7 +112,9 @@ class EntropyLearning:
     def title(self) -> str:
         """What it is, in a table's words."""
         where = f"point {self.point}" if self.point else "dense"
-        return f"gamma {self.gamma:g} ({self.labels}), {where}, × {len(self.replicas)}"
+        order = ", second order" if self.pairs else ""
+        what = f"{self.labels}{order}{', measured' if self.measured else ''}"
+        return f"gamma {self.gamma:g} ({what}), {where}, × {len(self.replicas)}"
 
     @property
     def cost(self) -> float:
@@ -118,16 +140,18 @@ class EntropyLearning:
         checkpoint: Checkpoint | None = None,
     ) -> dict[str, pd.DataFrame]:
         """`networks`: a row for each replica with its validation and test error and its entropies
-        in bits on training images; `probes`: for each replica and target the test error of the
-        read-out of the last hidden layer, mean over draws."""
+        in bits on training images, and the columns of `MEASURED` where it is `measured`; `probes`:
+        for each replica and target the test error of the read-out of the last hidden layer, mean
+        over draws."""
         checkpoint = checkpoint or Checkpoint()
         saved = checkpoint.load()
         rows, probes = saved[1] if saved else ([], [])
         drawn = {t.name: list(draws(t, (self.shots,), self.draws)) for t in targets}
         for replica in self.replicas[len(rows) :]:
             model = self.train(data, mask, replica)
-            first, second = entropy.FirstOrder(), entropy.SecondOrder()
-            psp.observe(model, first_images(data.train, self.samples), first, second, mask=mask)
+            first, second, tell = entropy.FirstOrder(), entropy.SecondOrder(), Features()
+            images = first_images(data.train, self.samples)
+            psp.observe(model, images, first, second, tell, mask=mask)
             bits = {"first": first.entropy(), **second.entropies()}
             rows.append(
                 {"replica": replica}
@@ -136,6 +160,7 @@ class EntropyLearning:
                     for name in ("validation", "test")
                 }
                 | {order: bits[order].mean for order in ("first", "joint", "mutual")}
+                | (measured(model, mask, tell, data) if self.measured else {})
             )
             network = Network(self.labels, replica, mask, flat(model).cpu())
             for t in targets:
@@ -153,10 +178,11 @@ class EntropyLearning:
         """A replica after its last epoch, in evaluation mode."""
         seed = self.lobster.seed if self.point else derive("replica", replica)
         x, y = data.train.x, data.train.y
-        model = models.build(self.lobster.architecture, seed).to(x.device)
+        model = models.build(self.lobster.architecture, seed)
+        model = model.to(x.device, memory_format=torch.channels_last)  # for convolutions
         mask.apply_(model)
         kept = {name: m.to(x.device) for name, m in mask.items()}
-        term = EntropyTerm(data.classes, self.labels, self.temperature, self.rate)
+        term = EntropyTerm(data.classes, self.labels, self.temperature, self.rate, self.pairs)
         generator = torch.Generator().manual_seed(derive("permuted", replica))
         parameters = dict(model.named_parameters())
         for epoch in range(1, self.epochs + 1):
@@ -180,6 +206,7 @@ class EntropyLearning:
         """See `analyse`."""
         errors = {"validation_error": SHARE, "test_error": SHARE}
         bits = {order: SIZE for order in ("first", "joint", "mutual")}
+        bits |= dict.fromkeys(MEASURED, NUMBER) if self.measured else {}
         count = len(self.replicas)
         probes = {"replica": COUNT, "target": NAME, "error": SHARE}
         return {
@@ -203,6 +230,19 @@ class EntropyLearning:
             gamma=self.gamma, labels=self.labels, point=self.point
         )
         return {"learnt": table.assign(probe_error=table["replica"].map(errors))}
+
+
+def measured(model: nn.Module, mask: Mask, tell: Features, data: Data) -> dict[str, float]:
+    """The columns of `MEASURED`: what the states and activities of neurons tell of the class, means
+    over layers; and how sharp the minimum is, by the largest eigenvalue of the Hessian in the
+    surviving coordinates, that times the squared norm of the weights, and that of |w|·H·|w|."""
+    layers = pd.DataFrame(tell.by_layer().values()).mean()
+    weights = flat(model)
+    found = curvature_of(model, first_images(data.train, SHARP_ON), mask, weights.cpu())
+    whole = found["lambda_1"] * float(weights.norm()) ** 2
+    values = layers["information"], layers["selectivity"]
+    values += found["lambda_1"], whole, found["lambda_1_relative"]
+    return dict(zip(MEASURED, map(float, values), strict=True))
 
 
 def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:

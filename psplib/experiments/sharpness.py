@@ -101,7 +101,7 @@ class Sharpness(Analysis):
             model = with_weights(solutions.model, weights)
             name = {"arm": arm, "replica": replica}
             curvature += [
-                name | {"part": number} | _curvature(model, part, solutions.mask, weights)
+                name | {"part": number} | curvature_of(model, part, solutions.mask, weights)
                 for number, part in enumerate(parts)
             ]
             square = psp.MeanSquare()
@@ -160,8 +160,10 @@ class Sharpness(Analysis):
         return {"sharpness": table.assign(lobster_seed=self.retraining.lobster.seed)}
 
 
-def _curvature(model: nn.Module, part: Split, mask: Mask, weights: Tensor) -> dict[str, float]:
-    """The largest eigenvalue by each measure."""
+def curvature_of(
+    model: nn.Module, part: Split, mask: Mask, weights: Tensor
+) -> dict[str, float]:
+    """The largest eigenvalue by each measure, and the largest of their residuals, relative to it."""
     surviving = hessian.hessian(model, part, mask)
     found = {
         "lambda_1": eigen.leading(surviving, 1, TOLERANCE),

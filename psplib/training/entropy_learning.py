@@ -6,6 +6,10 @@ neuron is active on class c. Forward, a state is what the paper counts, [z > 0],
 exact entropy (Eq. 4 and 5); backward it is sigma(z / (tau sd)), sd the neuron's standard deviation
 over the batch, held fixed: a soft state alone is uncertain where z is small, and shrinking z would
 be all that is learnt.
+
+Of second order, R is less the mean mutual information of pairs of neurons given the class, summed
+over classes and divided by their number: first order alone is had for nothing where neurons copy
+each other.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psplib.core.errors import PsplibError, one_of
+from psplib.core.errors import PsplibError, one_of, whole_number
 
 LABELS = ("classes", "none", "permuted")
 # The slope of H is infinite where a neuron never changes: no steeper than at this rate.
@@ -46,6 +50,35 @@ def bits(p: Tensor) -> Tensor:
     return exact + (p - q) * torch.log2((1 - near) / near)
 
 
+def mutual(a: Tensor, b: Tensor, onehot: Tensor) -> Tensor:
+    """The mutual information in bits, given each class that is there, of the states a and b (K, B)
+    of K pairs, from their counts in the minibatch; `onehot` (B, C). Slopes are bounded as those of
+    `bits`."""
+    n = onehot.sum(0)
+    one, other, both = (s @ onehot for s in (a, b, a * b))
+    cells = [both, one - both, other - both, n - one - other + both]
+    margins = [one, n - one, other, n - other]
+
+    def terms(counts: list[Tensor]) -> Tensor:
+        p = torch.stack(counts) / n.clamp_min(1)
+        q = p.detach()
+        slope = -q.clamp_min(LEAST_RATE).log2()
+        return (torch.special.entr(q) / math.log(2) + (p - q) * slope).sum(0)
+
+    return (terms(margins) - terms(cells))[:, n > 0]
+
+
+def random_pairs(
+    alive: Tensor, count: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Positions of `count` pairs of two different neurons that are `alive` (n,) bool."""
+    living = alive.nonzero().flatten()
+    n = len(living)
+    left = torch.randint(n, (count,), generator=generator)
+    right = (left + 1 + torch.randint(n - 1, (count,), generator=generator)) % n
+    return living[left.to(alive.device)], living[right.to(alive.device)]
+
+
 @dataclass
 class EntropyTerm:
     """The reward R of the minibatches of a training, one after another.
@@ -53,13 +86,15 @@ class EntropyTerm:
     The rates of a class are averaged over minibatches, the new one with weight `rate`; the gradient
     is that of the new one. `labels` says what a neuron's rate is conditional on: the `classes`;
     `none`, its unconditional entropy; `permuted`, classes that are shuffled within the minibatch,
-    which have the same sizes and mean nothing.
+    which have the same sizes and mean nothing. With `pairs`, so many of each layer, drawn anew for
+    every minibatch, R is of second order.
     """
 
     classes: int
     labels: str = "classes"
     temperature: float = 1.0
     rate: float = 0.1
+    pairs: int = 0
     rates: list[Tensor] = field(default_factory=list)  # of each layer (C, n)
     seen: Tensor | None = None  # whether a class has been there (C,)
 
@@ -68,6 +103,7 @@ class EntropyTerm:
         for name in ("temperature", "rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise PsplibError(f"{name} must be above 0; got {getattr(self, name)}.")
+        whole_number("pairs", self.pairs)
 
     def __call__(
         self, potentials: Sequence[Tensor], y: Tensor, generator: torch.Generator | None = None
@@ -85,9 +121,10 @@ class EntropyTerm:
         sizes = onehot.sum(0)
         there = sizes > 0
         known = there if self.seen is None else self.seen | there
-        found = []
+        found, shared = [], []
         for layer, z in enumerate(potentials):
-            new = onehot.T @ states(z, self.temperature) / sizes.clamp_min(1)[:, None]
+            own = states(z, self.temperature)
+            new = onehot.T @ own / sizes.clamp_min(1)[:, None]
             mean = new.detach()
             if self.seen is not None:
                 old = self.rates[layer]
@@ -98,12 +135,18 @@ class EntropyTerm:
             else:
                 self.rates.append(mean)
             of_class = bits(mean + (new - new.detach()))[known]
-            found.append(of_class.mean(0)[(z != 0).any(0)])
+            alive = (z != 0).any(0)
+            found.append(of_class.mean(0)[alive])
+            if self.pairs and int(alive.sum()) > 1:
+                rows = own.T.contiguous()  # a neuron's states side by side: twice as fast
+                drawn = random_pairs(alive, self.pairs, generator)
+                one, other = (rows.index_select(0, k) for k in drawn)
+                shared.append(mutual(one, other, onehot).mean())
         self.seen = known
         each = torch.cat(found)
         if not len(each):
             raise PsplibError("No neuron is alive: the network has no states to reward.")
-        return each.mean()
+        return each.mean() - torch.stack(shared).mean() if shared else each.mean()
 
 
 def ramp(gamma: float, epoch: int, wait: int, rise: int) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from psplib.core.errors import PsplibError
 from psplib.core.seeds import derive
 from psplib.experiments import scales
-from psplib.experiments.entropy_learning import EntropyLearning, forward
+from psplib.experiments.entropy_learning import MEASURED, EntropyLearning, forward
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask
@@ -36,6 +36,15 @@ def test_the_entropy_rises_with_gamma_and_the_rest_is_as_without(tiny: Data) -> 
         config = dataclasses.replace(SMALL, gamma=gamma, replicas=(0,))
         found[gamma] = config.analyse(tiny, [tiny], dense())["networks"]["first"].item()
     assert found[-1.0] < found[0.0] < found[1.0]
+
+
+def test_the_objective_of_second_order_holds_mutual_information_down(tiny: Data) -> None:
+    found = {}
+    for pairs in (0, 64):
+        config = dataclasses.replace(SMALL, gamma=1.0, pairs=pairs, replicas=(0,), measured=True)
+        found[pairs] = config.analyse(tiny, [tiny], dense())["networks"].iloc[0]
+    assert found[64]["mutual"] < found[0]["mutual"]
+    assert all(found[64][name] > 0 for name in MEASURED)
 
 
 def test_without_gamma_it_is_plain_gradient_descent(tiny: Data) -> None:

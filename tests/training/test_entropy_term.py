@@ -4,17 +4,20 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psplib.analysis import entropy, psp
 from psplib.core.errors import PsplibError
+from psplib.experiments.entropy_learning import forward
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.training.entropy_learning import (
     LEAST_RATE,
     EntropyTerm,
     bits,
+    mutual,
     ramp,
+    random_pairs,
     soft_states,
     states,
 )
@@ -60,6 +63,72 @@ def test_the_gradient_is_that_of_the_soft_surrogate() -> None:
         step[i, k] = 1e-5
         numeric = (surrogate(z.detach() + step) - surrogate(z.detach() - step)) / 2e-5
         assert float(z.grad[i, k]) == pytest.approx(numeric, rel=1e-6)
+
+
+def test_of_second_order_the_mutual_information_of_the_minibatch_is_taken_off(tiny: Data) -> None:
+    """Of all pairs, against the probe that the census is made of; and by the term, of those drawn,
+    where all are alike."""
+    model, probe = models.build("lenet-300", 0), entropy.SecondOrder()
+    psp.observe(model, tiny.train, probe)
+    _, potentials = forward(model, tiny.train.x)
+    onehot = nn.functional.one_hot(tiny.train.y, 10).float()
+    means = []
+    for z in potentials:
+        i, j = torch.triu_indices(z.shape[1], z.shape[1], 1)
+        s = states(z, 1.0).T
+        means.append(mutual(s[i], s[j], onehot).sum(1).mean().item())
+    exact = probe.entropies()["mutual"].mean
+    assert sum(means) / len(means) == pytest.approx(exact, abs=1e-5)
+
+    y = torch.arange(60) % 3
+    (z,) = made(neurons=(1,))[0]
+    copies = z.expand(-1, 4)
+    first = float(EntropyTerm(3)([copies], y))
+    assert float(EntropyTerm(3, pairs=9)([copies], y)) == pytest.approx(0, abs=1e-12)
+    assert first > 0.1, "copies have entropy, each by itself"
+
+
+def test_the_gradient_of_second_order_is_that_of_the_soft_surrogate() -> None:
+    (z,), y = made(n=300, neurons=(4,))
+    z.requires_grad_()
+    onehot = nn.functional.one_hot(y, 3).double()
+    i, j = torch.tensor([0, 0, 2]), torch.tensor([1, 3, 3])
+    mutual(states(z, 0.7).T[i], states(z, 0.7).T[j], onehot).sum().backward()
+    spread, hard = z.detach().std(0, correction=0), (z > 0).double()
+
+    def cells(s: Tensor) -> list[Tensor]:
+        a, b = s[:, i], s[:, j]
+        parts = [a, 1 - a, b, 1 - b, a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)]
+        return [onehot.T @ part / onehot.sum(0)[:, None] for part in parts]
+
+    rates = [p.clamp_min(LEAST_RATE) for p in cells(hard)]
+
+    def surrogate(at: Tensor) -> float:
+        """The linearisation at the hard rates; a product's slope is the other's hard state."""
+        soft = torch.sigmoid(at / (0.7 * spread)) - torch.sigmoid(z.detach() / (0.7 * spread))
+        total = 0.0
+        for sign, p, q in zip([1] * 4 + [-1] * 4, rates, moved(soft), strict=True):
+            total += sign * float((-p.log2() * q).sum())
+        return total
+
+    def moved(soft: Tensor) -> list[Tensor]:
+        a, b, da, db = hard[:, i], hard[:, j], soft[:, i], soft[:, j]
+        both = da * b + a * db
+        parts = [da, -da, db, -db, both, da - both, db - both, both - da - db]
+        return [onehot.T @ part / onehot.sum(0)[:, None] for part in parts]
+
+    for row, k in ((0, 0), (7, 3), (59, 2)):
+        step = torch.zeros_like(z)
+        step[row, k] = 1e-5
+        numeric = (surrogate(z.detach() + step) - surrogate(z.detach() - step)) / 2e-5
+        assert float(z.grad[row, k]) == pytest.approx(numeric, rel=1e-5)
+
+
+def test_pairs_are_of_two_different_living_neurons() -> None:
+    alive = torch.tensor([True, False, True, True])
+    left, right = random_pairs(alive, 300, torch.Generator().manual_seed(0))
+    assert {*left.tolist()} == {*right.tolist()} == {0, 2, 3}
+    assert not bool((left == right).any())
 
 
 def test_states_are_hard_forward_and_soft_backward() -> None:
