@@ -30,7 +30,7 @@ from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.runs.store import Store
-from psplib.training.entropy_learning import LABELS, EntropyTerm, ramp
+from psplib.training.entropy_learning import LABELS, RISE, WAIT, EntropyTerm, ramp
 from psplib.training.fit import Checkpoint, order
 from psplib.training.trainer import evaluate, flat
 
@@ -60,8 +60,8 @@ class EntropyLearning:
         "ours", "draw initial values and order, the same for every gamma", default=(0, 1, 2, 3, 4)
     )
     epochs: int = setting("ours", "5 without, 10 of rising, 5 of full gamma", default=20)
-    wait: int = setting("ours", "epochs without the entropy", default=5)
-    rise: int = setting("ours", "epochs in which gamma rises", default=10)
+    wait: int = setting("ours", "epochs without the entropy", default=WAIT)
+    rise: int = setting("ours", "epochs in which gamma rises", default=RISE)
     batch_size: int = setting("ours", "50 images of a class, to estimate its rates", default=500)
     learning_rate: float = setting("ours", "as everywhere", default=0.1)
     rate: float = setting("ours", "weight of a minibatch in the running rates", default=0.1)
@@ -179,7 +179,7 @@ class EntropyLearning:
         seed = self.lobster.seed if self.point else derive("replica", replica)
         x, y = data.train.x, data.train.y
         model = models.build(self.lobster.architecture, seed)
-        model = model.to(x.device, memory_format=torch.channels_last)  # for convolutions
+        model = model.to(x.device).to(memory_format=torch.channels_last)  # for convolutions
         mask.apply_(model)
         kept = {name: m.to(x.device) for name, m in mask.items()}
         term = EntropyTerm(data.classes, self.labels, self.temperature, self.rate, self.pairs)
@@ -240,9 +240,9 @@ def measured(model: nn.Module, mask: Mask, tell: Features, data: Data) -> dict[s
     weights = flat(model)
     found = curvature_of(model, first_images(data.train, SHARP_ON), mask, weights.cpu())
     whole = found["lambda_1"] * float(weights.norm()) ** 2
-    values = layers["information"], layers["selectivity"]
-    values += found["lambda_1"], whole, found["lambda_1_relative"]
-    return dict(zip(MEASURED, map(float, values), strict=True))
+    tells = float(layers["information"]), float(layers["selectivity"])
+    values = (*tells, found["lambda_1"], whole, found["lambda_1_relative"])
+    return dict(zip(MEASURED, values, strict=True))
 
 
 def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:

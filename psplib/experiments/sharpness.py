@@ -160,10 +160,8 @@ class Sharpness(Analysis):
         return {"sharpness": table.assign(lobster_seed=self.retraining.lobster.seed)}
 
 
-def curvature_of(
-    model: nn.Module, part: Split, mask: Mask, weights: Tensor
-) -> dict[str, float]:
-    """The largest eigenvalue by each measure, and the largest of their residuals, relative to it."""
+def curvature_of(model: nn.Module, part: Split, mask: Mask, weights: Tensor) -> dict[str, float]:
+    """The largest eigenvalue by each measure; the largest `residual` relative to its eigenvalue."""
     surviving = hessian.hessian(model, part, mask)
     found = {
         "lambda_1": eigen.leading(surviving, 1, TOLERANCE),

@@ -24,6 +24,7 @@ from psplib.nn.data import NAMES, Data
 from psplib.nn.masks import Mask, nest
 from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import trainers
+from psplib.training.entropy_learning import RISE, WAIT, EntropyTerm, Reward, ramp
 from psplib.training.fit import HISTORY, Checkpoint, Progress, Trial, fit
 from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import Score, Trainer, flat
@@ -92,6 +93,13 @@ class Lobster:
     precision: str = setting(
         "ours", "of the products in training and scoring", default="float32", added=True
     )
+    gamma: float = setting(
+        "ours",
+        f"weight of the entropy in bits that is rewarded, see `EntropyTerm`: none for {WAIT} "
+        f"epochs, then rising for {RISE}; its gradient is in the sensitivity",
+        default=0.0,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         one_of("architecture", self.architecture, models.NAMES)
@@ -99,6 +107,9 @@ class Lobster:
         one_of("precision", self.precision, PRECISIONS)
         for name, least in (("batch_size", 1), ("patience", 0), ("max_epochs", 1)):
             whole_number(name, getattr(self, name), least)
+        ramp(self.gamma, 1, WAIT, RISE)  # refuses what is not finite
+        if self.gamma and self.architecture != "lenet-300":
+            raise PsplibError(f"A gamma is for lenet-300; got {self.architecture!r}.")
         if not 0 < self.target_sparsity < 1:
             raise PsplibError(
                 f"target_sparsity must lie between 0 and 1; got {self.target_sparsity}."
@@ -117,7 +128,10 @@ class Lobster:
     @property
     def title(self) -> str:
         """What it is, in a table's words."""
-        return f"{'LOBSTER' if self.sensitivity else 'weight decay only'}, seed {self.seed}"
+        rewarded = f", gamma {self.gamma:g}" if self.gamma else ""
+        return (
+            f"{'LOBSTER' if self.sensitivity else 'weight decay only'}, seed {self.seed}{rewarded}"
+        )
 
     @property
     def share(self) -> float:
@@ -134,7 +148,8 @@ class Lobster:
     def cost(self) -> float:
         """Seconds of one core, about."""
         whole, dense, _ = self._seconds
-        return self.share * min(whole, dense * self.max_epochs)
+        slower = 2 if self.gamma else 1
+        return slower * self.share * min(whole, dense * self.max_epochs)
 
     def epoch_cost(self, is_dense: bool) -> float:
         """Seconds of one core for an epoch of one of its networks, about."""
@@ -483,6 +498,7 @@ class _Run(GradualRun):
     """The gradual run of a configuration, its points kept."""
 
     def __init__(self, config: Lobster, trainer: Trainer, number: int) -> None:
+        self.gamma = config.gamma
         super().__init__(
             trainer,
             number,
@@ -495,6 +511,12 @@ class _Run(GradualRun):
         )
         self.point_weights: list[Tensor] = []
         self.point_masks: list[Tensor] = []
+
+    def term(self, epoch: int) -> Reward | None:
+        """That of the entropy, whose running rates begin anew: a run that is resumed has its bits,
+        and a pruned network other neurons."""
+        gamma = ramp(self.gamma, epoch, WAIT, RISE)
+        return Reward(gamma, EntropyTerm(self.trainer.data.classes)) if gamma else None
 
     def record(self) -> dict[str, Any]:
         self.point_weights.append(self.weights)
@@ -545,7 +567,8 @@ def prune_gradually(
             raise PsplibError(f"Gradual runs side by side need one {name}; got {values}.")
     first, networks = configs[0], [models.build(c.architecture, c.seed) for c in configs]
     masks = [Mask.dense(network) for network in networks]
-    places = trainers(networks[0], masks, data, first.batch_size, first.precision)
+    alone = any(config.gamma for config in configs)
+    places = trainers(networks[0], masks, data, first.batch_size, first.precision, alone)
     runs = []
     for config, network, (trainer, number) in zip(configs, networks, places, strict=True):
         trainer.set_weights(number, flat(network))

@@ -49,9 +49,11 @@ def trainers(
     data: Data,
     batch_size: int,
     precision: str = "float32",
+    alone: bool = False,
 ) -> list[tuple[Trainer, int]]:
-    """For each of the networks like `model` under `masks`, its trainer and its number there."""
-    if stacks(data.train.x.device):
+    """For each of the networks like `model` under `masks`, its trainer and its number there;
+    `alone`, each has one of its own."""
+    if stacks(data.train.x.device) and not alone:
         with suppress(Unstackable):
             team = StackedTrainer(model, masks, data, batch_size, precision)
             return [(team, number) for number in range(len(masks))]
@@ -202,7 +204,7 @@ class CompactTrainer(Rewritten):
             if crops is not None:
                 x = crop(x, crops[0][number * self.batch_size :][: len(rows)].to(self.device))
                 x = x.contiguous(memory_format=torch.channels_last)
-            self._differentiate(x, train.y.index_select(0, rows))
+            self._differentiate(x, train.y.index_select(0, rows), self.term)
             update.step(self._weights, self._gradient, self._velocity)
             if mask is not None:
                 self._weights.mul_(mask)

@@ -25,6 +25,7 @@ from torch import Tensor
 from psplib.core.errors import PsplibError, one_of, whole_number
 
 LABELS = ("classes", "none", "permuted")
+WAIT, RISE = 5, 10  # epochs without gamma, and in which it rises
 # The slope of H is infinite where a neuron never changes: no steeper than at this rate.
 LEAST_RATE = 0.01
 
@@ -147,6 +148,20 @@ class EntropyTerm:
         if not len(each):
             raise PsplibError("No neuron is alive: the network has no states to reward.")
         return each.mean() - torch.stack(shared).mean() if shared else each.mean()
+
+
+@dataclass
+class Reward:
+    """The slopes of the loss term -gamma R of a minibatch after another, see `EntropyTerm`."""
+
+    gamma: float
+    term: EntropyTerm
+
+    def __call__(self, potentials: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+        """Those at the potentials (B, n) of each layer."""
+        with torch.enable_grad():
+            leaves = [z.detach().requires_grad_() for z in potentials]
+            return torch.autograd.grad(-self.gamma * self.term(leaves, y), leaves)
 
 
 def ramp(gamma: float, epoch: int, wait: int, rise: int) -> float:

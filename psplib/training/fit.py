@@ -26,6 +26,7 @@ from psplib.core.seeds import derive
 from psplib.nn.compact import compact
 from psplib.nn.data import Data, draw_crops
 from psplib.nn.masks import Mask
+from psplib.training.gradient import Term
 from psplib.training.trainer import Score, Trainer
 from psplib.training.update import Update
 
@@ -88,6 +89,10 @@ class Trial:
         self.best, self.best_score = trainer.state(number), Score(inf, inf)
         self.epoch = self.best_epoch = 0
         self.history: list[dict[str, Any]] = []
+
+    def term(self, epoch: int) -> Term | None:
+        """A term beside the cross-entropy in an epoch, counted from 1."""
+        return None
 
     @property
     def is_done(self) -> bool:
@@ -173,6 +178,7 @@ def train_epoch(trials: Sequence[Trial]) -> None:
             continue
         data, updates = trainer.data, [t.update(min(t.epoch + 1, t.epochs)) for t in own]
         cuts = [c for t in own if (c := crops(data, t.seed, t.epoch + 1)) is not None]
+        trainer.term = own[0].term(own[0].epoch + 1)
         trainer.epoch(
             [order(len(data.train), t.seed, t.epoch + 1) for t in own],
             [u.frozen() if t.is_done else u for t, u in zip(own, updates, strict=True)],

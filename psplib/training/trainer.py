@@ -19,6 +19,7 @@ from psplib.nn.compact import Compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.wiring import is_plain
+from psplib.training.gradient import Term
 from psplib.training.precision import check_precision, of_activations, of_products
 from psplib.training.update import Update
 
@@ -92,6 +93,8 @@ class Trainer(ABC):
 
     compact: Compact
     model: nn.Module
+    # Beside the cross-entropy; of one network in its compact form.
+    term: Term | None = None
     # In the coordinates of the compact form, (R, p).
     _weights: Tensor
     _gradient: Tensor

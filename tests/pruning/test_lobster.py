@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from single import Single
 from torch import Tensor, nn
 
+from psplib.analysis import psp
+from psplib.analysis.entropy import FirstOrder
 from psplib.core.errors import PsplibError
+from psplib.experiments.solutions import with_weights
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.models import build
@@ -28,6 +31,7 @@ from psplib.pruning.lobster import (
     prune_gradually,
 )
 from psplib.training import engines
+from psplib.training.entropy_learning import WAIT
 from psplib.training.fit import Checkpoint, order
 from psplib.training.trainer import Score, Trainer, evaluate, flat
 from psplib.training.update import LobsterStep
@@ -385,10 +389,11 @@ def test_the_seed_draws_initial_values_and_orders(tiny: Data) -> None:
     [
         replace(CONFIG, max_epochs=26),
         replace(CONFIG, sensitivity=False, max_epochs=8),
+        replace(CONFIG, gamma=0.3, max_epochs=26),
         replace(CONFIG, architecture="lenet-5", max_epochs=3, patience=0),
         replace(CONFIG, architecture="resnet-8", max_epochs=5, patience=0),
     ],
-    ids=["lenet-300", "weight decay", "lenet-5", "resnet-8"],
+    ids=["lenet-300", "weight decay", "gamma", "lenet-5", "resnet-8"],
 )
 @pytest.mark.slow
 def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
@@ -412,6 +417,7 @@ def test_a_run_interrupted_after_every_checkpoint_ends_with_the_same_bits(
         ("data", "imagenet", "data must be one of digits, mnist, fashion-mnist, cifar10; got"),
         ("max_epochs", 0, "max_epochs must be a whole number of at least 1; got 0."),
         ("patience", -1, "patience must be a whole number of at least 0; got -1."),
+        ("gamma", inf, "gamma must be finite; got inf."),
         ("target_sparsity", 1.0, "target_sparsity must lie between 0 and 1; got 1.0."),
     ],
 )
@@ -419,6 +425,21 @@ def test_senseless_configurations_are_refused(field: str, value: object, sentenc
     with pytest.raises(PsplibError) as refused:
         replace(CONFIG, **{field: value})
     assert str(refused.value).startswith(sentence)
+
+
+def test_a_gamma_begins_after_its_wait_and_keeps_the_entropy(tiny: Data) -> None:
+    def first_order(result: GradualResult) -> float:
+        model, probe = with_weights(build("lenet-300", 0), result.weights[0]), FirstOrder()
+        psp.observe(model, tiny.train, probe)
+        return probe.entropy().mean
+
+    short = replace(CONFIG, max_epochs=20, patience=20)
+    plain, kept, held = (run(replace(short, gamma=g), tiny) for g in (0.0, 1.0, -1.0))
+    assert plain.history[:WAIT].equals(kept.history[:WAIT])
+    assert not plain.history[: WAIT + 1].equals(kept.history[: WAIT + 1])
+    assert first_order(held) < first_order(plain) < first_order(kept)
+    with pytest.raises(PsplibError, match=r"A gamma is for lenet-300; got 'lenet-5'\."):
+        replace(CONFIG, architecture="lenet-5", gamma=0.1)
 
 
 def test_a_diverging_training_is_one_sentence(tiny: Data) -> None:

@@ -105,6 +105,34 @@ def test_the_gradient_is_that_of_autograd_in_float64(make: Callable[[], nn.Seque
 
 
 @pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
+def test_a_term_beside_the_cross_entropy_adds_its_slopes(
+    make: Callable[[], nn.Sequential],
+) -> None:
+    """Of the sum of sin z over the potentials in front of each ReLU."""
+    model = make()
+    oracle = copy.deepcopy(model)
+    potentials: list[Tensor] = []
+    for name, module in list(oracle.named_children()):
+        if isinstance(module, SparseLinear):
+            setattr(oracle, name, Dense(module))
+        elif isinstance(module, nn.ReLU):
+            module.register_forward_pre_hook(lambda _, given: potentials.append(given[0]))
+    _, gradient = training.flatten_(model.parameters())
+    x, y = torch.randn(7, 12).double(), torch.arange(7) % 4
+    chain.gradient(model)(x, y, lambda seen, _: [z.cos() for z in seen])
+    loss = F.cross_entropy(oracle(x), y)
+    (loss + sum(z.sin().sum() for z in potentials)).backward()
+    expected = torch.cat([p.grad.flatten() for p in oracle.parameters()])
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_where_a_term_has_no_place_it_is_refused(make: Callable[[], nn.Sequential]) -> None:
+    with pytest.raises(PsplibError, match="needs a chain of linear layers"):
+        chain.gradient(make())(torch.zeros(1), torch.zeros(1), lambda seen, _: seen)
+
+
+@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
 def test_a_chain_needs_no_autograd(
     make: Callable[[], nn.Sequential], monkeypatch: pytest.MonkeyPatch
 ) -> None:
