@@ -8,7 +8,6 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -19,11 +18,14 @@ from psplib.core.artefact import Artefact
 
 @dataclass(frozen=True)
 class Column:
-    """Finite values of one type from `least` to `most`, every one there unless it `has_gaps`."""
+    """Finite values of one type from `least` to `most`, every one there unless it `has_gaps`.
+
+    No quantity of ours comes near the bounds that it has unless given: what does was not measured.
+    """
 
     type: type
-    least: float = -inf
-    most: float = inf
+    least: float = -1e12
+    most: float = 1e12
     has_gaps: bool = False
     is_needed: bool = True
 
@@ -41,9 +43,8 @@ class Column:
 
 COUNT = Column(int, 0)
 SHARE = Column(float, 0, 1)
-# No quantity of ours comes near the bound; what does was not measured.
-SIZE = Column(float, 0, 1e12)
-NUMBER = Column(float, -1e12, 1e12)
+SIZE = Column(float, 0)
+NUMBER = Column(float)
 NAME = Column(str)
 FLAG = Column(bool)
 

@@ -59,6 +59,8 @@ def pack_runs(artefacts: Iterable[Artefact], path: Path) -> None:
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
     member = tarfile.TarInfo(name)
     member.size = path.stat().st_size
+    # A tar has no sum over what its files hold, and a plain file no use for this field.
+    member.linkname = files.sha256(path) or ""
     with path.open("rb") as file:
         tar.addfile(member, file)
 
@@ -122,6 +124,8 @@ def _extract(stream: _Stream, path: Path, root: Path, kinds: Sequence[type], mos
             raise PsplibError(f"{path} holds {name!r} twice.") from None
         for _ in _pieces(stream, -member.size % _BLOCK):
             pass
+        if member.linkname not in ("", files.sha256(root / name)):
+            raise tarfile.ReadError(f"{name} is not what was packed")
     # A tar that was cut between two members looks whole but for its end: two blocks of zeros, and
     # as many more as fill up a record.
     end = block + stream.read(_PIECE)

@@ -141,6 +141,15 @@ def test_a_compressed_tar_with_a_wrong_bit_is_refused(
     refused(psplib, tar, "is not a whole tar: CRC check failed")
 
 
+def test_a_plain_tar_with_a_wrong_digit_where_no_digest_of_a_run_reaches_is_refused(
+    psplib: Callable[..., Result], packed: Path, tmp_path: Path
+) -> None:
+    content = packed.read_bytes()
+    assert b'"threads": 1' in content
+    (tmp_path / "host.tar").write_bytes(content.replace(b'"threads": 1', b'"threads": 7', 1))
+    refused(psplib, tmp_path / "host.tar", "is not a whole tar: ", "is not what was packed")
+
+
 def test_what_is_no_tar_is_refused(psplib: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("epoch,loss\n" * 200)
     refused(psplib, tmp_path / "text.tar", "is not a whole tar: ")
