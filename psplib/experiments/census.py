@@ -9,7 +9,6 @@ import pandas as pd
 from psplib.analysis import eigen, entropy, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import whole_number
 from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
@@ -33,11 +32,6 @@ class Census(Analysis):
         default=2_000,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("samples", self.samples, 1)
-        whole_number("samples_all", self.samples_all, 1)
-
     @property
     def title(self) -> str:
         """What it is, in a table's words."""
@@ -53,11 +47,7 @@ class Census(Analysis):
         and entropies by layer and class (z^2 over all classes)."""
         checkpoint = checkpoint or Checkpoint()
         images = first_images(data.train, self.samples)
-        networks = [("lobster", -1, solutions.gradual)]
-        networks += [
-            (self.retraining.arm, number, weights)
-            for number, weights in zip(solutions.numbers, solutions.replicas, strict=True)
-        ]
+        networks = self.networks(solutions)
         saved = checkpoint.load()
         rows, neurons = saved[1] if saved else ([], [])
         for arm, replica, weights in networks[len(rows) :]:

@@ -38,8 +38,7 @@ class Curvature(Analysis):
         one_of("definition", self.definition, DEFINITIONS)
         super().__post_init__()
         one_of("subspace", self.subspace, SUBSPACES)
-        for name, least in (("steps", 1), ("margin", 0), ("samples", 1)):
-            whole_number(name, getattr(self, name), least)
+        whole_number("margin", self.margin)
 
     @property
     def alphas(self) -> list[float]:

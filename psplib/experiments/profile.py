@@ -11,7 +11,6 @@ from torch import Tensor
 from psplib.analysis import entropy, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import whole_number
 from psplib.core.schema import COUNT, NAME, Column, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
@@ -26,10 +25,6 @@ class Profile(Analysis):
 
     retraining: Retraining = setting("paper", "Sec. 5.3: G and 1-S at the highest compression")
     samples: int = setting("ours", "training images", default=10_000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("samples", self.samples, 1)
 
     @property
     def title(self) -> str:

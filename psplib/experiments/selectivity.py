@@ -9,7 +9,6 @@ import pandas as pd
 from psplib.analysis import features, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import whole_number
 from psplib.core.schema import COUNT, NAME, SIZE, Column, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
@@ -26,10 +25,6 @@ class Selectivity(Analysis):
         "paper", "Sec. 5.3 speaks of the highest compression, the abstract of none"
     )
     samples: int = setting("ours", "training images, as in the censuses", default=10_000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("samples", self.samples, 1)
 
     @property
     def title(self) -> str:
@@ -48,13 +43,8 @@ class Selectivity(Analysis):
         `neurons`, how many are `active` on any image, and over these the mean `information` of
         their state on the class, in bits, and `selectivity`, see `psplib.analysis.features`."""
         images = first_images(data.train, self.samples)
-        networks = [("lobster", -1, solutions.gradual)]
-        networks += [
-            (self.retraining.arm, number, weights)
-            for number, weights in zip(solutions.numbers, solutions.replicas, strict=True)
-        ]
         rows = []
-        for arm, replica, weights in networks:
+        for arm, replica, weights in self.networks(solutions):
             probe = features.Features()
             psp.observe(with_weights(solutions.model, weights), images, probe, mask=solutions.mask)
             rows += [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from psplib.analysis import eigen, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import PsplibError, whole_number
+from psplib.core.errors import PsplibError
 from psplib.core.schema import COUNT, NAME, NUMBER, SIZE, Column, Files, Table
 from psplib.experiments.census import LEADING
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
@@ -54,11 +54,6 @@ class Sharpness(Analysis):
         "ours", "parts of the training images, without an image in common", default=3
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("samples", self.samples, 1)
-        whole_number("parts", self.parts, 1)
-
     @property
     def title(self) -> str:
         """What it is, in a table's words."""
@@ -90,11 +85,7 @@ class Sharpness(Analysis):
             )
         pairs = zip(images.x.split(self.samples), images.y.split(self.samples), strict=True)
         parts = [Split(x, y) for x, y in pairs]
-        networks = [("lobster", -1, solutions.gradual)]
-        networks += [
-            (self.retraining.arm, number, weights)
-            for number, weights in zip(solutions.numbers, solutions.replicas, strict=True)
-        ]
+        networks = self.networks(solutions)
         saved = checkpoint.load()
         rows, curvature = saved[1] if saved else ([], [])
         for arm, replica, weights in networks[len(rows) :]:

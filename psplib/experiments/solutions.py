@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from psplib.core.artefact import Parents, Parts
 from psplib.core.config import key, setting
-from psplib.core.errors import PsplibError
+from psplib.core.errors import PsplibError, whole_number
 from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
@@ -84,6 +84,9 @@ class Analysis(ABC):
                 f"Networks are compared under one mask, so the arm must be one of "
                 f"{', '.join(UNDER_ITS_MASK)}; got {self.retraining.arm!r}."
             )
+        for name in ("samples", "samples_all", "parts", "steps"):
+            if hasattr(self, name):
+                whole_number(name, getattr(self, name), 1)
 
     program = None
 
@@ -104,6 +107,14 @@ class Analysis(ABC):
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `analyse`."""
         return {**self.analyse(data, solutions(self.retraining, parents), checkpoint)}
+
+    def networks(self, solutions: Solutions) -> list[tuple[str, int, Tensor]]:
+        """G and every replica: the arm, the replica's number (-1 of G) and the weights (P,)."""
+        replicas = zip(solutions.numbers, solutions.replicas, strict=True)
+        return [
+            ("lobster", -1, solutions.gradual),
+            *((self.retraining.arm, number, weights) for number, weights in replicas),
+        ]
 
     @abstractmethod
     def analyse(
