@@ -66,11 +66,11 @@ class Chapter:
 
     def learning(self) -> FigureLearning:
         """What the chapter on learning by entropy is made of: published, or computed here."""
-        return FigureLearning.collect(*self._runs("entropy_learning", scales.Learning))
+        return FigureLearning.collect(*self._runs("entropy_learning", designs.Learning))
 
     def transfer(self) -> FigureTransfer:
         """What the chapter on transfer is made of: published, or computed here."""
-        return FigureTransfer.collect(*self._runs("transfer", scales.Transfers))
+        return FigureTransfer.collect(*self._runs("transfer", designs.Transfers))
 
     def entries(self) -> list[Entry]:
         """Every claim of the ledger, with its verdict: from what is published, or computed here."""

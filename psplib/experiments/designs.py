@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol
+
+import pandas as pd
 
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
+from psplib.experiments.entropy_learning import EntropyLearning
+from psplib.experiments.fine_tuning import FineTuning
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.selectivity import Selectivity
 from psplib.experiments.sharpness import Sharpness
-from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.experiments.transfer import Transfer
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster, points_with_weights
 from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
@@ -22,6 +28,7 @@ from psplib.runs.run import Run
 from psplib.runs.store import Store
 
 RETRAINED = ("rewound", "reinitialised", "restructured-layer", "restructured-global")
+NEAR = 0.035  # of a sparsity that is asked for, where the weights of few points were kept
 
 
 class Design(Protocol):
@@ -388,6 +395,151 @@ class Controls(_Several):
     seed: int
     title: str
     networks: tuple[Controlled, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Gradual runs of one network, and how they are retrained: at the last point by `arms` and
+    `others`; and, one replica each, at points near to the sparsities `goals` where the gradual
+    network's weights were kept. `dense` is what they are compared with."""
+
+    title: str
+    lobsters: tuple[Lobster, ...]
+    dense: Retraining
+    retrained: Retraining
+    targets: tuple[str, ...]
+    arms: tuple[str, ...] = ("rewound", "reinitialised")
+    others: tuple[Retraining, ...] = ()
+    goals: tuple[float, ...] = ()
+
+    def retrainings(self, lobster: Lobster, points: pd.DataFrame) -> list[Retraining]:
+        """What is retrained from a gradual run, the most telling first: at its last point each of
+        the arms, then on the way; `points` are the run's."""
+        last, sparsity = len(points) - 1, points["sparsity"].tolist()
+        asked = [(last, dataclasses.replace(self.retrained, arm=arm)) for arm in self.arms]
+        asked += [(last, other) for other in self.others]
+        kept = [p for p in points_with_weights(points["kept"].tolist()) if p < last]
+        one = dataclasses.replace(self.retrained, replicas=self.retrained.replicas[:1])
+        near = {
+            min(kept, key=lambda p: abs(sparsity[p] - goal), default=0): goal for goal in self.goals
+        }
+        asked += [(p, one) for p, goal in sorted(near.items()) if abs(sparsity[p] - goal) < NEAR]
+        return [dataclasses.replace(one, lobster=lobster, point=point) for point, one in asked]
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """What the features of networks of several sources are worth on other data sets."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    sources: tuple[Source, ...]
+    shots: tuple[int, ...]
+    draws: int
+    samples: int
+    validation: int
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """The gradual runs of all sources."""
+        return tuple(run for source in self.sources for run in source.lobsters)
+
+    @property
+    def retrained(self) -> Retraining:
+        """How the first source's masks are retrained."""
+        return self.sources[0].retrained
+
+    def transfer(self, source: Source, retraining: Retraining) -> Transfer:
+        """The transfer of a retraining."""
+        sizes = (self.shots, self.draws, self.samples, self.validation)
+        return Transfer(retraining, source.targets, *sizes)
+
+    def fine_tuning(self, source: Source, retraining: Retraining) -> FineTuning:
+        """The fine-tuning of a retraining."""
+        return FineTuning(retraining, source.targets, samples=self.samples)
+
+    def runs(self, store: Store) -> list[Any]:
+        """Its runs in the order of their worth, see `Design.runs`."""
+        return [run for source in self.sources for run in self.runs_of(source, store)]
+
+    def runs_of(self, source: Source, store: Store) -> list[Any]:
+        """The runs of a source: its gradual runs, then retrainings with what is made of them where
+        they are there, what is most telling of every gradual run first."""
+        found: list[Any] = [*source.lobsters]
+        points = {run: store.load(run).table("points") for run in source.lobsters if run in store}
+        each = [source.retrainings(run, table) for run, table in points.items()]
+        ranked = [one for rank in zip_longest(*each) for one in rank if one]
+        for place, retraining in enumerate([source.dense, *ranked]):
+            found.append(retraining)
+            if store.has(retraining):
+                found.append(self.transfer(source, retraining))
+                if place <= len(each):  # of each gradual run the most telling, and dense
+                    found.append(self.fine_tuning(source, retraining))
+        return found
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network that learns by entropy in some `cases`, each a gamma and a kind of labels; where it
+    `rewinds`, then also under the last mask of its gradual run, by the classes alone."""
+
+    title: str
+    template: EntropyLearning
+    cases: tuple[tuple[float, str], ...]
+    rewinds: bool = False
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """The gradual run whose mask is rewound."""
+        return (self.template.lobster,) if self.rewinds else ()
+
+    @property
+    def retrained(self) -> Retraining:
+        """The dense arm, that a network without entropy is like."""
+        t = self.template
+        return Retraining(t.lobster, 0, "dense", t.replicas, t.epochs, t.learning_rate)
+
+    def learnt(self, gamma: float, labels: str, point: int = 0) -> EntropyLearning:
+        """The networks of a case; gamma 0 knows no labels and no pairs."""
+        of = (labels, self.template.pairs) if gamma else ("classes", 0)
+        return dataclasses.replace(
+            self.template, gamma=gamma, labels=of[0], pairs=of[1], point=point
+        )
+
+    def runs(self, store: Store) -> list[Run]:
+        """Its runs in the order of their worth, see `Design.runs`."""
+        found: list[Run] = [self.learnt(*case) for case in self.cases]
+        if self.rewinds:
+            lobster = self.template.lobster
+            found.append(lobster)
+            if store.has(lobster):
+                last = len(store.load(lobster).table("points")) - 1
+                masked = [case for case in self.cases if case[1] == "classes"]
+                found += [self.learnt(*case, last) for case in masked]
+        return found
+
+
+@dataclass(frozen=True)
+class Learning(_Several):
+    """Networks that learn by entropy; and gradual runs that do, with their transfer."""
+
+    name: str
+    scale: str
+    seed: int
+    title: str
+    networks: tuple[Learner, ...]
+    gradual: Transfers
+
+    @property
+    def lobsters(self) -> tuple[Lobster, ...]:
+        """LOBSTER's runs of all networks."""
+        return tuple(dict.fromkeys((*super().lobsters, *self.gradual.lobsters)))
+
+    def runs(self, store: Store) -> list[Run]:
+        """Its runs in the order of their worth, see `Design.runs`."""
+        return [*super().runs(store), *self.gradual.runs(store)]
 
 
 def spread(densities: list[float], most: int) -> list[int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -28,8 +27,6 @@ from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
-from psplib.pruning.retraining import Retraining
-from psplib.runs.store import Store
 from psplib.training.entropy_learning import LABELS, RISE, WAIT, EntropyTerm, ramp
 from psplib.training.fit import Checkpoint, order
 from psplib.training.trainer import evaluate, flat
@@ -253,45 +250,3 @@ def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
             potentials.append(x.flatten(1))
         x = module(x)
     return x, potentials
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Networks trained with each gamma and each kind of labels, and rewound masks with the gammas
-    of the classes alone."""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    template: EntropyLearning
-    gammas: tuple[float, ...]
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """The gradual run whose mask is rewound."""
-        return (self.template.lobster,)
-
-    @property
-    def retrained(self) -> Retraining:
-        """The dense arm, that a network without entropy is like."""
-        t = self.template
-        return Retraining(t.lobster, 0, "dense", t.replicas, t.epochs, t.learning_rate)
-
-    def runs(self, store: Store) -> list[Any]:
-        """The runs, gamma 0 first, then by the size of gamma; masks last."""
-        lobster = self.template.lobster
-        sizes = sorted(self.gammas, key=lambda g: (abs(g), g < 0))
-        dense: list[Any] = [
-            replace(self.template, gamma=gamma, labels=labels)
-            for gamma in sizes
-            for labels in (LABELS if gamma else LABELS[:1])
-        ]
-        if not store.has(lobster):
-            return [*dense, lobster]
-        last = len(store.load(lobster).table("points")) - 1
-        return [
-            *dense,
-            lobster,
-            *(replace(self.template, gamma=gamma, point=last) for gamma in sizes),
-        ]

@@ -3,6 +3,7 @@
 from psplib.experiments.census import Census
 from psplib.experiments.curvature import Curvature
 from psplib.experiments.entropy_learning import EntropyLearning
+from psplib.experiments.fine_tuning import FineTuning
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile
 from psplib.experiments.selectivity import Selectivity
@@ -26,6 +27,7 @@ KINDS = (
     Sharpness,
     Transfer,
     EntropyLearning,
+    FineTuning,
     Selectivity,
     Thresholds,
 )

@@ -13,16 +13,20 @@ from psplib.experiments.designs import (
     Controls,
     Design,
     Grid,
+    Learner,
+    Learning,
     Minima,
     Panel,
     Replication,
     Rivals,
+    Source,
+    Transfers,
 )
-from psplib.experiments.entropy_learning import EntropyLearning, Learning
+from psplib.experiments.entropy_learning import EntropyLearning
 from psplib.experiments.names import PUBLISHED, SCALES
-from psplib.experiments.transfer import Source, Transfers
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
+from psplib.training.entropy_learning import LABELS
 
 TITLES = {
     "lenet-300": "LeNet-300",
@@ -275,42 +279,100 @@ def _controlled(
 
 def transfer(scale: str, seed: int = 0) -> Transfers:
     """What the features of networks that other experiments made are worth on other data sets."""
-    first, second = replication(scale, seed), minima(scale, seed)
     # Of LeNet-5's dense networks, and on Fashion-MNIST, three replicas are there.
     few = "smoke" if scale == "smoke" else "quick"
-    fashion = figure_1c(few, seed)
-    dense = [figure_1a(scale, seed).dense, figure_1b(few, seed).dense, fashion.dense]
-    runs = [(first.lobsters, first.retrained), (second.lobsters, second.retrained)]
-    runs += [(fashion.lobsters, fashion.retrained)]
-    others: list[tuple[str, ...]] = [("fashion-mnist", "digits", "cifar10")] * 2
-    others += [("mnist", "digits", "cifar10")]
-    sizes: tuple[Any, ...] = ((5, 10, 50, 100), 20, 10_000, 2_000)
-    if scale == "smoke":  # without the network that has no weights, and the one that is another's
-        others, sizes = [("digits",)], ((5, 10), 2, 300, 100)
-        runs, dense = runs[1:2], dense[1:2]
-    sources = tuple(
-        Source(_title(its[0]), its, against, template, targets, (0.95,) * (its == first.lobsters))
-        for (its, template), against, targets in zip(runs, dense, others, strict=True)
+    controlled = controls(scale, seed).networks
+    fashion, narrower = figure_1c(few, seed), figure_1b(few, seed)
+    first = _source(controlled[0], figure_1a(scale, seed).dense)
+    second = _source(controlled[1], narrower.dense)
+    if scale == "smoke":
+        second = dataclasses.replace(second, targets=("digits",), others=(), goals=())
+        return Transfers("transfer", scale, seed, "Transfer", (second,), (5, 10), 2, 300, 100)
+    third = Source(
+        fashion.title,
+        fashion.lobsters,
+        fashion.dense,
+        fashion.retrained,
+        ("mnist", "digits", "cifar10"),
+        others=second.others[2:],
+        goals=second.goals,
     )
-    return Transfers("transfer", scale, seed, "Transfer", sources, *sizes)
+    sizes = ((5, 10, 50, 100), 20, 10_000, 2_000)
+    return Transfers("transfer", scale, seed, "Transfer", (first, second, third), *sizes)
+
+
+def _source(network: Controlled, dense: Retraining) -> Source:
+    """The networks of the controls as a source: at the last point 1-S with LOBSTER's shrinking, G
+    without it, a random structure and a dense network of the live widths."""
+    one = dataclasses.replace(network.retrained, replicas=network.retrained.replicas[:1])
+    further = [dataclasses.replace(one, arm=arm) for arm in ("restructured-layer", "narrow")]
+    return Source(
+        network.title,
+        network.lobsters,
+        dense,
+        network.retrained,
+        ("fashion-mnist", "digits", "cifar10"),
+        others=(*network.arms[1:3], *further),
+        goals=(0.90, 0.95, 0.98),
+    )
 
 
 def entropy_learning(scale: str, seed: int = 0) -> Learning:
-    """LeNet-300 that learns to keep its entropy."""
-    lobster = figure_1a(scale, seed).lobsters[0]
+    """Networks that learn to keep their entropy: LeNet-300 with every gamma and control, and under
+    a rewound mask; by second order; LeNet-5; and LOBSTER's gradual runs."""
+    small, large = figure_1a(scale, seed).lobsters[0], minima(scale, seed).lobsters[0]
     sizes: dict[str, Any] = {"targets": ("fashion-mnist", "digits", "cifar10")}
-    gammas: tuple[float, ...] = (0.0, 0.1, 0.3, -0.1)
     if scale == "smoke":
-        gammas = (0.0, 0.3)
         sizes = {"targets": ("digits",), "shots": 5, "draws": 2, "samples": 300}
         sizes |= {"epochs": 4, "wait": 1, "rise": 2, "batch_size": 100}
-    elif scale == "paper":
-        gammas = (0.0, 0.01, 0.03, 0.1, 0.3, -0.01, -0.03, -0.1, -0.3)
     replicas = _numbers(seed, {"smoke": 2, "quick": 3, "paper": 5}[scale])
-    template = EntropyLearning(lobster, 0.0, replicas=replicas, **sizes)
-    return Learning(
-        "entropy_learning", scale, seed, f"Learning by entropy, {_title(lobster)}", template, gammas
+    template = EntropyLearning(small, 0.0, replicas=replicas, **sizes)
+    gammas = {"smoke": (0.3,), "quick": (0.1, 0.3, -0.1)}.get(
+        scale, (0.01, 0.03, 0.1, 0.3, -0.01, -0.03, -0.1, -0.3)
     )
+    gammas = tuple(sorted(gammas, key=lambda g: (abs(g), g < 0)))
+    everything = [(0.0, "classes"), *((gamma, labels) for gamma in gammas for labels in LABELS)]
+    title = _title(small)
+    networks = [Learner(title, template, tuple(everything), rewinds=True)]
+    if scale != "smoke":
+        classes = [(gamma, "classes") for gamma in (0.0, 0.1, 0.3, -0.1)]
+        shuffled = [(gamma, "permuted") for gamma in (0.1, 0.3)]
+        measured = dataclasses.replace(template, measured=True)
+        second = dataclasses.replace(measured, pairs=1_024)
+        third = dataclasses.replace(measured, lobster=large, replicas=replicas[:3])
+        networks += [
+            Learner(f"{title}, second order", second, (*classes[:3], *shuffled)),
+            Learner(_title(large), third, (*classes, (-0.3, "classes"), *shuffled)),
+            Learner(title, measured, tuple(classes)),
+        ]
+    return Learning(
+        "entropy_learning",
+        scale,
+        seed,
+        "Learning by entropy",
+        tuple(networks),
+        _rewarded(scale, seed),
+    )
+
+
+def _rewarded(scale: str, seed: int) -> Transfers:
+    """The first gradual runs of LeNet-300 with the entropy rewarded, and what of them is read out;
+    those without are among the runs of `transfer`."""
+    first = figure_1a(scale, seed)
+    gammas = {"smoke": (0.1,)}.get(scale, (0.1, 0.03))
+    runs = [
+        dataclasses.replace(run, gamma=gamma) for gamma in (*gammas, 0.0) for run in first.lobsters
+    ]
+    whole = transfer(scale, seed)
+    source = Source(
+        f"{first.title}, LOBSTER",
+        tuple(runs),
+        first.dense,
+        dataclasses.replace(replication(scale, seed).retrained, lobster=runs[0]),
+        whole.sources[0].targets,
+        arms=("rewound",),
+    )
+    return dataclasses.replace(whole, sources=(source,))
 
 
 PANELS: dict[str, Callable[[str, int], Panel]] = {

@@ -26,9 +26,8 @@ from psplib.nn import models
 from psplib.nn.compact import compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask, unpack_bits
-from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
-from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import flat
 
@@ -77,17 +76,9 @@ class Transfer:
     program = None
 
     def __post_init__(self) -> None:
-        if self.retraining.lobster.architecture not in ("lenet-300", "lenet-5"):
-            raise PsplibError(
-                "Features are those that linear layers read, in LeNets; got "
-                f"{self.retraining.lobster.architecture!r}."
-            )
-        for name in ("targets", "shots"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise PsplibError(f"{name} must be different and at least one; got {values}.")
-        for target in self.targets:
-            one_of("a target", target, data_sets.NAMES)
+        check_features(self.retraining)
+        check_targets(self.targets)
+        check_different("shots", self.shots)
         for each in self.shots:
             whole_number("shots", each, 1)
         for name in ("draws", "samples", "validation"):
@@ -227,6 +218,28 @@ class Transfer:
         }
 
 
+def check_features(retraining: Retraining) -> None:
+    """Refuse a network without linear layers to read."""
+    architecture = retraining.lobster.architecture
+    if architecture not in ("lenet-300", "lenet-5"):
+        raise PsplibError(
+            f"Features are those that linear layers read, in LeNets; got {architecture!r}."
+        )
+
+
+def check_different(name: str, values: Sequence[Any]) -> None:
+    """Insist on at least one value, and on no two alike."""
+    if not values or len(set(values)) < len(values):
+        raise PsplibError(f"{name} must be different and at least one; got {values}.")
+
+
+def check_targets(names: Sequence[str]) -> None:
+    """Insist on data sets that are known, each once."""
+    check_different("targets", names)
+    for name in names:
+        one_of("a target", name, data_sets.NAMES)
+
+
 def networks(retraining: Retraining, parents: Parents) -> list[Network]:
     """The networks that a retraining's transfer is of; see `Transfer`."""
     lobster, point, artefact = retraining.lobster, retraining.point, parents[retraining]
@@ -344,83 +357,6 @@ def inputs(model: nn.Module, mask: Mask, x: Tensor, batch: int = 1000) -> list[T
         for part in x.split(batch):
             small(form.read(part))
     return [torch.cat(caught[k :: len(linear)]) for k in range(len(linear))]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Gradual runs of one network, and how they are retrained: at the points nearest to `goals` and
-    at the last, where weights are kept; `dense` is what they are compared with."""
-
-    title: str
-    lobsters: tuple[Lobster, ...]
-    dense: Retraining
-    retrained: Retraining
-    targets: tuple[str, ...]
-    goals: tuple[float, ...] = ()
-    arms: tuple[str, ...] = ("rewound", "reinitialised")
-
-    def retrainings(self, lobster: Lobster, sparsities: list[float]) -> list[Retraining]:
-        """The arms of a gradual run, its last point first; `sparsities` are those of its points,
-        the dense one first."""
-        pruned = range(1, len(sparsities))
-        near = {min(pruned, key=lambda p: abs(sparsities[p] - goal)) for goal in self.goals}
-        points = sorted({pruned[-1], *near}, reverse=True)
-        return [
-            replace(self.retrained, lobster=lobster, point=point, arm=arm)
-            for point in points
-            if sparsities[point] >= KEPT_ABOVE
-            for arm in self.arms
-        ]
-
-
-@dataclass(frozen=True)
-class Transfers:
-    """The transfer of networks of several sources."""
-
-    name: str
-    scale: str
-    seed: int
-    title: str
-    sources: tuple[Source, ...]
-    shots: tuple[int, ...]
-    draws: int
-    samples: int
-    validation: int
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """The gradual runs of all sources."""
-        return tuple(run for source in self.sources for run in source.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """How the first source's masks are retrained."""
-        return self.sources[0].retrained
-
-    def transfer(self, source: Source, retraining: Retraining) -> Transfer:
-        """The transfer of a retraining."""
-        sizes = (self.shots, self.draws, self.samples, self.validation)
-        return Transfer(retraining, source.targets, *sizes)
-
-    def runs(self, store: Store) -> list[Any]:
-        """Its runs in the order of their worth, see `Design.runs`."""
-        return [run for source in self.sources for run in self.runs_of(source, store)]
-
-    def runs_of(self, source: Source, store: Store) -> list[Any]:
-        """The runs of a source, its gradual runs first, then, run by run, retrainings that are
-        there with their transfer."""
-        found: list[Any] = [*source.lobsters, source.dense]
-        if store.has(source.dense):
-            found.append(self.transfer(source, source.dense))
-        for lobster in source.lobsters:
-            if not store.has(lobster):
-                continue
-            sparsities = store.load(lobster).table("points")["sparsity"].tolist()
-            for retraining in source.retrainings(lobster, sparsities):
-                found.append(retraining)
-                if store.has(retraining):
-                    found.append(self.transfer(source, retraining))
-        return found
 
 
 def _described(target: Data) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from psplib.core import config as configuration
 from psplib.core.config import Origin, key, read
 from psplib.experiments import scales
 from psplib.experiments.curvature import Curvature
-from psplib.experiments.designs import Beyond, Design, Minima, Rivals
-from psplib.experiments.entropy_learning import Learning
+from psplib.experiments.designs import Beyond, Design, Learning, Minima, Rivals, Transfers
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plane import Map
-from psplib.experiments.transfer import Transfers
 from psplib.paper.display import Results, cards
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
@@ -299,7 +297,7 @@ def transferred(panel: Transfers) -> Run:
 
 def learnt(panel: Learning) -> Run:
     """How networks learn by entropy."""
-    return panel.template
+    return panel.networks[0].template
 
 
 def weight_decay(architecture: str) -> Callable[[Beyond], Run]:

@@ -2,7 +2,8 @@
 
 Registered before any of these runs was there: if the paper is right, transfer rises with gamma at
 equal source error. The gamma of a claim is the largest whose mean validation error is at most 1.05
-times that of gamma 0; the unit is a replica, the same initial values and order for every gamma.
+times that of gamma 0; the unit is a replica, the same initial values and order for every gamma, or,
+of LOBSTER, a gradual run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from psplib.experiments.entropy_learning import EntropyLearning, Learning
+from psplib.experiments.designs import Learning
+from psplib.experiments.entropy_learning import MEASURED, EntropyLearning
+from psplib.experiments.transfer import Transfer
 from psplib.paper.display import NOT_THERE, counted, plus_minus, unbroken
 from psplib.paper.statistics import (
     FAILS,
@@ -30,7 +33,7 @@ from psplib.paper.statistics import (
 )
 from psplib.paper.style import STYLE
 from psplib.paper.tables import divide, together
-from psplib.paper.transfer import SMALLEST, is_worthwhile
+from psplib.paper.transfer import LAYERS, SMALLEST, is_worthwhile
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
@@ -42,21 +45,31 @@ QUANTITIES = {
     "mutual": ("mutual information of pairs [bits]", 1),
     "probe_error": ("probe error on the targets [%]", 100),
 }
+# What `MEASURED` says, where it was.
+FURTHER = {
+    "information": ("I(state; class) [bits]", 1),
+    "selectivity": ("class selectivity", 1),
+    "narrow": ("λ₁", 1),
+    "narrow_global": ("λ₁ · ‖θ‖²", 1),
+    "narrow_relative": ("λmax of |w|·H·|w|", 1),
+}
 LOOKS = {
     "classes": ("#0072B2", "o", "given the class"),
     "permuted": ("#D55E00", "s", "given shuffled classes"),
     "none": ("#009E73", "^", "unconditional"),
 }
-COLUMNS = ("gamma", "labels", "point", "replica", "validation_error", *QUANTITIES)
+KEY = ("network", "gamma", "labels", "replica")
+COLUMNS = (*KEY, "validation_error", *QUANTITIES, *MEASURED)
 
 
 @dataclass(frozen=True)
 class FigureLearning:
     """What the chapter on learning by entropy is made of.
 
-    `table`: a row for each replica of each `gamma`, `labels` and `point` (0 is dense), see
-    `EntropyLearning.analyse`; `probe_error` is the mean over targets. `missing` and `artefacts` as
-    in `Figure1`.
+    `table`: a row for each replica of each `network` (its title; a rewound mask says so), `gamma`
+    and kind of `labels`, see `EntropyLearning.analyse`; `probe_error` is the mean over targets. Of
+    LOBSTER the replica is the seed of a gradual run, and the network G at its last point. `missing`
+    and `artefacts` as in `Figure1`.
     """
 
     panel: Learning
@@ -68,147 +81,259 @@ class FigureLearning:
     def collect(cls, panel: Learning, store: Store) -> FigureLearning:
         """The table from the runs that a store has."""
         done, missing = divide(panel, store)
-        frames = [c.tables(a)["learnt"] for c, a in done.items() if isinstance(c, EntropyLearning)]
-        table = together(frames, COLUMNS)
-        return cls(panel, table[list(COLUMNS)], missing, tuple(done.values()))
+        frames = []
+        for learner in panel.networks:
+            for config in learner.runs(store):
+                if isinstance(config, EntropyLearning) and config in done:
+                    name = _rewound(learner.title) if config.point else learner.title
+                    frames.append(config.tables(done[config])["learnt"].assign(network=name))
+        (source,) = panel.gradual.sources
+        for config in panel.gradual.runs(store):
+            if isinstance(config, Transfer) and config.retraining.point and config in done:
+                row = _gradual(config, done[config], store)
+                frames.append(row.assign(network=source.title))
+        table = together(frames, COLUMNS).reindex(columns=list(COLUMNS))
+        # Networks that were measured were trained twice, to the same bits: the fuller row stays.
+        fuller = table.sort_values(MEASURED[0], kind="stable").drop_duplicates(list(KEY))
+        return cls(panel, fuller.sort_index(), missing, tuple(done.values()))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that learn, in the order of the chapter."""
+        found = [
+            name
+            for n in self.panel.networks
+            for name in (n.title, *([_rewound(n.title)] if n.rewinds else []))
+        ]
+        return tuple(dict.fromkeys([*found, self.panel.gradual.sources[0].title]))
 
     @property
     def seeds(self) -> str:
         """How many replicas there are of each gamma."""
-        return counted(len(self.panel.template.replicas), "replica")
+        return counted(len(self.panel.networks[0].template.replicas), "replica")
 
-    def values(self, quantity: str, labels: str = "classes", dense: bool = True) -> pd.DataFrame:
+    def cases(self, network: str) -> set[tuple[float, str]]:
+        """The gammas and kinds of labels that a network is asked for."""
+        (source,) = self.panel.gradual.sources
+        if network == source.title:
+            return {(run.gamma, "classes") for run in source.lobsters}
+        own = [n for n in self.panel.networks if network in (n.title, _rewound(n.title))]
+        return {c for n in own for c in n.cases if network == n.title or c[1] == "classes"}
+
+    def values(self, quantity: str, network: str, labels: str = "classes") -> pd.DataFrame:
         """A quantity: a row for each gamma, a column for each replica. Gamma 0, which knows no
         labels, is among those of all."""
-        t = self.table[(self.table["point"] == 0) == dense]
+        t = self.table[self.table["network"] == network]
         t = t[(t["labels"] == labels) | (t["gamma"] == 0)]
         return t.pivot(index="gamma", columns="replica", values=quantity).sort_index()
 
 
-def chosen(figure: FigureLearning, dense: bool = True) -> float | None:
+def _rewound(title: str) -> str:
+    return f"{title}, rewound mask"
+
+
+def _gradual(config: Transfer, artefact: Artefact, store: Store) -> pd.DataFrame:
+    """G's row: errors at its last point, entropies there, and what its features are worth."""
+    lobster, tables = config.retraining.lobster, config.tables(artefact)
+    probes, networks = tables["transfer probes"], tables["transfer networks"]
+    own = (probes["arm"] == "lobster") & (probes["layers"] == LAYERS)
+    probe = probes[own & (probes["shots"] == max(config.shots))]["error"].mean()
+    last = store.load(lobster).table("points").iloc[[-1]][["validation_error", "test_error"]]
+    row = networks[networks["arm"] == "lobster"][["first", "joint", "mutual"]]
+    case = {"gamma": lobster.gamma, "labels": "classes", "replica": lobster.seed}
+    return (
+        last.reset_index(drop=True)
+        .join(row.reset_index(drop=True))
+        .assign(**case, probe_error=probe)
+    )
+
+
+def chosen(figure: FigureLearning, network: str) -> float | None:
     """The gamma of the claims: the largest above zero whose mean validation error is at most
-    `WORSE` times that of gamma 0; None if there is none."""
-    errors = figure.values("validation_error", dense=dense).mean(axis=1)
+    `WORSE` times that of gamma 0, over the replicas that both have; None if there is none."""
+    errors = figure.values("validation_error", network)
     if 0.0 not in errors.index:
         return None
-    good = [g for g in errors.index if g > 0 and errors[g] <= WORSE * errors[0.0]]
+    good = [
+        gamma
+        for gamma in errors.index
+        if gamma > 0 and _mean(errors.loc[gamma], errors.loc[0.0]) <= WORSE
+    ]
     return float(max(good)) if good else None
 
 
+def _mean(errors: pd.Series, plain: pd.Series) -> float:
+    both = pd.DataFrame({"errors": errors, "plain": plain}).dropna().mean()
+    return float(both["errors"] / both["plain"])
+
+
+# What is registered, by what a network must have been asked for.
+CLAIMS = {
+    "general": "Learning to keep PSP-entropy makes features more general: transfer is better at "
+    "the largest gamma of equal validation error",
+    "permuted": "It is the classes that matter: transfer is better at that gamma than where they "
+    "are shuffled in the penalty",
+    "raised": "Learning to keep PSP-entropy raises it at that gamma",
+    "none": "It is the entropy given the class: transfer is better at that gamma than where the "
+    "unconditional one is rewarded",
+    "negative": "Holding PSP-entropy down makes features less general: transfer is worse where "
+    "that gamma is negative",
+}
+
+
 def learning_claims(figure: FigureLearning) -> list[Verdict]:
-    """The registered prediction, dense and under a rewound mask; its decisive control; and whether
-    what was rewarded rose at all."""
-    at = "at the largest gamma of equal validation error"
-    claims = (
-        f"Learning to keep PSP-entropy makes features more general: transfer is better {at} "
-        "(dense).",
-        f"It is the classes that matter: transfer is better {at} than where they are shuffled in "
-        "the penalty (dense).",
-        f"Learning to keep PSP-entropy raises it {at} (dense).",
-        f"Learning to keep PSP-entropy makes features more general: transfer is better {at} "
-        "(rewound mask).",
-        f"It is the entropy given the class: transfer is better {at} than where the unconditional "
-        "one is rewarded (dense).",
-        "Holding PSP-entropy down makes features less general: transfer is worse where that gamma "
-        "is negative (dense).",
-    )
-    gamma, sparse = chosen(figure), chosen(figure, dense=False)
-    probes = {dense: 100 * figure.values("probe_error", dense=dense) for dense in (True, False)}
-    controls = {1: ("permuted", "shuffled − classes"), 4: ("none", "unconditional − classes")}
-    bits = figure.values("first")
-    found: list[tuple[Tested, str, str] | None] = [None] * len(claims)
-    if gamma is not None:
-        gap = (probes[True].loc[0.0] - probes[True].loc[gamma]).dropna()
-        found[0] = is_worthwhile(interval(gap)), _test("gamma 0 − it", gamma), "points"
-        rise = (bits.loc[gamma] - bits.loc[0.0]).dropna()
-        test = f"first-order entropy, gamma {gamma:g} − gamma 0, replica by replica, is above zero"
-        found[2] = is_above(interval(rise)), test, "bits"
-        if -gamma in probes[True].index:
-            gap = (probes[True].loc[-gamma] - probes[True].loc[0.0]).dropna()
-            test = _test("it − gamma 0", -gamma)
-            found[5] = is_worthwhile(interval(gap)), test, "points"
-        for place, (labels, what) in controls.items():
-            theirs = 100 * figure.values("probe_error", labels)
-            if gamma in theirs.index:
-                gap = (theirs.loc[gamma] - probes[True].loc[gamma]).dropna()
-                found[place] = is_worthwhile(interval(gap)), _test(what, gamma), "points"
-    if sparse is not None:
-        gap = (probes[False].loc[0.0] - probes[False].loc[sparse]).dropna()
-        found[3] = is_worthwhile(interval(gap)), _test("gamma 0 − it", sparse), "points"
-    return [
-        Verdict(claim, "6", "", UNDECIDED if _is_barred(figure, k != 3) else NOT_RUN)
-        if one is None
-        else reported(claim, "6", one[1], one[0], f"{figure.panel.scale}, {figure.seeds}", one[2])
-        for k, (claim, one) in enumerate(zip(claims, found, strict=True))
-    ]
+    """The registered prediction of every network, its controls, and whether what was rewarded rose
+    at all."""
+    return [v for network in figure.networks for v in _claims(figure, network)]
 
 
-def _is_barred(figure: FigureLearning, dense: bool) -> bool:
-    """Whether every gamma above zero was run and costs accuracy."""
-    run = set(figure.values("validation_error", dense=dense).index)
-    return {g for g in figure.panel.gammas if g >= 0} <= run and chosen(figure, dense) is None
+def _claims(figure: FigureLearning, network: str) -> list[Verdict]:
+    cases, gamma = figure.cases(network), chosen(figure, network)
+    asked = {"general", "raised", *(labels for _, labels in cases)} - {"classes"}
+    asked |= {"negative"} if min(cases)[0] < 0 else set()
+    is_barred = gamma is None and _is_whole(figure, network)
+    table = figure.table[figure.table["network"] == network]
+    unit = "gradual run" if network == figure.networks[-1] else "replica"
+    basis = f"{figure.panel.scale}, {counted(table['replica'].nunique(), unit)}"
+    found = []
+    for name in (name for name in CLAIMS if name in asked):
+        claim = f"{CLAIMS[name]} ({network})."
+        one = None if gamma is None else _tested(figure, network, name, gamma, unit)
+        verdict = Verdict(claim, "6", "", UNDECIDED if is_barred else NOT_RUN)
+        if one is not None:
+            measured = "bits" if name == "raised" else "points"
+            verdict = reported(claim, "6", one[1], one[0], basis, measured)
+        found.append(verdict)
+    return found
 
 
-def _test(what: str, gamma: float) -> str:
-    return (
-        f"probe error, mean over targets, {what}, at gamma {gamma:g}, replica by replica, is above "
+def _tested(
+    figure: FigureLearning, network: str, name: str, gamma: float, unit: str
+) -> tuple[Tested, str] | None:
+    """A claim's test at a gamma, and its words; None without its runs."""
+    probes = 100 * figure.values("probe_error", network)
+    if name == "raised":
+        order = "joint" if network.endswith("second order") else "first"
+        bits = figure.values(order, network)
+        words = {"first": "first-order", "joint": "joint"}[order]
+        test = f"{words} entropy, gamma {gamma:g} − gamma 0, {unit} by {unit}, is above zero"
+        return is_above(interval((bits.loc[gamma] - bits.loc[0.0]).dropna())), test
+    if name == "general":
+        better, worse, what = probes.loc[gamma], probes.loc[0.0], "gamma 0 − it"
+    elif name == "negative":
+        if -gamma not in probes.index:
+            return None
+        better, worse, what = probes.loc[0.0], probes.loc[-gamma], "it − gamma 0"
+        gamma = -gamma
+    else:
+        control = 100 * figure.values("probe_error", network, name)
+        if gamma not in control.index:
+            return None
+        better, worse = probes.loc[gamma], control.loc[gamma]
+        what = {"permuted": "shuffled", "none": "unconditional"}[name] + " − classes"
+    test = (
+        f"probe error, mean over targets, {what}, at gamma {gamma:g}, {unit} by {unit}, is above "
         f"zero and at least {SMALLEST} points"
     )
+    return is_worthwhile(interval((worse - better).dropna())), test
+
+
+def _is_whole(figure: FigureLearning, network: str) -> bool:
+    """Whether every gamma from zero up was run."""
+    run = set(figure.values("validation_error", network).index)
+    return {gamma for gamma, _ in figure.cases(network) if gamma >= 0} <= run
 
 
 def learning_answer(figure: FigureLearning) -> str:
     """The chapter's first sentences (Markdown)."""
-    gamma = chosen(figure)
-    if gamma is None:
-        return NOT_THERE
+    network = figure.networks[0]
     first = learning_claims(figure)[0]
+    if first.verdict == NOT_RUN:
+        return NOT_THERE
     word = {HOLDS: "**Yes**", FAILS: "**No**"}.get(first.verdict, "**Undecided**")
-    errors = figure.values("probe_error")
-    gap = 100 * (errors.loc[0.0] - errors.loc[gamma])
-    bits = figure.values("first")
-    rise = bits.loc[gamma] - bits.loc[0.0]
-    return unbroken(
-        f"{word}, in the dense network: with gamma {gamma:g}, the largest that costs no accuracy, "
-        f"first-order entropy changes by {plus_minus(rise)} bits, and the probe error falls by "
-        f"{plus_minus(gap)} points ({counted(len(gap), 'replica')})."
+    if chosen(figure, network) is None:
+        return f"{word}: no gamma that raises the entropy keeps the accuracy ({network})."
+    return unbroken(f"{word}: {_in_words(figure, network)}")
+
+
+def _in_words(figure: FigureLearning, network: str) -> str:
+    gamma = chosen(figure, network)
+    if gamma is None:
+        return f"{network}: no gamma keeps the accuracy."
+    errors, bits = (figure.values(what, network) for what in ("probe_error", "first"))
+    gap, rise = 100 * (errors.loc[0.0] - errors.loc[gamma]), bits.loc[gamma] - bits.loc[0.0]
+    text = (
+        f"{network}: with gamma {gamma:g}, the largest that costs no accuracy, first-order entropy "
+        f"changes by {plus_minus(rise)} bits, and the probe error falls by {plus_minus(gap)} points"
     )
+    control = figure.values("probe_error", network, "permuted")
+    if gamma in control.index:
+        gap = 100 * (control.loc[gamma] - errors.loc[gamma])
+        text += f", {plus_minus(gap)} more than with shuffled classes"
+    return f"{text}."
+
+
+def learning_in_words(figure: FigureLearning) -> str:
+    """The chapter in a line for each network (Markdown)."""
+    there = [n for n in figure.networks if _is_whole(figure, n) or chosen(figure, n) is not None]
+    if not there:
+        return NOT_THERE
+    return unbroken("\n".join(f"- {_in_words(figure, network)}" for network in there))
 
 
 def plot_learning(figure: FigureLearning) -> Figure | None:
-    """Error, entropies and transfer of the dense network against gamma, for each kind of labels:
-    means with 95 % intervals, single replicas faint. None without runs."""
-    if figure.values("test_error").empty:
+    """Error, entropies and transfer against gamma, a row for each network: means with 95 %
+    intervals for each kind of labels, single replicas faint. None without runs."""
+    networks = [n for n in figure.networks if len(figure.values("test_error", n)) > 1]
+    if not networks:
         return None
-    gammas = sorted(figure.panel.gammas)
     with mpl.rc_context(STYLE):
-        fig, axes = plt.subplots(1, len(QUANTITIES), figsize=(11, 3.4), layout="constrained")
-        for ax, (quantity, (name, factor)) in zip(axes, QUANTITIES.items(), strict=True):
-            for labels, (color, marker, label) in LOOKS.items():
-                values = factor * figure.values(quantity, labels)
-                places = np.array([gammas.index(g) for g in values.index])
-                found = [interval(row.dropna()) for _, row in values.iterrows()]
-                ax.plot(places, values, marker, ms=2.5, color=color, alpha=0.35, mew=0)
-                half = [i.high - i.mean if i.n > 1 else 0.0 for i in found]
-                means = [i.mean for i in found]
-                ax.errorbar(places, means, half, color=color, marker=marker, ms=4, label=label)
-            ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], fontsize=7)
-            ax.set_title(name, fontsize=8)
+        fig, axes = plt.subplots(
+            len(networks),
+            len(QUANTITIES),
+            figsize=(11, 0.8 + 2.3 * len(networks)),
+            layout="constrained",
+            squeeze=False,
+        )
+        for line, network in zip(axes, networks, strict=True):
+            gammas = sorted({gamma for gamma, _ in figure.cases(network)})
+            for ax, (quantity, (name, factor)) in zip(line, QUANTITIES.items(), strict=True):
+                for labels, (color, marker, label) in LOOKS.items():
+                    values = factor * figure.values(quantity, network, labels)
+                    if len(values) < 2:
+                        continue
+                    places = np.array([gammas.index(g) for g in values.index])
+                    found = [interval(row.dropna()) for _, row in values.iterrows()]
+                    ax.plot(places, values, marker, ms=2.5, color=color, alpha=0.35, mew=0)
+                    half = [i.high - i.mean if i.n > 1 else 0.0 for i in found]
+                    means = [i.mean for i in found]
+                    ax.errorbar(places, means, half, color=color, marker=marker, ms=4, label=label)
+                ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], fontsize=7)
+                ax.set_title(name, fontsize=8)
+            line[0].set_ylabel(network.replace(", ", ",\n", 1), fontsize=8)
+        for ax in axes[-1]:
             ax.set_xlabel("gamma", fontsize=8)
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
+        fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
         plt.close(fig)
     return fig
 
 
 def by_gamma(figure: FigureLearning) -> pd.DataFrame:
     """Every quantity by network, labels and gamma: mean with half of the 95 % interval."""
+    return _by_gamma(figure.table, QUANTITIES)
+
+
+def further(figure: FigureLearning) -> pd.DataFrame:
+    """The same of what was measured of some: how far states tell the class, and how sharp the
+    minimum is."""
+    return _by_gamma(figure.table.dropna(subset=[*FURTHER]), FURTHER)
+
+
+def _by_gamma(table: pd.DataFrame, quantities: dict[str, tuple[str, int]]) -> pd.DataFrame:
     rows = []
-    for (point, labels, gamma), its in figure.table.groupby(["point", "labels", "gamma"]):
-        row = {
-            "network": "rewound mask" if point else "dense",
-            "entropy": LOOKS[labels][2],
-            "gamma": f"{gamma:g}",
-        }
-        for quantity, (name, factor) in QUANTITIES.items():
+    for (network, labels, gamma), its in table.groupby(["network", "labels", "gamma"], sort=False):
+        row = {"network": network, "entropy": LOOKS[labels][2], "gamma": f"{gamma:g}"}
+        for quantity, (name, factor) in quantities.items():
             row[name] = plus_minus(factor * its[quantity], 2 if factor > 1 else 3)
         rows.append(row)
     return pd.DataFrame(rows)

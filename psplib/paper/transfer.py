@@ -3,12 +3,13 @@
 The unit is the gradual run: one difference d = mean(1-S) - G for each, in points of the test error
 of a ridge read-out of the last hidden layer, from 100 labelled images of each class, mean over the
 targets, at the run's last point; a t-interval over runs. Endpoint, tests and the smallest effect of
-interest were written down before any of these runs was there. Weights were kept from 95 % sparsity
-upwards, so there is nothing at 90 %.
+interest were written down before any of these runs was there; those of fine-tuning and of 1-S with
+LOBSTER's shrinking before any of theirs, but after the first of the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +20,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from psplib.experiments.designs import Source, Transfers
+from psplib.experiments.fine_tuning import FineTuning
 from psplib.experiments.scales import TITLES
-from psplib.experiments.transfer import Source, Transfer, Transfers
+from psplib.experiments.transfer import Transfer
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import (
     FAILS,
@@ -44,9 +47,23 @@ SMALLEST = 0.5  # points: the smallest effect of interest
 LAYERS = 1  # read out: the last hidden layer
 ORDERS = ("joint", "mutual", "first")
 LOOKS = ARMS | {
+    "rewound-shrinking": Look("#882255", "<", "rewound (1-S), with shrinking"),
+    "continued": Look("#56B4E9", "h", "gradual (G), without shrinking"),
+    "narrow": Look("#999933", "P", "dense of the live widths"),
     "untrained": Look("#999999", "x", "the mask, not trained"),
     "pixels": Look("#000000", "", "raw pixels"),
 }
+# Under one mask, and trained as Fig. 1 has them: those that a correlation is over.
+ALIKE = ("lobster", "rewound", "reinitialised")
+COMPARED = (
+    "rewound",
+    "rewound-shrinking",
+    "reinitialised",
+    "continued",
+    "restructured-layer",
+    "narrow",
+)
+TUNED = ("network", "arm", "replica", "lobster_seed", "target", "error")
 KEY = ("network", "arm", "replica", "lobster_seed", "point", "target", "layers", "shots")
 COLUMNS = (*KEY, "sparsity", "error", "sd", "neurons", "penalty", "test_error", *ORDERS)
 
@@ -57,12 +74,14 @@ class FigureTransfer:
 
     `table`: a row for each network of a source (`network`, its title), target, number of `layers`
     that are read and of `shots` (images of each class), see `Transfer.analyse`; with `sparsity`,
-    and of the network its `test_error` on the source and its entropies. Arms as in Fig. 1, besides
-    `untrained` and `pixels`. `missing` and `artefacts` as in `Figure1`.
+    and of the network its `test_error` on the source and its entropies. `tuned`: a row for each
+    network and target, fine-tuned. Arms are those of `LOOKS`. `missing` and `artefacts` as in
+    `Figure1`.
     """
 
     panel: Transfers
     table: pd.DataFrame
+    tuned: pd.DataFrame
     missing: tuple[Run, ...]
     artefacts: tuple[Artefact, ...]
 
@@ -70,14 +89,17 @@ class FigureTransfer:
     def collect(cls, panel: Transfers, store: Store) -> FigureTransfer:
         """The table from the runs that a store has."""
         done, missing = divide(panel, store)
-        frames = []
+        frames, tuned = [], []
         for source in panel.sources:
             for config in panel.runs_of(source, store):
                 if isinstance(config, Transfer) and config in done:
                     frames.append(_labelled(config, done[config], source, store))
+                elif isinstance(config, FineTuning) and config in done:
+                    rows = config.tables(done[config])["fine-tuned"]
+                    tuned.append(rows.assign(network=source.title)[list(TUNED)])
         table = together(frames, COLUMNS)
         table = table.reindex(columns=list(COLUMNS)).drop_duplicates(list(KEY), ignore_index=True)
-        return cls(panel, table, missing, tuple(done.values()))
+        return cls(panel, table, together(tuned, TUNED), missing, tuple(done.values()))
 
     @property
     def seeds(self) -> str:
@@ -111,10 +133,13 @@ def _labelled(config: Transfer, artefact: Artefact, source: Source, store: Store
     networks = tables["transfer networks"].reindex(
         columns=["arm", "replica", "test_error", *ORDERS]
     )
-    sparsity = 0.0
-    if config.retraining.point:
-        points = store.load(config.retraining.lobster).table("points")
-        sparsity = points["sparsity"][config.retraining.point]
+    sparsity, retraining = 0.0, config.retraining
+    if retraining.shrinkage:
+        for table in (probes, networks):
+            table["arm"] = table["arm"].replace(retraining.arm, f"{retraining.arm}-shrinking")
+    if retraining.point:
+        points = store.load(retraining.lobster).table("points")
+        sparsity = points["sparsity"][retraining.point]
     return probes.merge(networks, on=["arm", "replica"], validate="many_to_one").assign(
         network=source.title, sparsity=sparsity
     )
@@ -123,12 +148,20 @@ def _labelled(config: Transfer, artefact: Artefact, source: Source, store: Store
 def differences(figure: FigureTransfer, source: Source, arm: str, layers: int = LAYERS) -> Any:
     """By how many points of probe error an arm is worse than G, mean of its networks: a row for
     each gradual run that has both, a column for each target."""
-    rows = figure.at_last(source, layers)
+    return _worse(figure.at_last(source, layers), source, arm)
+
+
+def tuned_differences(figure: FigureTransfer, source: Source, arm: str = "rewound") -> pd.DataFrame:
+    """The same of the test error after fine-tuning."""
+    return _worse(figure.tuned[figure.tuned["network"] == source.title], source, arm)
+
+
+def _worse(rows: pd.DataFrame, source: Source, arm: str) -> pd.DataFrame:
+    if not {arm, "lobster"} <= set(rows["arm"]):
+        return pd.DataFrame(columns=list(source.targets), dtype=float)
     means = 100 * rows.pivot_table(
         index=["arm", "lobster_seed"], columns="target", values="error", aggfunc="mean"
     )
-    if not {arm, "lobster"} <= set(rows["arm"]):
-        return pd.DataFrame(columns=list(source.targets), dtype=float)
     return (means.loc[arm] - means.loc["lobster"]).dropna()[list(source.targets)]
 
 
@@ -150,7 +183,7 @@ def correlations(figure: FigureTransfer, source: Source, order: str) -> pd.Serie
     entropy with the probe error (mean over targets), given the error on the source and the number
     of neurons that are read; of runs with at least three networks more than it takes away."""
     rows = figure.at_last(source)
-    rows = rows[rows["arm"] != "untrained"]
+    rows = rows[rows["arm"].isin(ALIKE)]
     found = {}
     for seed, run in rows.groupby("lobster_seed"):
         means = run.groupby(["arm", "replica"])[["error", "neurons", "test_error", order]].mean()
@@ -218,7 +251,19 @@ def _claims(figure: FigureTransfer, source: Source) -> list[Verdict]:
             "Of networks with one mask and equal source error, those of higher second-order "
             f"entropy have the more general features ({source.title}).",
         ),
+        (
+            "6",
+            "Fine-tuned under their mask, gradually pruned networks are a better match for "
+            f"transfer learning than one-shot networks ({source.title}).",
+        ),
+        (
+            "6",
+            "It is the path that makes the features of gradually pruned networks a better match: "
+            f"also than those of one-shot networks trained with shrinking ({source.title}).",
+        ),
     )
+    shrunk = differences(figure, source, "rewound-shrinking")
+    tuned = tuned_differences(figure, source)
     d, pixels = differences(figure, source, "rewound"), beyond_pixels(figure, source)
     related = correlations(figure, source, "joint")
     where = (
@@ -252,6 +297,20 @@ def _claims(figure: FigureTransfer, source: Source) -> list[Verdict]:
             "the partial correlation of the joint entropy with the probe error, over the networks "
             "with the last mask of a run, given source error and neurons, is below zero",
             "r",
+        ),
+        (
+            tuned,
+            lambda: is_worthwhile(interval(tuned.mean(axis=1))),
+            "mean(1-S) − G of the test error on the target after fine-tuning, last point of each "
+            f"gradual run, mean over targets, is above zero and at least {SMALLEST} points",
+            "points",
+        ),
+        (
+            shrunk,
+            lambda: is_worthwhile(interval(shrunk.mean(axis=1))),
+            f"1-S with LOBSTER's shrinking − G of the {where}, mean over targets, is above zero "
+            f"and at least {SMALLEST} points",
+            "points",
         ),
     )
     return [
@@ -323,7 +382,7 @@ def plot_errors(figure: FigureTransfer) -> Figure | None:
         for line, source in zip(axes, sources, strict=True):
             for ax, target in zip(line, source.targets, strict=False):
                 rows = figure.rows(source)
-                _panel(ax, rows[rows["target"] == target])
+                _panel(ax, rows[rows["target"] == target], source.goals)
                 ax.set_title(f"{source.title} → {TITLES[target]}", fontsize=9)
                 handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
             for ax in line[len(source.targets) :]:
@@ -337,40 +396,57 @@ def plot_errors(figure: FigureTransfer) -> Figure | None:
     return fig
 
 
-def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+def levels(rows: pd.DataFrame, goals: Sequence[float]) -> pd.Series:
+    """Where networks stand on the axis of sparsities: at the goal that is nearest, or at the mean
+    of the runs' last points; in per cent, in words."""
+    last = rows["point"] == rows.groupby("lobster_seed")["point"].transform("max")
+    end = rows["sparsity"][last].mean()
+    near = [min(goals, key=lambda goal: abs(goal - s), default=end) for s in rows["sparsity"]]
+    return pd.Series(near, rows.index).where(~last, end).map(lambda s: f"{100 * s:.3g} %")
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, goals: Sequence[float]) -> None:
     for arm, style in (("pixels", "-"), ("dense", "--")):
         errors = rows[rows["arm"] == arm]["error"]
         if len(errors):
             color, _, name = LOOKS[arm]
             ax.axhline(100 * errors.mean(), color=color, ls=style, lw=1.2, label=name)
     pruned = rows[rows["point"] > 0]
-    # Runs have points at nearly, not quite, equal sparsities: to half a per cent.
-    near = (200 * pruned["sparsity"].astype(float)).round() / 2
-    levels = sorted(near.unique())
+    near = levels(pruned, goals)
+    each = sorted(near.unique(), key=lambda level: float(level.removesuffix(" %")))
     arms = [arm for arm in LOOKS if (pruned["arm"] == arm).any()]
     for place, arm in enumerate(arms):
         color, marker, name = LOOKS[arm]
-        for number, level in enumerate(levels):
+        for number, level in enumerate(each):
             its = pruned[(pruned["arm"] == arm) & (near == level)]
             y = 100 * its["error"].to_numpy(dtype=float)
             x = number + 0.7 * (place + 0.5) / len(arms) - 0.35
             ax.plot([x] * len(y), y, marker, ms=3, color=color, alpha=0.35)
             if len(y):
-                ax.plot(x, y.mean(), marker, ms=7, color=color, label=name if not number else None)
-    ax.set_xticks(range(len(levels)), [f"{level:.3g} %" for level in levels])
-    ax.set_xlim(-0.5, max(len(levels), 1) - 0.5)
+                ax.plot(x, y.mean(), marker, ms=7, color=color, label=name)
+    ax.set_xticks(range(len(each)), each)
+    ax.set_xlim(-0.5, max(len(each), 1) - 0.5)
 
 
 def plot_differences(figure: FigureTransfer) -> Figure | None:
-    """By how much each arm is worse than G, mean over targets and on each, with 95 % intervals over
-    gradual runs; the smallest effect of interest shaded. None without runs."""
-    bars = [
-        (f"{source.title}: {LOOKS[arm].name}, {name}", LOOKS[arm].color, values)
-        for source in figure.panel.sources
-        for arm in ("rewound", "reinitialised")
-        if len(d := differences(figure, source, arm))
-        for name, values in [("mean", d.mean(axis=1)), *((TITLES[t], d[t]) for t in d)]
-    ]
+    """By how much each arm is worse than G, mean over targets, 1-S also on each of them and after
+    fine-tuning, with 95 % intervals over gradual runs; the smallest effect of interest shaded. None
+    without runs."""
+    bars = []
+    for source in figure.panel.sources:
+        for arm in COMPARED:
+            color, _, name = LOOKS[arm]
+            found = {f"{name}, mean": differences(figure, source, arm)}
+            if arm == "rewound":
+                found |= {
+                    f"{name}, {TITLES[t]}": found[f"{name}, mean"][[t]] for t in source.targets
+                }
+                found[f"{name}, fine-tuned, mean"] = tuned_differences(figure, source)
+            bars += [
+                (f"{source.title}: {what}", color, d.mean(axis=1))
+                for what, d in found.items()
+                if len(d)
+            ]
     if not bars:
         return None
     with mpl.rc_context(STYLE):
@@ -403,7 +479,7 @@ def plot_entropy(figure: FigureTransfer) -> Figure | None:
         )
         for ax, source in zip(axes[0], sources, strict=True):
             rows = figure.at_last(source)
-            rows = rows[rows["arm"] != "untrained"]
+            rows = rows[rows["arm"].isin(ALIKE)]
             keys = ["lobster_seed", "arm", "replica"]
             means = rows.groupby(keys)[["error", "joint"]].mean()
             around = means - means.groupby("lobster_seed").transform("mean")
@@ -456,3 +532,23 @@ def orders_table(figure: FigureTransfer) -> pd.DataFrame:
                 row["gradual runs"] = str(found.n)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def transfer_in_words(figure: FigureTransfer) -> str:
+    """The chapter in a line for each source (Markdown)."""
+    lines = []
+    for source in figure.panel.sources:
+        found = {
+            "1-S − G": differences(figure, source, "rewound"),
+            "fine-tuned": tuned_differences(figure, source),
+            "1-S with shrinking − G": differences(figure, source, "rewound-shrinking"),
+            "dense of the live widths − G": differences(figure, source, "narrow"),
+            "raw pixels − G": beyond_pixels(figure, source),
+        }
+        said = [f"{what} {plus_minus(d.mean(axis=1))}" for what, d in found.items() if len(d)]
+        if said:
+            lines.append(f"- {source.title}: {'; '.join(said)}.")
+    if not lines:
+        return NOT_THERE
+    head = "Points of error on the targets, mean over them; above zero G is better:"
+    return unbroken("\n".join([head, "", *lines]))

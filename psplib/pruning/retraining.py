@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
@@ -25,6 +25,7 @@ from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, pack_bits, random_structure, unpack_bits
+from psplib.nn.wiring import live_units, wire
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
 from psplib.pruning.program import TOGETHER, Program
 from psplib.training.engines import stacks, trainers
@@ -51,6 +52,7 @@ ARMS = (
     "restructured-layer",
     "restructured-global",
     "continued",
+    "narrow",
 )
 # Those under the mask of the gradual network, which can be compared with it weight by weight.
 UNDER_ITS_MASK = ("rewound", "reinitialised", "continued")
@@ -102,8 +104,8 @@ class Retraining:
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
-        if self.arm == "continued" and not self.point:
-            raise PsplibError("The continued arm needs a pruned point, from 1 on; got 0.")
+        if self.arm in ("continued", "narrow") and not self.point:
+            raise PsplibError(f"The {self.arm} arm needs a pruned point, from 1 on; got 0.")
         if self.shrinkage < 0:
             raise PsplibError(f"shrinkage must be at least 0; got {self.shrinkage}.")
         check_steps(self.steps)
@@ -178,7 +180,7 @@ class Retraining:
         if "survivors.safetensors" in artefact.names:
             _, (_, kept) = artefact.shapes("survivors")["weights"]
             artefact.insist(kept == survivors, "the survivors")
-        if self.lobster in parents and self.point:
+        if self.lobster in parents and self.point and self.arm != "narrow":
             kept = parents[self.lobster].table("points").set_index("point")["kept"]
             artefact.insist(kept.get(self.point) == survivors, "the number of survivors")
 
@@ -238,7 +240,28 @@ def initial(
             derive("structure", config.arm, config.point, replica)
         )
         mask = random_structure(mask, config.arm.removeprefix("restructured-"), generator)
-    return flat(models.build(architecture, seed)), mask
+    model = models.build(architecture, seed)
+    return narrow(model, mask) if config.arm == "narrow" else (flat(model), mask)
+
+
+def narrow(model: nn.Module, mask: Mask) -> tuple[Tensor, Mask]:
+    """A dense network of the widths that live under the mask of a chain: initial values (P,), those
+    of `model` as large as its fewer inputs want them, and the mask that keeps every parameter
+    between live units and all inputs."""
+    wiring = wire(model)
+    assert wiring is not None
+    live, full = live_units(wiring, dict(mask.items()), unread=False)
+    live[0] = torch.arange(full[0])
+    values, kept = flat(model), torch.zeros_like(mask.flat)
+    parts = dict(mask.split(kept)), dict(mask.split(values))
+    for link in wiring.links:
+        rows, columns = live[link.target], live[link.source]
+        weight, bias = (parts[0][f"{link.layer}.{leaf}"] for leaf in ("weight", "bias"))
+        weight.view(len(weight), full[link.source], -1)[rows[:, None], columns] = True
+        bias[rows] = True
+        for leaf in ("weight", "bias"):
+            parts[1][f"{link.layer}.{leaf}"].mul_((full[link.source] / len(columns)) ** 0.5)
+    return values, mask.with_flat(kept)
 
 
 class _Record:

@@ -80,12 +80,17 @@ def test_potentials_are_those_in_front_of_the_relus(tiny: Data) -> None:
     assert [z.shape[1] for z in potentials] == [11_520, 3_200, 500]
 
 
-def test_every_gamma_has_its_controls_and_the_masks_come_last(store: Store) -> None:
+def test_every_gamma_has_its_controls_and_no_run_is_asked_for_twice(store: Store) -> None:
     panel = scales.entropy_learning("paper")
     found = [c for c in panel.runs(store) if isinstance(c, EntropyLearning)]
-    assert found[0] == panel.template
-    assert len({(c.gamma, c.labels) for c in found}) == len(found) == 1 + 8 * 3
-    assert [abs(c.gamma) for c in found] == sorted(abs(c.gamma) for c in found)
+    first = panel.networks[0]
+    assert found[0] == first.template
+    small = found[: len(first.cases)]
+    assert len({(c.gamma, c.labels) for c in small}) == len(small) == 1 + 8 * 3
+    assert [abs(c.gamma) for c in small] == sorted(abs(c.gamma) for c in small)
+    again = {c for c in found if found.count(c) > 1}
+    assert {(c.gamma, c.measured) for c in again} == {(0.0, True)}, "it knows no order"
+    assert {run.gamma for run in panel.gradual.lobsters} == {0.0, 0.03, 0.1}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 import torch
 from problems import synthetic
@@ -11,6 +12,7 @@ from torch import nn
 from psplib.analysis import entropy, psp
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
+from psplib.experiments.fine_tuning import FineTuning
 from psplib.experiments.solutions import first_images, with_weights
 from psplib.experiments.transfer import Network, Transfer, grey, inputs, networks
 from psplib.nn import models
@@ -166,13 +168,37 @@ def test_where_no_weights_were_kept_the_best_network_is_taken_and_pixels_with_th
     ]  # fmt: skip
 
 
-def test_weights_are_asked_for_where_they_are_kept_only() -> None:
+def test_on_the_way_weights_are_asked_for_where_they_were_kept() -> None:
+    """Of 89.9 % none were, for it is no halving; and nothing is near to 95 % but what is there."""
     source = scales.transfer("paper").sources[0]
-    found = source.retrainings(source.lobsters[3], [0.0, 0.8, 0.91, 0.949, 0.97, 0.99])
-    assert [(r.point, r.arm) for r in found] == [(5, "rewound"), (5, "reinitialised")]
-    assert (
-        found[0]
-        == scales.replication("paper").retrainings(
-            source.lobsters[3], [0.0, 0.8, 0.91, 0.949, 0.97, 0.99]
-        )[0]
-    )
+    sparsity = [0.0, 0.8, 0.899, 0.925, 0.979, 0.99]
+    points = pd.DataFrame({"sparsity": sparsity, "kept": [round(1e4 * (1 - s)) for s in sparsity]})
+    found = source.retrainings(source.lobsters[3], points)
+    last = [5] * (len(source.arms) + len(source.others))
+    assert [r.point for r in found] == [*last, 3, 4]
+    assert found[0] == scales.replication("paper").retrainings(source.lobsters[3], sparsity)[0]
+    assert [(r.arm, len(r.replicas)) for r in found[-2:]] == [("rewound", 1)] * 2
+
+
+TUNED = FineTuning(REWOUND, ("mnist",), epochs=2, batch_size=50)
+
+
+def test_fine_tuning_is_descent_on_the_target_under_the_mask(tiny: Data) -> None:
+    network = found()[1]
+    table = dataclasses.replace(TUNED, epochs=1, batch_size=300).analyse([tiny], [network])
+    model = with_weights(models.build("lenet-300", 0), network.weights)
+    nn.functional.cross_entropy(model(tiny.train.x), tiny.train.y).backward()
+    with torch.no_grad():
+        for p, m in zip(model.parameters(), dict(network.mask.items()).values(), strict=True):
+            p -= 0.1 * p.grad * m
+    assert table["error"].tolist() == [training.evaluate(model, tiny.test).error]
+
+
+def test_an_interrupted_fine_tuning_ends_with_the_same_table(
+    tiny: Data, in_pieces: Callable
+) -> None:
+    these = found()
+    whole = TUNED.analyse([tiny], these)
+    pieces, interruptions = in_pieces(lambda c: TUNED.analyse([tiny], these, c))
+    assert interruptions >= 1
+    assert whole.equals(pieces)

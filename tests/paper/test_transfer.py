@@ -11,7 +11,7 @@ from worlds import world as minima
 from psplib.experiments import scales
 from psplib.paper import ledger, transfer
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from psplib.paper.transfer import COLUMNS, FigureTransfer
+from psplib.paper.transfer import COLUMNS, TUNED, FigureTransfer
 
 PANEL = scales.transfer("paper")
 SOURCE = PANEL.sources[0]
@@ -31,6 +31,7 @@ def world(
     ones at the point before, which must not count; equal errors on the source but for the arm's."""
     arms = [("lobster", -1), ("untrained", -1)]
     arms += [(arm, r) for arm in ("rewound", "reinitialised") for r in range(5)]
+    arms += [("rewound-shrinking", 0)]
     rows = []
     shared = {"network": SOURCE.title, "layers": 1, "shots": 100, "sd": 0.0, "penalty": 0.0}
     for target in SOURCE.targets:
@@ -51,13 +52,20 @@ def world(
                         | {"joint": joint(arm, seed, replica), "mutual": 1.0, "first": 1.0}
                         | shared
                     )
-    return FigureTransfer(PANEL, pd.DataFrame(rows).reindex(columns=list(COLUMNS)), (), ())
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    tuned = table[(table["sparsity"] == 0.985) & (table["arm"] != "rewound-shrinking")]
+    return FigureTransfer(PANEL, table, tuned[list(TUNED)], (), ())
+
+
+EMPTY = FigureTransfer(
+    PANEL, pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=list(TUNED)), (), ()
+)
 
 
 def verdicts(figure: FigureTransfer) -> list[str]:
     found = transfer.transfer_claims(figure)
-    assert {v.verdict for v in found[4:]} == {NOT_RUN}, "the other sources have no runs"
-    return [v.verdict for v in found[:4]]
+    assert {v.verdict for v in found[6:]} == {NOT_RUN}, "the other sources have no runs"
+    return [v.verdict for v in found[:6]]
 
 
 def papers(arm: str, target: str, seed: int, replica: int) -> float:
@@ -97,6 +105,24 @@ def test_a_difference_too_small_to_matter_is_none_and_a_scattered_one_is_undecid
     assert verdicts(world(papers, seeds=1))[:2] == [UNDECIDED, UNDECIDED]
 
 
+def test_the_path_and_fine_tuning_have_verdicts_of_their_own() -> None:
+    """Where shrinking makes up for everything, it is not the path."""
+
+    def error(arm: str, target: str, seed: int, replica: int) -> float:
+        return papers("lobster" if arm == "rewound-shrinking" else arm, target, seed, replica)
+
+    assert verdicts(world(papers))[4:] == [HOLDS, HOLDS]
+    assert verdicts(world(error))[4:] == [HOLDS, FAILS]
+    assert verdicts(world(papers, seeds=1))[4:] == [UNDECIDED, UNDECIDED]
+    assert "fine-tuned 2.00" in transfer.transfer_in_words(world(papers))
+
+
+def test_networks_stand_at_the_goal_that_is_nearest_or_at_the_end() -> None:
+    rows = world(papers).rows(SOURCE)
+    found = transfer.levels(rows[rows["point"] > 0], SOURCE.goals)
+    assert set(found) == {"95 %", "98.5 %"}
+
+
 def test_one_target_is_enough_for_potentially() -> None:
     def error(arm: str, target: str, seed: int, replica: int) -> float:
         one_shot = {"digits": 0.02}.get(target, -0.03) if arm == "rewound" else 0.0
@@ -134,7 +160,7 @@ def test_a_partial_correlation_is_that_of_what_regressions_leave() -> None:
 
 
 def test_what_was_not_run_is_said_and_shown_as_nothing() -> None:
-    empty = FigureTransfer(PANEL, pd.DataFrame(columns=list(COLUMNS)), (), ())
+    empty = EMPTY
     assert {v.verdict for v in transfer.transfer_claims(empty)} == {NOT_RUN}
     assert transfer.plot_errors(empty) is None
     assert transfer.plot_differences(empty) is None
@@ -152,4 +178,4 @@ def test_figures_tables_and_ledger_show_what_is_there() -> None:
     assert transfer.orders_table(figure).iloc[0]["gradual runs"] == "4"
     panels = [panel(papers_world, ("dense", "rewound"), name) for name in scales.PANELS]
     listed = [e for e in ledger.entries(panels, minima(), None, figure) if e.chapter == "transfer"]
-    assert len(listed) == 4 * len(PANEL.sources)
+    assert len(listed) == 6 * len(PANEL.sources)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.core.seeds import derive
+from psplib.nn.compact import compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.nn.models import build
@@ -74,7 +75,7 @@ def counts(mask: Mask) -> list[int]:
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PsplibError, match=r"dense, rewound.*continued; got 'winning'"):
+    with pytest.raises(PsplibError, match=r"dense, rewound.*continued, narrow; got 'winning'"):
         replace(CONFIG, arm="winning")
 
 
@@ -88,7 +89,7 @@ def test_rewound_weights_are_the_initial_ones_exactly_under_the_mask(
     assert torch.equal(result.mask, mask.flat)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ARMS[:-1])
 def test_arms_start_from_the_initial_values_that_they_say(arm: str, mask: Mask) -> None:
     one, other = (initial(replace(CONFIG, arm=arm), mask, replica)[0] for replica in (0, 1))
     first_network = flat(build("lenet-300", 7))
@@ -144,7 +145,7 @@ def test_the_other_arms_keep_the_mask_of_their_point(arm: str, mask: Mask) -> No
     assert initial(replace(CONFIG, arm=arm), mask, 0)[1] is mask
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ARMS[:-1])
 def test_what_an_arm_trains_keeps_as_many_parameters_as_its_mask(
     arm: str, tiny: Data, mask: Mask
 ) -> None:
@@ -154,6 +155,37 @@ def test_what_an_arm_trains_keeps_as_many_parameters_as_its_mask(
     assert int(result.mask.sum()) == given.kept
     assert int(result.weights[~result.mask].count_nonzero()) == 0
     assert result.replicas["sparsity"].tolist() == pytest.approx([given.sparsity] * 3)
+
+
+@pytest.mark.parametrize(("architecture", "inputs"), [("lenet-300", 784), ("lenet-5", 1)])
+def test_the_narrow_arm_is_a_dense_network_of_the_live_widths(
+    architecture: str, inputs: int, tiny: Data
+) -> None:
+    """As the sizes of its layers, and their initial values, would be had it been built so."""
+    full = Mask.dense(build(architecture, 0))
+    few = full.with_flat(torch.rand(len(full.flat)) < 0.003)
+    config = replace(CONFIG, lobster=Lobster(architecture, "digits", 7), arm="narrow")
+    values, mask = tickets.initial(config, few, 0)
+    units = [inputs, *compact(build(architecture, 0), few).units, 10]
+    weights = [(n, m) for n, m in mask.items() if n.endswith("weight")]
+    parts = dict(mask.split(values))
+    for (name, m), fan, own in zip(weights, units, units[1:], strict=False):
+        layer = m.shape[1:].numel() // build_width(architecture, name)
+        assert int(m.sum()) == own * fan * layer
+        assert int(dict(mask.items())[name.replace("weight", "bias")].sum()) == own
+        bound = (fan * layer) ** -0.5
+        assert 0.9 * bound < float(parts[name][m].abs().max()) <= bound * (1 + 1e-6)
+    result = run(replace(config, epochs=1, replicas=(0,)), tiny, few)
+    assert int(result.mask.sum()) == mask.kept
+    with pytest.raises(PsplibError, match="The narrow arm needs a pruned point"):
+        replace(config, point=0)
+
+
+def build_width(architecture: str, layer: str) -> int:
+    """The units that a layer of the full network reads."""
+    widths = {"lenet-300": (784, 300, 100), "lenet-5": (1, 20, 50, 500)}[architecture]
+    names = [n for n, _ in build(architecture, 0).named_parameters() if n.endswith("weight")]
+    return widths[names.index(layer)]
 
 
 def test_the_continued_arm_goes_on_from_the_gradual_network_exactly(tiny: Data, mask: Mask) -> None:

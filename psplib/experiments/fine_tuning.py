@@ -1,0 +1,123 @@
+"""Masked fine-tuning: what networks are worth on other data sets that are trained on there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from psplib.core.artefact import Artefact, Parents, Parts
+from psplib.core.config import setting
+from psplib.core.errors import whole_number
+from psplib.core.schema import NAME, SHARE, Column, Files, Table
+from psplib.core.seeds import derive
+from psplib.experiments.transfer import Network, check_features, check_targets, networks, target
+from psplib.nn import models
+from psplib.nn.data import Data
+from psplib.pruning.lobster import Lobster
+from psplib.pruning.retraining import Retraining
+from psplib.training.engines import trainers
+from psplib.training.fit import Checkpoint, Trial, train_epoch
+from psplib.training.update import Sgd
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The networks of a `Transfer` trained on, all their layers, under their masks, on other data
+    sets; scored at the last epoch, so that nothing is chosen."""
+
+    retraining: Retraining = setting("paper", "Sec. 6: sparse architectures, gradual and one-shot")
+    targets: tuple[str, ...] = setting("ours", "the data sets that are trained on")
+    epochs: int = setting("ours", "few: it is what was learnt before that is compared", default=10)
+    learning_rate: float = setting("ours", "as everywhere", default=0.1)
+    batch_size: int = setting("ours", "as everywhere", default=100)
+    samples: int = setting("ours", "training images of a target", default=10_000)
+
+    program = None
+
+    def __post_init__(self) -> None:
+        check_features(self.retraining)
+        check_targets(self.targets)
+        for name in ("epochs", "batch_size", "samples"):
+            whole_number(name, getattr(self, name), 1)
+
+    @property
+    def parents(self) -> tuple[Retraining | Lobster, ...]:
+        """The retraining, and the gradual run whose mask it has."""
+        return self.retraining, *self.retraining.parents
+
+    @property
+    def title(self) -> str:
+        """What it is, in a table's words."""
+        return f"fine-tuning of {self.retraining.title}"
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one core, about."""
+        epoch = self.retraining.lobster.epoch_cost(not self.retraining.point)
+        trained = (2 + len(self.retraining.replicas)) * len(self.targets) * self.epochs
+        return trained * epoch * self.samples / 40_000
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the source."""
+        return self.retraining.load(device)
+
+    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
+        """The table of `analyse`."""
+        device = data.train.x.device
+        targets = [target(name, device, self.samples, 2_000) for name in self.targets]
+        return {"errors": self.analyse(targets, networks(self.retraining, parents), checkpoint)}
+
+    def analyse(
+        self,
+        targets: Sequence[Data],
+        found: Sequence[Network],
+        checkpoint: Checkpoint | None = None,
+    ) -> pd.DataFrame:
+        """A row for each network and target, with its test `error` there after the last epoch; all
+        see the same images in the same order."""
+        checkpoint = checkpoint or Checkpoint()
+        saved = checkpoint.load()
+        rows = saved[1] if saved else []
+        model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
+        todo = [(network, data) for network in found for data in targets]
+        update = Sgd(self.learning_rate)
+        for network, data in todo[len(rows) :]:
+            ((trainer, number),) = trainers(model, [network.mask], data, self.batch_size)
+            trainer.set_weights(number, network.weights)
+            seed = derive("fine-tuning", data.name)
+            trial = Trial(trainer, number, seed, lambda epoch: update, self.epochs)
+            while not trial.is_done:
+                train_epoch([trial])
+            row = {"arm": network.arm, "replica": network.replica, "target": data.name}
+            rows.append(row | {"error": trial.score("test").error})
+            checkpoint.report(len(rows), len(todo), f"{self.title}, {network.arm}")
+            if checkpoint.due:
+                checkpoint.save({}, rows)
+        return pd.DataFrame(rows)
+
+    @property
+    def writes(self) -> Files:
+        """See `analyse`."""
+        name = {"arm": NAME, "replica": Column(int, -1), "target": NAME}
+        most = (2 + len(self.retraining.replicas)) * len(self.targets)
+        return {"errors": Table(name | {"error": SHARE}, range(len(self.targets), most + 1))}
+
+    def check(self, artefact: Artefact, parents: Parents) -> None:
+        """Insist that every network was trained on every target."""
+        table = artefact.table("errors")
+        each = table[["arm", "replica"]].drop_duplicates()
+        asked = each.merge(pd.DataFrame({"target": self.targets}), how="cross")
+        found = table[["arm", "replica", "target"]]
+        artefact.insist(asked.to_numpy().tolist() == found.to_numpy().tolist(), "the errors")
+        arms = {"lobster", "untrained"} if self.retraining.point else set()
+        artefact.insist(set(table["arm"]) == arms | {self.retraining.arm}, "the table of arms")
+
+    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
+        """`fine-tuned`: the rows, with `lobster_seed` and `point`."""
+        table = artefact.table("errors").assign(
+            lobster_seed=self.retraining.lobster.seed, point=self.retraining.point
+        )
+        return {"fine-tuned": table}
