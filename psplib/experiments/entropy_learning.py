@@ -116,7 +116,8 @@ class EntropyLearning:
     @property
     def cost(self) -> float:
         """Seconds of one core, about."""
-        return len(self.replicas) * (self.epochs * 3 * self.lobster.epoch_cost(True) + 2)
+        slower = 4 if self.pairs else 2
+        return len(self.replicas) * (self.epochs * slower * self.lobster.epoch_cost(True) + 2)
 
     def load(self, device: torch.device) -> Data:
         """The images that are learnt."""

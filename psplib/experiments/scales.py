@@ -359,7 +359,7 @@ def _rewarded(scale: str, seed: int) -> Transfers:
     """The first gradual runs of LeNet-300 with the entropy rewarded, and what of them is read out;
     those without are among the runs of `transfer`."""
     first = figure_1a(scale, seed)
-    gammas = {"smoke": (0.1,)}.get(scale, (0.1, 0.03))
+    gammas = (0.1,) if scale == "smoke" else (0.3, 0.1)
     runs = [
         dataclasses.replace(run, gamma=gamma) for gamma in (*gammas, 0.0) for run in first.lobsters
     ]

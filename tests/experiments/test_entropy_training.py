@@ -90,7 +90,7 @@ def test_every_gamma_has_its_controls_and_no_run_is_asked_for_twice(store: Store
     assert [abs(c.gamma) for c in small] == sorted(abs(c.gamma) for c in small)
     again = {c for c in found if found.count(c) > 1}
     assert {(c.gamma, c.measured) for c in again} == {(0.0, True)}, "it knows no order"
-    assert {run.gamma for run in panel.gradual.lobsters} == {0.0, 0.03, 0.1}
+    assert {run.gamma for run in panel.gradual.lobsters} == {0.0, 0.1, 0.3}
 
 
 @pytest.mark.parametrize(
