@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -13,6 +15,8 @@ import pytest
 from psplib.book import build, pages
 from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
+from psplib.experiments.plane import Map
+from psplib.paper import tables
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -122,15 +126,30 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
 
 
 @pytest.mark.slow
-def test_the_published_book_needs_no_data_and_computes_nothing(
+def test_the_published_book_needs_no_data_computes_nothing_and_says_what_was_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As it is, and without the plane that the figure and its last claim rest on."""
+    results, less = Store(ROOT / "results"), Store(tmp_path / "results")
+    asked = tables.largest_published("minima", results).runs(results)
+    plane = next(c for c in asked if isinstance(c, Map) and results.has(c))
+    shutil.copytree(results.root, less.root)
+    shutil.rmtree(less.folder(plane))
     monkeypatch.setenv("PSPLIB_DATA", str(tmp_path / "none"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("PSPLIB_RUNS", str(tmp_path / "runs"))
-    build.execute_all({CHAPTER: tmp_path / "out.ipynb"}, {"scale": "published"})
+    found = []
+    for store in (results, less):
+        monkeypatch.setenv("PSPLIB_RESULTS", str(store.root))
+        made = tmp_path / str(len(found)) / "out.ipynb"
+        build.execute_all({CHAPTER: made}, {"scale": "published"})
+        text = "".join(content for _, kind, content in shown(nbformat.read(made, as_version=4)))
+        verdicts = re.findall(r"psplib-verdict ([\w-]+)", text)
+        missing = [int(n) for n in re.findall(r"<b>missing runs</b> (\d+)", text)]
+        found.append((verdicts, missing[0] if missing else 0, text.count("are not there yet")))
+    (whole, lacks, silent), (part, lacks_more, said) = found
+    assert Counter(part) - Counter(whole) == {"not-run": 1}
+    assert len(part) == len(whole)
+    assert lacks_more == lacks + 1
+    assert (silent, said) == (0, 3)
     assert not (tmp_path / "runs").exists()
-    text = (tmp_path / "out.ipynb").read_text()
-    assert "image/png" in text
-    # A claim may be written down before its runs are there.
-    assert re.search(r"psplib-verdict (?!not-run)", text)
