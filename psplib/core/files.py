@@ -89,8 +89,9 @@ def scratch(parent: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                lock.unlink()
+            if not folder.exists():  # else somebody still writes there, and the next one sweeps it
+                with contextlib.suppress(OSError):
+                    lock.unlink()
 
 
 @contextlib.contextmanager

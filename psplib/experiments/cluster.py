@@ -36,6 +36,8 @@ _RETRIES = 3
 # Seconds after which every machine sees a new file of a shared file system.
 _PATIENCE = 60.0
 _OBJECTS = 80 * 2**20  # bytes, near the least that Ray takes: what goes through it is a few names
+# What opens HTTP/2, which Ray speaks, and the type of the frame that answers (RFC 9113, 3.4).
+_GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
 _ADDRESS = re.compile(r"auto|(?:ray://)?([^\s:/]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
 
 
@@ -134,6 +136,7 @@ def _cluster(
         else:
             _reach(address)
         ray = _import()
+        stack.callback(ray.shutdown)  # of what has started, should the rest not
         try:
             ray.init(
                 address,
@@ -148,19 +151,23 @@ def _cluster(
             raise PsplibError(
                 f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')}{hint}."
             ) from None
-        stack.callback(ray.shutdown)
         yield ray, here or _device(device, ray.cluster_resources(), jobs)
 
 
 def _reach(address: str) -> None:
-    """Raise `PsplibError` for no address, or where nobody listens: Ray would try for minutes."""
+    """Raise `PsplibError` for no address, or where nobody speaks as Ray does: that would try for
+    minutes."""
     found = _ADDRESS.fullmatch(address)
     if not found:
         raise PsplibError(f"address must be HOST:PORT, ray://HOST:PORT or auto; got {address!r}.")
     host, port = found.groups()
+    is_encrypted = os.environ.get("RAY_USE_TLS", "0") not in ("", "0")
     try:
         if host:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as link:
+                link.sendall(_GREETING)
+                if not is_encrypted and link.makefile("rb").read(4)[3:] != _SETTINGS:
+                    raise OSError("what is there is something else")
     except (OSError, OverflowError) as error:
         raise PsplibError(f"No Ray cluster answers at {address!r}: {error}.") from None
 

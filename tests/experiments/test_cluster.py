@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -324,6 +326,35 @@ def test_a_bad_argument_is_one_sentence(
     assert done.stderr.startswith(f"psplib: {sentence}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The address of something that says this to whoever comes."""
+
+    class Say(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(100)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Say) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_answers_and_is_not_ray_is_refused_at_once(answer: bytes, tmp_path: Path) -> None:
+    start = time.process_time()
+    with answering(answer) as address:
+        words = ["reproduce", "--scale", "smoke", "--engine", "ray", "--address", address]
+        done = CliRunner().invoke(cli, words, env={"PSPLIB_RUNS": str(tmp_path / "runs")})
+    sentence = f"psplib: No Ray cluster answers at {address!r}: what is there is something else.\n"
+    assert (done.exit_code, done.stderr) == (2, sentence)
+    assert time.process_time() - start < 10
+    with answering(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:  # as every server of HTTP/2
+        cluster._reach(address)
+        cluster._reach(f"ray://{address}")
 
 
 def test_without_ray_its_engine_names_what_is_missing(

@@ -214,6 +214,20 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_has_is_not(
     assert (tmp_path / "other.csv").read_bytes() == b"whole"
 
 
+def test_a_folder_that_cannot_be_removed_yet_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some process of Ray may still write into it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with files.scratch(tmp_path) as folder:
+            pass
+    assert folder.exists()
+    with files.scratch(tmp_path) as another:
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [another.name]
+    assert not [*tmp_path.iterdir()]
+
+
 def test_work_on_runs_that_are_finished_is_swept_other_work_is_not(
     small: list[Artefact], store: Store
 ) -> None:
