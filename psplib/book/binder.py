@@ -7,14 +7,25 @@ from pathlib import Path
 
 from psplib.core.checkout import git
 
+MADE_OF = (
+    "_config.yml",
+    "_toc.yml",
+    "book",
+    "environment.yml",
+    "psplib",
+    "pyproject.toml",
+    "results",
+)
 ORIGIN = re.compile(r"(?:https://|git@|ssh://git@)github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
 
 def origin(root: Path) -> tuple[str | None, str]:
-    """The address of a checkout's origin if that is on GitHub, which Binder knows, else None; and
-    the commit that is built, which links lead to: a branch moves on."""
+    """The address of a checkout's origin if that is on GitHub, which Binder knows; and the commit
+    that is built, which links lead to: a branch moves on. None where what is built is in no commit.
+    """
     found = ORIGIN.fullmatch(git(root, "remote", "get-url", "origin") or "")
-    address = f"https://github.com/{found[1]}" if found else None
+    is_committed = git(root, "status", "--short", "--untracked-files=all", "--", *MADE_OF) == ""
+    address = f"https://github.com/{found[1]}" if found and is_committed else None
     return address, git(root, "rev-parse", "HEAD") or "HEAD"
 
 

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from psplib.book import binder
 from psplib.book.chapter import store_of
 from psplib.core import errors, files
+from psplib.core.checkout import check_here
 from psplib.core.errors import PsplibError
 from psplib.core.processes import end_when
 from psplib.experiments import scales, sweep
@@ -37,26 +38,47 @@ def build_book(scale: str, device: str = "auto", output: Path | None = None) -> 
 
     The pages are `<output>/html`, replaced when all new ones are there; `output` is `_build` in the
     checkout unless given. Executed chapters are kept in `<output>/executed`; the templates are not
-    touched.
+    touched. Who builds into the same folder at the same time waits.
     """
     scales.check_scale(scale, 0)
     errors.one_of("device", device, errors.DEVICES)
+    check_here()
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
-    sources = chapters(root)
+    if sys.flags.optimize > 1:
+        raise PsplibError("Python -OO leaves out what the pages of the library show; unset it.")
+    chapters(root)
     if scale != scales.PUBLISHED:
         apart([(make_runs, scale, device)])
     output = (output or root / "_build").absolute()
-    parameters = {"scale": scale, "device": device}
-    common = fingerprint(parameters, library(), packages(), contents(store_of(scale).root))
+    with files.locked(output / ".lock"):
+        return _build(root, {"scale": scale, "device": device}, output)
+
+
+def _build(root: Path, parameters: dict[str, str], output: Path) -> Path:
+    sources = chapters(root)
     # The largest first, so that no core waits for it alone in the end.
     templates = sorted(
         (p for p in sources if p.suffix == ".ipynb"), key=lambda t: -t.stat().st_size
     )
-    keys = {t: fingerprint(common, files.sha256(t)) for t in templates}
-    executed = {t: output / "executed" / key[:16] / t.name for t, key in keys.items()}
-    execute_all({t: target for t, target in executed.items() if not is_whole(target)}, parameters)
+    store = store_of(parameters["scale"])
+
+    def ingredients() -> tuple[str, dict[Path, str | None]]:
+        common = fingerprint(parameters, library(), packages(), contents(store.root))
+        return common, {t: files.sha256(t) for t in templates}
+
+    common, digests = ingredients()
+    executed = {
+        t: output / "executed" / fingerprint(common, digest)[:16] / t.name
+        for t, digest in digests.items()
+    }
+    stale = {t: target for t, target in executed.items() if not is_whole(target)}
+    execute_all(stale, parameters)
+    if stale and ingredients() != (common, digests):
+        for target in stale.values():
+            shutil.rmtree(target.parent, ignore_errors=True)
+        raise PsplibError("Chapters, psplib or results were changed meanwhile; build it again.")
     for old in set((output / "executed").glob("*")) - {e.parent for e in executed.values()}:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import jupyter_book.sphinx  # slow to import: once, before a process is forked that needs it
 from docutils.utils.math import MathError
@@ -27,6 +28,7 @@ from psplib.core.errors import PsplibError
 
 LOADED = jupyter_book.sphinx
 FORMULA = re.compile(r'<(div|span) class="math notranslate nohighlight"[^>]*>(.*?)</\1>', re.DOTALL)
+LOADED_FILE = re.compile(r'<(?:script|link|img)\b[^>]*?\s(?:src|href)="([^"?#:]+)[^":]*"')
 VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET = re.compile(rf'<script type="{re.escape(VIEW)}">\s*(\{{.*?\}})\s*</script>', re.DOTALL)
 NO_FORMULAS = "<noscript><style>.math { display: none !important }</style></noscript></head>"
@@ -35,8 +37,10 @@ NO_FORMULAS = "<noscript><style>.math { display: none !important }</style></nosc
 def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], html: Path) -> None:
     """Render a book from its files, `{path in its source: original or content}`, to the folder
     `html`, which is replaced when all of it is there. `beside`: files to put beside the pages, as
-    they are. `PsplibError` with the warnings, if there are any.
+    they are. `PsplibError` with the warnings, if there are any, or if a page loads what is not
+    there.
     """
+    os.environ.pop("SOURCE_DATE_EPOCH", None)  # Sphinx would write its year for the book's
     source, work = html.with_name("source"), html.with_name("sphinx")
     for folder in (source, work):
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,6 +62,7 @@ def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], ht
     for path, content in beside.items():
         (made / path).write_bytes(content)
     slim(made, beside)
+    check_loads(made)
     replace(html, made)
     shutil.rmtree(work)
 
@@ -108,6 +113,17 @@ def _stills(source: Path) -> Iterator[tuple[str, str | tuple[bytes, str]]]:
                     yield name, (base64.b64decode(data["image/png"]), words)
                 elif "text/html" in data:
                     yield name, "".join(data["text/html"])
+
+
+def check_loads(html: Path) -> None:
+    """Raise `PsplibError` for a page that loads a file of the site that is not there."""
+    for page in sorted({*html.rglob("*.html")} - {*html.glob("_static/**/*")}):  # templates
+        for name in LOADED_FILE.findall(page.read_text(encoding="utf-8")):
+            if not (page.parent / unquote(name)).exists():
+                raise PsplibError(
+                    f"{page.relative_to(html)} loads {name}, which is not there; `make assets` "
+                    "fetches the browser scripts."
+                )
 
 
 def slim(html: Path, beside: Mapping[Path, bytes]) -> None:

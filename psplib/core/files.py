@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import safetensors
 import safetensors.torch
 import torch
@@ -68,6 +69,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the only right to what the file `path` stands for; yields False if another process holds
+    it and `wait` is false."""
+    make_folder(path.parent)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise PsplibError(f"{path.parent} cannot be used: {reason(error)}.") from None
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

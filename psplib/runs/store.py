@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 import torch
 
@@ -133,22 +132,8 @@ class Store:
         """Hold the only right to make this run; yields False if another process holds it."""
         return self._lock(key(config), wait)
 
-    @contextlib.contextmanager
-    def _lock(self, name: str, wait: bool) -> Iterator[bool]:
-        work = self.root / ".work" / name
-        files.make_folder(work.parent)
-        try:
-            lock = filelock.FileLock(work.with_suffix(".lock"))
-            lock.acquire(timeout=-1 if wait else 0)
-        except filelock.Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise PsplibError(f"{work.parent} cannot be used: {reason(error)}.") from None
-        try:
-            yield True
-        finally:
-            lock.release()
+    def _lock(self, name: str, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        return files.locked(self.root / ".work" / f"{name}.lock", wait)
 
     def sweep(self) -> None:
         """Remove what a process that was killed at the end of its runs has left of the work on
@@ -321,7 +306,7 @@ def _commit() -> dict[str, Any]:
     commit = git(root, "rev-parse", "HEAD") if root else None
     if root is None or commit is None:
         return {"commit": "unknown", "modified": False}
-    return {"commit": commit, "modified": bool(git(root, "status", "-s", "psplib"))}
+    return {"commit": commit, "modified": bool(git(root, "status", "-s", "-uall", "psplib"))}
 
 
 def _processor() -> str:

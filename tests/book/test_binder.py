@@ -57,6 +57,31 @@ def test_links_lead_to_the_commit_of_this_checkout_and_of_no_repository_around_i
     assert binder.origin(tmp_path / "none") == (None, "HEAD")
 
 
+def test_what_is_in_no_commit_has_no_links(tmp_path: Path) -> None:
+    """They would lead to something else than is shown."""
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    git = ["git", "-C", str(tmp_path), *who]
+    page = tmp_path / "book" / "a.md"
+    page.parent.mkdir()
+    page.touch()
+    for words in (
+        ("init", "--quiet"),
+        ("config", "status.showUntrackedFiles", "no"),
+        ("remote", "add", "origin", ADDRESS),
+        ("add", "--all"),
+        ("commit", "--quiet", "-m", "one"),
+    ):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "notes").touch()
+    assert binder.origin(tmp_path)[0] == ADDRESS
+    page.write_text("changed")
+    assert binder.origin(tmp_path)[0] is None
+    page.write_text("")
+    assert binder.origin(tmp_path)[0] == ADDRESS
+    page.with_name("b.md").touch()
+    assert binder.origin(tmp_path)[0] is None
+
+
 def test_jupyter_book_understands_the_configuration(tmp_path: Path) -> None:
     text = binder.configured((ROOT / "_config.yml").read_bytes(), ADDRESS, COMMIT)
     before, after = yaml.safe_load((ROOT / "_config.yml").read_bytes()), yaml.safe_load(text)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,14 +156,63 @@ def test_what_another_tool_or_a_broken_copy_left_is_not_shown(
     assert rebuilt() == []
 
 
+def test_of_two_builds_into_one_folder_one_waits(
+    book: Path, rebuilt: Callable[..., list[str]]
+) -> None:
+    other = threading.Thread(target=rebuilt)
+    with files.locked(book / "_build" / ".lock"):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert not (book / "_build" / "html").exists()
+    other.join(60)
+    assert (book / "_build" / "html" / "a.html").exists()
+
+
+def test_what_changes_while_the_chapters_are_executed_is_not_taken_for_what_it_was(
+    book: Path, rebuilt: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pulled(template: Path, _: object) -> bytes:
+        (book / "results" / "lobster").mkdir()
+        (book / "results" / "lobster" / "points.csv").write_text("of another commit")
+        return template.read_bytes()
+
+    (book / "_toc.yml").write_text("format: jb-book\nroot: book/a\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "executed", pulled)
+        with pytest.raises(PsplibError, match="were changed meanwhile; build it again"):
+            rebuilt()
+    shutil.rmtree(book / "results" / "lobster")
+    assert rebuilt() == ["a", "pages"], "nothing is kept of it"
+
+
+def test_in_another_checkout_the_book_of_this_one_is_not_built(
+    book: Path, rebuilt: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (book / "psplib").mkdir()
+    (book / "psplib" / "__init__.py").touch()
+    monkeypatch.chdir(book / "book")
+    with pytest.raises(PsplibError, match="has a psplib of its own, but the one of"):
+        rebuilt()
+
+
+@pytest.mark.slow
+def test_without_docstrings_there_are_no_pages_of_the_library() -> None:
+    words = [sys.executable, "-OO", "-m", "psplib", "book"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": os.devnull}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("psplib: Python -OO leaves out what the pages")
+
+
 @pytest.mark.skipif(not Path("/sys").exists(), reason="needs a file system that nobody can write")
 def test_a_folder_that_cannot_be_written_and_a_page_that_is_not_there_are_one_sentence(
     book: Path, rebuilt: Callable[..., list[str]]
 ) -> None:
-    with pytest.raises(PsplibError, match=r"^/sys/psplib/executed/\w+ cannot be used: .+\.$"):
+    with pytest.raises(PsplibError, match=r"^/sys/psplib cannot be used: .+\.$"):
         build.build_book(scales.PUBLISHED, "cpu", Path("/sys/psplib"))
     (book / "_build").write_text("a file")
-    with pytest.raises(PsplibError, match=r"_build/executed/\w+ cannot be used: .+\.$"):
+    with pytest.raises(PsplibError, match=r"_build cannot be used: .+\.$"):
         rebuilt()
     (book / "book" / "b.ipynb").unlink()
     with pytest.raises(PsplibError, match=r"_toc\.yml names book/b, which is not there\.$"):
@@ -173,16 +226,39 @@ def test_the_digest_is_of_psplib_and_of_all_packages() -> None:
 
 
 @pytest.mark.slow
-def test_a_book_with_a_warning_leaves_the_old_pages(book: Path) -> None:
+def test_a_book_with_a_warning_leaves_the_old_pages(
+    book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")  # as tools that build packages set it
+    with (book / "_config.yml").open("a") as file:
+        file.write("copyright: '2026'\n")
     first = build.build_book(scales.PUBLISHED, "cpu", book / "_build")
     html = first.parent
     assert "from b" in (html / "book" / "b.html").read_text()
     assert (html / "book" / "b.ipynb").exists()
+    assert re.search(r"©[^<]*2026", (html / "book" / "b.html").read_text())
     (book / "book" / "index.md").write_text("# One\n\n[none](none.md)\n")
     with pytest.raises(PsplibError, match="Jupyter Book warns") as refused:
         build.build_book(scales.PUBLISHED, "cpu", book / "_build")
     assert "none.md" in str(refused.value)
     assert "first" in (html / "book" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "tag", ['<script defer src="{}?v=1">', '<link rel="x" href="{}#y">', "<img alt='' src=\"{}\">"]
+)
+def test_a_page_that_loads_what_is_not_there_is_not_shown(tag: str, tmp_path: Path) -> None:
+    page = tmp_path / "book" / "a.html"
+    files.make_folder(page.parent)
+    outside = '<a href="none.html"><img src="data:image/png;base64,x"><link href="https://x.org/y">'
+    page.write_text(outside + tag.format("../_static/vendor/of%20it.js"))
+    with pytest.raises(
+        PsplibError, match=r"^book/a\.html loads \S+/of%20it\.js, which is not there"
+    ):
+        pages.check_loads(tmp_path)
+    files.make_folder(tmp_path / "_static" / "vendor")
+    (tmp_path / "_static" / "vendor" / "of it.js").touch()
+    pages.check_loads(tmp_path)
 
 
 def test_a_replacement_that_fails_leaves_the_old_pages(

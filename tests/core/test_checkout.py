@@ -76,6 +76,7 @@ def test_the_commit_is_that_of_psplibs_own_repository(
     (tmp_path / "psplib").mkdir()
     (tmp_path / "psplib" / "__init__.py").touch()
     monkeypatch.setattr(checkout, "_PACKAGE", tmp_path / "psplib")
+    subprocess.run([*git, "config", "status.showUntrackedFiles", "no"], check=True)
     assert runs._commit() == {"commit": other.strip(), "modified": True}
     assert checkout.git(tmp_path, "no-such-command") is None
     monkeypatch.setenv("PATH", os.devnull)

@@ -77,6 +77,7 @@ def reproducing(runs: Path, log: Path) -> Iterator[subprocess.Popen]:
         "PSPLIB_RUNS": str(runs),
         # Ray is polite by default: beside other work its workers would hardly get on.
         "RAY_worker_niceness": "0",
+        "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
         "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
     }
     Path(environment["TMPDIR"]).mkdir(exist_ok=True)
