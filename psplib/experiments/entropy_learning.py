@@ -233,7 +233,7 @@ class EntropyLearning:
 def measured(model: nn.Module, mask: Mask, tell: Features, data: Data) -> dict[str, float]:
     """The columns of `MEASURED`: what the states and activities of neurons tell of the class, means
     over layers; and how sharp the minimum is, by the largest eigenvalue of the Hessian in the
-    surviving coordinates, that times the squared norm of the weights, and that of |w|·H·|w|."""
+    surviving coordinates, that times the squared norm of the weights, and that of `|w|·H·|w|`."""
     layers = pd.DataFrame(tell.by_layer().values()).mean()
     weights = flat(model)
     found = curvature_of(model, first_images(data.train, SHARP_ON), mask, weights.cpu())
