@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.designs import Beyond
 from psplib.paper import figure_1
-from psplib.paper.display import NOT_THERE, in_one_sentence, plus_minus, unbroken
+from psplib.paper.display import NOT_THERE, percent, plus_minus, unbroken
 from psplib.paper.figure_1_claims import HIGH_SPARSITY
 from psplib.paper.statistics import (
     MARGIN,
@@ -33,7 +33,7 @@ from psplib.paper.statistics import (
     higher,
     interval,
 )
-from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, scale_axes
+from psplib.paper.style import ARMS, DENSITY, RIVALS, STYLE, curve, gradual_line, scale_axes
 from psplib.paper.tables import divide, together
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
@@ -341,28 +341,18 @@ def _panel(ax: Axes, figure: FigureBeyond, network: str) -> None:
         color, _, name = ARMS["dense"]
         ax.axhline(dense.loc[0].mean(), color=color, lw=1.2, ls="--", label=name)
     runs = figure.gradual(network)
+    retrained = sorted(figure.errors(network, "rewound").index)
     if runs:
         density = 1 - next(iter(runs.values()))["sparsity"]
         for arm in (*RETRAINED, *RENDA):
-            retrained = figure.errors(network, arm)
+            errors = figure.errors(network, arm)
             look = LOOKS[arm]._replace(name=NAMES[arm])
-            curve(ax, look, retrained[retrained.index > 0], density)
+            curve(ax, look, errors[errors.index > 0], density)
     # The two are often one line: the broken one lies above.
     for arm, style in (("lobster", "-"), ("decay", (0, (2, 1.5)))):
-        color, marker, name = LOOKS[arm]
         for i, run in enumerate(figure.gradual(network, arm).values()):
-            ax.plot(
-                100 * (1 - run["sparsity"]),
-                100 * run["test_error"],
-                ls=style,
-                marker=marker,
-                ms=(4 if i == 0 else 2.5) * (1 if len(run) < 50 else 0.6),
-                lw=2 if i == 0 else 1,
-                alpha=1 if i == 0 else 0.55,
-                color=color,
-                label=name if i == 0 else None,
-                zorder=3,
-            )
+            points = retrained if arm == "lobster" else []
+            gradual_line(ax, LOOKS[arm], run, None if i else points, style)
     ax.set(title=network, xlabel=DENSITY)
     scale_axes(ax, table)
 
@@ -470,58 +460,36 @@ def _few(table: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def beyond_answer(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    return in_one_sentence(
-        found,
-        {
-            "The sensitivity term helps": "LOBSTER's sensitivity term lowers the error",
-            "than those of iterative magnitude": "its masks retrain to a lower error than those of "
-            "iterative magnitude pruning",
-        },
-    )
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = {
+    "The sensitivity term helps": "LOBSTER's sensitivity term lowers the error",
+    "than those of iterative magnitude": "its masks retrain to a lower error than those of "
+    "iterative magnitude pruning",
+}
 
 
 def rivals_in_words(figure: FigureBeyond) -> str:
     """What the figure shows, in sentences (Markdown) whose numbers come from its tables."""
     sentences = []
-    for rivals in figure.panel.networks:
-        network = rivals.title
-        said = _said(figure, network)
-        if said:
-            sentences.append(f"**{network}.** " + " ".join(said))
-    return unbroken("\n\n".join(sentences or [NOT_THERE]))
-
-
-def _said(figure: FigureBeyond, network: str) -> list[str]:
-    said = []
-    gap = gaps_by_point(figure, network)
-    if gap.size:
-        seeds = f"{len(gap)} seeds" if len(gap) > 1 else "one seed: no interval"
-        said.append(
-            f"Without the sensitivity term the test error changes by "
-            f"{plus_minus(gap.mean(axis=1))} points, mean from {span(gap.columns)} sparsity "
-            f"({seeds})."
-        )
-    table = figure.gradients[figure.gradients["network"] == network]
-    if len(table):
-        said.append(
-            f"At every point of LOBSTER's first run that has been looked at, "
-            f"{100 * table['small'].min():.1f} % or more of the gradients are at most 0.01, and "
-            f"the term leaves at least {100 * table['factor'].min():.2f} % of the decay on average."
-        )
-    arms = {arm: figure.errors(network, arm) for arm in RETRAINED}
-    points = [p for p in arms["rewound"].index if all(p in a.index for a in arms.values())]
-    runs = list(figure.gradual(network).values())
-    if points and runs:
-        for point in dict.fromkeys((points[0], points[-1])):
-            values = "; ".join(
-                f"{NAMES[arm]} {plus_minus(arms[arm].loc[point].dropna())} %"
-                for arm in reversed(RETRAINED)
-            )
-            own = runs[0].loc[point]
+    for network in (rivals.title for rivals in figure.panel.networks):
+        said = []
+        gap = gaps_by_point(figure, network)
+        if gap.size:
             said.append(
-                f"At {100 * own['sparsity']:.2f} % sparsity: {values}; LOBSTER's own network "
-                f"{100 * own['test_error']:.2f} %."
+                "Without the sensitivity term the test error changes by "
+                f"{plus_minus(gap.mean(axis=1))} points, seed by seed, from {span(gap.columns)} "
+                "sparsity."
             )
-    return said
+        arms = {arm: figure.errors(network, arm) for arm in reversed(RETRAINED)}
+        points = [p for p in arms["rewound"].index if all(p in a.index for a in arms.values())]
+        runs = list(figure.gradual(network).values())
+        if points and runs:
+            own = runs[0].loc[points[-1]]
+            means = (f"{NAMES[arm]} {e.loc[points[-1]].mean():.2f}" for arm, e in arms.items())
+            said.append(
+                f"At {percent(own['sparsity'], 2)}: {', '.join(means)}; LOBSTER itself "
+                f"{percent(own['test_error'], 2)}."
+            )
+        if said:
+            sentences.append(f"**{network}.** {' '.join(said)}")
+    return unbroken("\n\n".join(sentences or [NOT_THERE]))

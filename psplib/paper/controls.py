@@ -9,7 +9,6 @@ unequal chances were written down before any of these runs was there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +24,6 @@ from psplib.experiments.scales import CONTROLS, experiment
 from psplib.paper.display import (
     NOT_THERE,
     counted,
-    in_one_sentence,
     percent,
     plus_minus,
     unbroken,
@@ -286,7 +284,7 @@ NAMES = {
 # What begins with G is blue, with the initial values red; with shrinking a broken line.
 _LINES = {
     "one_shot": Look("#D55E00", "-", NAMES["one_shot"]),
-    "one_shot_long": Look("#E69F00", "-", NAMES["one_shot_long"]),
+    "one_shot_long": Look("#D55E00", ":", NAMES["one_shot_long"]),
     "one_shot_shrinking": Look("#D55E00", "--", NAMES["one_shot_shrinking"]),
     "gradual_plain": Look("#0072B2", "-", NAMES["gradual_plain"]),
     "gradual_shrinking": Look("#0072B2", "--", NAMES["gradual_shrinking"]),
@@ -389,15 +387,18 @@ def _shown(gap: pd.Series, unit: str) -> str:
     return f"{mean}{bounds} {unit}"
 
 
-def controls_answer(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    said = (
-        "G has the lower test error where both are trained with the regulariser",
-        "it has where neither is",
-        "it has where 1-S is trained for long",
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = dict(
+    zip(
+        (f"{pair.words}, {QUANTITIES[0].words}" for pair in CONDITIONS),
+        (
+            "G has the lower test error where both are trained with the regulariser",
+            "it has where neither is",
+            "it has where 1-S is trained for long",
+        ),
+        strict=True,
     )
-    conditions = (f"{pair.words}, {QUANTITIES[0].words}" for pair in CONDITIONS)
-    return in_one_sentence(found, dict(zip(conditions, said, strict=True)))
+)
 
 
 def controls_in_words(figure: FigureControls) -> str:

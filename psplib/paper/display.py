@@ -70,7 +70,7 @@ def facts(results: Results) -> dict[str, str]:
         "seeds": results.seeds,
         "device": ", ".join(sorted({p["device"] for p in provenance})),
         "finished": max(p["finished"][:10] for p in provenance),
-        "commit": ", ".join(commits),
+        "commit": commits[0] + (f" and {len(commits) - 1} more" if len(commits) > 1 else ""),
         "core hours": f"{sum(p['seconds'] for p in provenance) / 3600:.2f}",
         **({"missing runs": str(len(results.missing))} if results.missing else {}),
     }
@@ -199,6 +199,11 @@ def _axes_in_words(ax: Axes) -> str:
     return ": ".join(part for part in parts if part)
 
 
+def fold(summary: str, content: str, more: str = "") -> str:
+    """HTML that a reader unfolds; `more`: attributes."""
+    return f'<details class="psplib-panel"{more}><summary>{summary}</summary>{content}</details>'
+
+
 def styled(frame: pd.DataFrame) -> Any:
     """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
     if frame.empty:
@@ -229,16 +234,25 @@ def _data(mark: Mapping[str, str]) -> str:
     return "".join(f' data-{name}="{html.escape(value)}"' for name, value in mark.items())
 
 
+FORMS = {"points": "+.2f", "bits": "+.4f", "×": ".2f", "r": "+.2f", "index": "+.4f"}
+
+
 def effect_in_words(verdict: Verdict) -> str:
     """An effect with its interval, where it has one, and unit; a dash where there is none."""
     numbers = (verdict.effect, verdict.low, verdict.high)
-    form = {"points": "+.2f", "bits": "+.4f", "×": ".2f", "r": "+.2f", "index": "+.4f"}[
-        verdict.unit
-    ]
-    mean, low, high = (format(x, form) for x in numbers)
+    mean, low, high = (format(x, FORMS[verdict.unit]) for x in numbers)
     if not np.isfinite(numbers).all():
         return f"{mean} {verdict.unit}, no interval" if np.isfinite(verdict.effect) else "–"
     return f"{mean} [{low}, {high}] {verdict.unit}"
+
+
+def tally(verdicts: Sequence[str], form: str = "{} {}") -> str:
+    """How many there are of each verdict.
+
+    >>> tally(["undecided", "holds", "undecided"])
+    '1 holds, 2 undecided'
+    """
+    return ", ".join(form.format(verdicts.count(v), v) for v in VERDICTS if v in verdicts)
 
 
 def verdict_label(verdict: str) -> str:
@@ -288,7 +302,7 @@ def _place(v: Verdict) -> str:
     """Where a verdict is reached, and the effect of one that is decided: " in LeNet-5 (...)"."""
     network = split_claim(v.claim)[1].replace(", ", " on ").replace("; ", " with ")
     is_decided = v.verdict in (HOLDS, FAILS) and np.isfinite(v.effect)
-    size = f" ({effect_in_words(v)})" if is_decided else ""
+    size = f" ({format(v.effect, FORMS[v.unit])} {v.unit})" if is_decided else ""
     return f" in {network}{size}" if network else size
 
 
@@ -302,12 +316,19 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def plus_minus(values: Interval | pd.Series, digits: int = 2) -> str:
-    """A mean and half of its 95 % interval, where it has one; empty without any value."""
-    i = values if isinstance(values, Interval) else interval(values.dropna())
-    if not i.n:
-        return ""
-    half = f"\u00a0±\u00a0{i.high - i.mean:.{digits}f}" if i.n > 1 else ""
-    return f"{i.mean:.{digits}f}{half}"
+    """A mean and half of its 95 % interval. Up to three values are given themselves, for their
+    interval may be wider than all that there is to see; empty without any value.
+
+    >>> plus_minus(pd.Series([3.0, 1.0, 2.0]), 0), plus_minus(pd.Series([1.0, 2.0, 3.0, 4.0]), 1)
+    ('3 / 1 / 2', '2.5\\xa0±\\xa02.1')
+    """
+    if isinstance(values, pd.Series):
+        values = values.dropna()
+        if len(values) < 4:
+            return " / ".join(f"{value:.{digits}f}" for value in values)
+        values = interval(values)
+    half = f"\u00a0±\u00a0{values.high - values.mean:.{digits}f}" if values.n > 1 else ""
+    return f"{values.mean:.{digits}f}{half}"
 
 
 def percent(share: float, digits: int = 1) -> str:

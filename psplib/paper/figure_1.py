@@ -21,7 +21,16 @@ from psplib.paper import display
 from psplib.paper.controls import chances_of
 from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, unbroken
 from psplib.paper.statistics import interval
-from psplib.paper.style import ARMS, DENSITY, STYLE, curve, mean_line, plain_ticks, scale_axes
+from psplib.paper.style import (
+    ARMS,
+    DENSITY,
+    STYLE,
+    curve,
+    gradual_line,
+    mean_line,
+    plain_ticks,
+    scale_axes,
+)
 from psplib.paper.tables import divide, together
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
@@ -182,20 +191,10 @@ def draw(ax: Axes, figure: Figure1, size: float = 1.0) -> None:
     dense_line(ax, figure)
     for arm in ("restructured-global", "restructured-layer", "reinitialised", "rewound"):
         curve(ax, ARMS[arm], figure.errors(arm), figure.densities, size)
-    look, runs = ARMS["lobster"], list(figure.runs.groupby("lobster_seed"))
-    name = look.name + (f", {len(runs)} runs" if len(runs) > 1 else "")
-    for i, (_, run) in enumerate(runs):
-        ax.plot(
-            100 * (1 - run["sparsity"]),
-            100 * run["test_error"],
-            marker=look.marker,
-            ms=(2.5 if i else 4) * size,
-            lw=(1 if i else 2) * size,
-            alpha=0.55 if i else 1,
-            color=look.color,
-            label=None if i else name,
-            zorder=3,
-        )
+    for seed, run in figure.runs.groupby("lobster_seed"):
+        is_own = seed == figure.panel.lobsters[0].seed
+        points = figure.planned if is_own else None
+        gradual_line(ax, ARMS["lobster"], run.set_index("point").sort_index(), points)
     scale_axes(ax, figure.table)
 
 
@@ -266,10 +265,7 @@ def show_panels(panels: Sequence[Figure1]) -> None:
     put(display.picture(fig))
     configs = [figure.panel for figure in panels]
     each = "".join(display.badge(f, f.title) for f in panels)
-    badges = (
-        '<details class="psplib-panel"><summary>Where the numbers come from</summary>'
-        f"{each}</details>"
-    )
+    badges = display.fold("Where the numbers come from", each)
     put(HTML(badges + display.downloads("figure_1", fig, panels_table(panels), configs)))
 
 
@@ -337,28 +333,23 @@ def _unfolded(figure: Figure1) -> str:
     if training:
         data = f"{name}_convergence", training, figure.history, figure.panel
         parts += [display.picture_in_html(training), display.downloads(*data)]
-    return (
-        f'<details class="psplib-panel" name="panel"><summary>{figure.title}: every number, how '
-        f"retraining went</summary>{''.join(parts)}</details>"
-    )
+    head = f"{figure.title}: every number, how retraining went"
+    return display.fold(head, "".join(parts), ' name="panel"')
 
 
 def summary(panels: Sequence[Figure1]) -> str:
-    """Where each panel ends, in a line (Markdown): the test error of every arm at the last point
-    that is retrained from."""
+    """Where each panel ends, in a line (Markdown): the mean test error of the arms at the last
+    point that is retrained from."""
     lines = []
     for figure in panels:
         if not figure.planned:
             continue
         last = figure.planned[-1]
-        arms = [f"{ARMS['lobster'].name} {percent(figure.gradual['test_error'][last], 2)}"]
-        for arm in ("rewound", "reinitialised", "restructured-layer", "restructured-global"):
-            errors = figure.errors(arm)
-            if last in errors.index:
-                arms.append(f"{ARMS[arm].name} {plus_minus(errors.loc[last])} %")
-        dense = figure.errors("dense")
-        if len(dense):
-            arms.append(f"{ARMS['dense'].name} {plus_minus(dense.loc[0])} %")
+        ends = {"G": pd.DataFrame({0: 100 * figure.gradual["test_error"]})}
+        ends |= {"1-S": figure.errors("rewound"), "re-initialised": figure.errors("reinitialised")}
+        parts = [f"{n} {e.loc[last].mean():.2f}" for n, e in ends.items() if last in e.index]
+        if len(dense := figure.errors("dense")):
+            parts.append(f"dense {dense.loc[0].mean():.2f}")
         at = percent(1 - figure.densities[last], 2)
-        lines.append(f"- **{figure.title}**, at {at} sparsity: {', '.join(arms)}.")
+        lines.append(f"- **({figure.letter})** at {at} sparsity: {', '.join(parts)} %.")
     return unbroken("\n".join(lines or [NOT_THERE]))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from psplib.paper.display import counted, in_one_sentence, percent
+from psplib.paper.display import counted, percent
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.statistics import (
     MARGIN,
@@ -431,15 +431,11 @@ def all_claims(panels: Sequence[Figure1]) -> list[Verdict]:
     return [*found, *claims_across(panels)]
 
 
-def answer_of_figure_1(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    return in_one_sentence(
-        found,
-        {
-            "gradual pruning has a lower error than one-shot rewinding": "gradual pruning has the "
-            "lower test error at high sparsity",
-            "gap between original and random initial values": "it hardly matters which initial "
-            "values the survivors are trained from",
-            "retraining fails at high compression rates": "retraining fails at high compression",
-        },
-    )
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = {
+    "gradual pruning has a lower error than one-shot rewinding": "gradual pruning has the lower "
+    "test error at high sparsity",
+    "gap between original and random initial values": "it hardly matters which initial values the "
+    "survivors are trained from",
+    "retraining fails at high compression rates": "retraining fails at high compression",
+}

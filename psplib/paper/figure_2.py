@@ -16,7 +16,6 @@ from psplib.experiments.sharpness import MEASURES
 from psplib.paper.display import (
     NOT_THERE,
     effect_in_words,
-    in_one_sentence,
     plus_minus,
     unbroken,
 )
@@ -27,6 +26,7 @@ from psplib.paper.minima import (
     Figures2to4,
     Quantity,
     beside,
+    both_in_words,
     by_arm,
     compare,
     decide,
@@ -35,7 +35,7 @@ from psplib.paper.minima import (
     runs_plot,
     runs_that_enter,
 )
-from psplib.paper.plane import SOLUTIONS, at, maps_plot
+from psplib.paper.plane import SOLUTIONS, at, heat, mark_solutions
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
@@ -63,10 +63,22 @@ QUANTITIES = {
 _RANKS = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, 5))
 
 
-def loss_map(figures: Figures2to4, subspace: str = "surviving") -> Figure | None:
-    """Fig. 2a: the training loss on the plane through G and 1-S; None, here and below, where what
-    it is made of is not there yet."""
-    return maps_plot([(figures.map(subspace), "loss")])
+def loss_map(figures: Figures2to4) -> Figure | None:
+    """Fig. 2a: the training loss on the plane through G and 1-S, and along the line through them;
+    None, here and below, where what it is made of is not there yet."""
+    points = figures.map()
+    if points is None:
+        return None
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 3.4), layout="constrained")
+        plane, along = fig.subplots(1, 2)
+        heat(plane, points, "loss")
+        line = points[points["beta"] == 0]
+        along.plot(line["alpha"], line["loss"], color="black", lw=1.6)
+        along.set(yscale="log", title="along the line, β = 0")
+        plain_ticks(along.yaxis)
+        mark_solutions(along)
+    return fig
 
 
 def eigenvalues_plot(figures: Figures2to4) -> Figure | None:
@@ -76,12 +88,10 @@ def eigenvalues_plot(figures: Figures2to4) -> Figure | None:
     if not shown:
         return None
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(4.7 * len(shown), 3.9), layout="constrained")
+        fig = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
         axes = fig.subplots(1, len(shown), squeeze=False)
         for ax, subspace in zip(axes.flat, shown, strict=True):
             _draw_line(ax, figures, subspace)
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        fig.legend(handles, labels, title="rank", loc="outside right center", fontsize=9)
     return fig
 
 
@@ -95,21 +105,15 @@ def _draw_line(ax: Axes, figures: Figures2to4, subspace: str) -> None:
             continue
         lowest.append(table["eigenvalue"].min())
         for rank, rows in table.groupby("rank"):
-            label = rank if definition == "converged" else definition if rank == 1 else None
             color = _RANKS[int(rank) - 1]
-            ax.plot(rows["alpha"], rows["eigenvalue"], color=color, label=label, **look)
-    for alpha, color, name in SOLUTIONS:
-        ax.axvline(alpha, color=color, lw=1, ls="--", zorder=0)
-        ax.annotate(
-            name,
-            (alpha, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, -12),
-            textcoords="offset points",
-            color=color,
-            weight="bold",
-        )
-    ax.set(xlabel="α", ylabel="eigenvalue", title=f"{subspace} coordinates")
+            ax.plot(rows["alpha"], rows["eigenvalue"], color=color, **look)
+            if definition == "converged":
+                end = rows["alpha"].iloc[-1], rows["eigenvalue"].iloc[-1]
+                name = f" λ{'₁₂₃₄₅'[int(rank) - 1]}"
+                ax.annotate(name, end, color=color, va="center", annotation_clip=False)
+    mark_solutions(ax)
+    ax.set(ylabel="eigenvalue", title=f"{subspace} coordinates")
+    ax.margins(x=0.08)
     if min(lowest) > 0:
         ax.set_yscale("log")
         plain_ticks(ax.yaxis)
@@ -301,44 +305,33 @@ def _between_samples(censuses: Censuses, column: str) -> str:
     return f"± {100 * np.sqrt(logs.var(axis=1).mean()):.0f} %"
 
 
-def answer_of_figure_2(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    return in_one_sentence(
-        found,
-        {
-            "lower region of the training loss": "G has the lower training loss",
-            "generalises slightly better": "G has the lower test error",
-            "one-shot solution: surviving coordinates": "G lies in the narrower minimum (surviving "
-            "coordinates)",
-        },
-    )
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = {
+    "lower region of the training loss": "G has the lower training loss",
+    "generalises slightly better": "G has the lower test error",
+    "one-shot solution: surviving coordinates": "G lies in the narrower minimum (surviving "
+    "coordinates)",
+}
 
 
 def reading_of_figure_2(figures: Figures2to4) -> str:
     """What Fig. 2 shows, in sentences (Markdown) whose numbers come from the tables."""
-    parts: dict[int, list[str]] = {}
-    for column, words in (
-        ("train_loss", "a training loss of {}"),
-        ("test_error", "a test error of {} %"),
-        ("lambda_1", "a largest eigenvalue of {} in the surviving coordinates"),
-        ("lambda_1_all", "and {} in all"),
-    ):
-        scale, digits = QUANTITIES[column].scale, 4 if column == "train_loss" else 2
-        for seed, gradual, replicas in beside(figures, column):
-            numbers = f"{scale * gradual:.{digits}f} ({plus_minus(scale * replicas, digits)})"
-            parts.setdefault(seed, []).append(words.format(numbers))
-    sentences = [
-        f"**Run {seed}**: G has {', '.join(found)}; in brackets the rewound networks of its mask."
-        for seed, found in sorted(parts.items())
-    ]
+    parts = {
+        "training loss": both_in_words(figures, "train_loss", 4),
+        "test error [%]": both_in_words(figures, "test_error", 2, 100),
+        "λ₁ in surviving coordinates": both_in_words(figures, "lambda_1", 2),
+        "in all": both_in_words(figures, "lambda_1_all", 1),
+    }
+    known = "; ".join(f"{name} {numbers}" for name, numbers in parts.items() if numbers)
+    if not known:
+        return NOT_THERE
+    said = f"**G, and in brackets the networks rewound under its mask,** by gradual run: {known}."
     points = figures.map()
     if points is not None:
-        lowest = points.loc[points["loss"].idxmin()]
         g, s = (at(points, alpha)["loss"] for alpha, _, _ in SOLUTIONS)
         between = points[(points["beta"] == 0) & points["alpha"].between(0, 1)]["loss"].max()
-        sentences.append(
-            f"On the plane the training loss is {g:.4f} at G and {s:.4f} at 1-S; on the line "
-            f"between them it rises to {between:.2f}. The lowest point of the grid, "
-            f"{lowest['loss']:.4f}, is at α = {lowest['alpha']:.2f}, β = {lowest['beta']:.2f}."
+        said += (
+            f" On the line from G to 1-S the training loss is {g:.4f} at G, at most {between:.4f}, "
+            f"and {s:.4f} at 1-S."
         )
-    return unbroken("\n\n".join(sentences or [NOT_THERE]))
+    return unbroken(said)

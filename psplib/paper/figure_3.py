@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from psplib.paper.display import NOT_THERE, counted, in_one_sentence, plus_minus
+from psplib.paper.display import NOT_THERE, counted
 from psplib.paper.minima import (
     NETWORK,
     Censuses,
     Comparison,
     Figures2to4,
     Quantity,
-    beside,
+    both_in_words,
     in_each,
     layer_differences,
     networks_plot,
     runs_plot,
 )
-from psplib.paper.plane import layer_columns, lossy_below, maps_plot
+from psplib.paper.plane import against_g, layer_columns, lossy_below
 from psplib.paper.statistics import Verdict
 from psplib.paper.style import STYLE
 
@@ -28,17 +26,12 @@ from psplib.paper.style import STYLE
 FEWEST = 4
 
 
-def magnitude_map(figures: Figures2to4) -> Figure | None:
-    """Fig. 3: mean z² on the plane; None, here and below, where it is not there yet."""
-    return maps_plot([(figures.map(), "magnitude")])
-
-
 def magnitude_maps(figures: Figures2to4) -> Figure | None:
-    """The same layer by layer."""
+    """Fig. 3: mean z² on the plane, of all layers and layer by layer; None, here and below, where
+    it is not there yet."""
     points = figures.map()
-    if points is None:
-        return None
-    return maps_plot([(points, c) for c in layer_columns(points, "magnitude").values()], columns=3)
+    columns = [] if points is None else layer_columns(points, "magnitude")
+    return against_g([(points, column) for column in columns])
 
 
 def networks_of_figure_3(figures: Figures2to4) -> Figure | None:
@@ -88,11 +81,11 @@ def training_plot(figures: Figures2to4) -> Figure | None:
     if not known:
         return None
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(0.8 + 3.1 * len(known), 3.1), layout="constrained")
+        fig = Figure(figsize=(7.2, 3.1), layout="constrained")
         axes = fig.subplots(1, len(known), squeeze=False)[0]
         for ax, one in zip(axes, known, strict=True):
             for i, (_, rows) in enumerate(one.table.dropna(subset="z2").groupby("lobster_seed")):
-                color = f"C{i}"
+                color = mpl.colormaps["viridis"](i / 10)
                 rewound, gradual = (rows[rows["arm"] == arm] for arm in ("rewound", "lobster"))
                 ax.plot(rewound["best_epoch"], rewound["z2"], "o", ms=4, color=color)
                 ax.axhline(gradual["z2"].iloc[0], color=color, lw=0.8, ls="--", zorder=0)
@@ -132,24 +125,22 @@ def _by_epoch(censuses: Censuses) -> list[float]:
     ]
 
 
-def answer_of_figure_3(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    claim = f"lower PSP magnitudes than the one-shot solution: {_HIDDEN}."
-    return in_one_sentence(found, {claim: "the potentials of the hidden neurons are smaller in G"})
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = {
+    f"lower PSP magnitudes than the one-shot solution: {_HIDDEN}.": "the potentials of the hidden "
+    "neurons are smaller in G"
+}
 
 
 def reading_of_figure_3(figures: Figures2to4) -> str:
     """What Fig. 3 shows, in sentences (Markdown)."""
+    numbers = both_in_words(figures, "z2", 2)
+    if not numbers:
+        return NOT_THERE
     layers = layer_differences(figures, "z2")
-    sentences = []
-    for seed, gradual, replicas in beside(figures, "z2"):
-        rows = layers[layers["lobster_seed"] == seed]
-        lower = rows.loc[rows["low"] > rows["G"], "layer"]
-        higher = rows.loc[rows["high"] < rows["G"], "layer"]
-        sentences.append(
-            f"**Run {seed}**: mean z² is {gradual:.4f} for G and "
-            f"{plus_minus(replicas, 4)} for the rewound networks. Layer by layer G lies "
-            f"below their interval in {', '.join(lower) or 'none'}, above it in "
-            f"{', '.join(higher) or 'none'}."
-        )
-    return "\n\n".join(sentences or [NOT_THERE])
+    said = [f"**Mean z² of G, and in brackets of the networks rewound under its mask:** {numbers}."]
+    for seed, rows in layers.groupby("lobster_seed"):
+        lower = ", ".join(rows.loc[rows["low"] > rows["G"], "layer"]) or "none"
+        higher = ", ".join(rows.loc[rows["high"] < rows["G"], "layer"]) or "none"
+        said.append(f"Run {seed}: G is below their interval in {lower}, above it in {higher}.")
+    return " ".join(said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from psplib.experiments.profile import entropies
-from psplib.paper.display import NOT_THERE, in_one_sentence, plus_minus
+from psplib.paper.display import NOT_THERE
 from psplib.paper.minima import (
     NETWORK,
     Comparison,
     Figures2to4,
     Quantity,
     arm_legend,
-    beside,
+    both_in_words,
     by_arm,
     frame,
     in_each,
@@ -27,7 +26,7 @@ from psplib.paper.minima import (
     strip,
     strips,
 )
-from psplib.paper.plane import ALL_LAYERS, LABELS, lossy_below, maps_plot
+from psplib.paper.plane import ALL_LAYERS, LABELS, against_g, lossy_below
 from psplib.paper.slide import Slide, Slides, draw_slide
 from psplib.paper.statistics import MARGIN, UNDECIDED, Verdict
 from psplib.paper.style import ARMS, STYLE
@@ -45,25 +44,20 @@ QUANTITIES = {
 ALL_CLASSES = "all classes"
 
 
-def first_order_map(figures: Figures2to4) -> Figure | None:
-    """Fig. 4a: first-order entropy on the plane; None, here and below, where what it is made of is
-    not there yet."""
-    return maps_plot([(figures.map(), "first_order")])
+def entropy_maps(figures: Figures2to4) -> Figure | None:
+    """Figs. 4a and 4b: first-order entropy on the plane, and the definitions of second order, those
+    of pairs on a coarser grid; None, here and below, where it is not there yet."""
+    points, pairs = figures.map(), figures.map(pairs=True)
+    shown = [(points, "first_order"), (points, "agreement"), (pairs, "joint"), (pairs, "mutual")]
+    return against_g(shown)
 
 
-def second_order_maps(figures: Figures2to4) -> Figure | None:
-    """Fig. 4b: the definitions of second order; those of pairs on a coarser grid."""
-    pairs = figures.map(pairs=True)
-    shown = [(figures.map(), "agreement"), (pairs, "joint"), (pairs, "mutual")]
-    return maps_plot(shown, columns=3)
-
-
-def second_order_table(figures: Figures2to4) -> pd.DataFrame:
-    """What `second_order_maps` draws, by place: agreement on the grid of Fig. 4a, joint and mutual
-    on the coarser one of pairs, empty elsewhere."""
+def entropies_on_plane(figures: Figures2to4) -> pd.DataFrame:
+    """What `entropy_maps` draws, by place: joint and mutual on the coarser grid of pairs, empty
+    elsewhere."""
     place = ["alpha", "beta"]
     drawn = (
-        (figures.map(), ["loss", "agreement"]),
+        (figures.map(), ["loss", "first_order", "agreement"]),
         (figures.map(pairs=True), ["joint", "mutual"]),
     )
     tables = [points[[*place, *columns]] for points, columns in drawn if points is not None]
@@ -170,30 +164,22 @@ def claims_of_figure_4(figures: Figures2to4) -> list[Verdict]:
     return [*first, elsewhere, *second, *agnostic]
 
 
-def answer_of_figure_4(found: Sequence[Verdict]) -> str:
-    """The chapter's first sentence (Markdown)."""
-    return in_one_sentence(
-        found,
-        {
-            "first-order entropies: layers of equal weight": "G and the rewound networks have "
-            "comparable entropies of first order",
-            "second-order entropy: mutual": "G has the higher one of second order by *mutual*",
-            "second-order entropy: agreement": "it has by *agreement*",
-        },
-    )
+# The chapter's first sentence, see `display.in_one_sentence`.
+ANSWER = {
+    "first-order entropies: layers of equal weight": "G and the rewound networks have comparable "
+    "entropies of first order",
+    "second-order entropy: mutual": "G has the higher one of second order by *mutual*",
+    "second-order entropy: agreement": "it has by *agreement*",
+}
 
 
 def reading_of_figure_4(figures: Figures2to4) -> str:
     """What Fig. 4 shows, in sentences (Markdown)."""
-    sentences = []
-    for order, title in ORDERS.items():
-        parts = [
-            f"{gradual:.4f} bits against {plus_minus(replicas, 4)} (run {seed})"
-            for seed, gradual, replicas in beside(figures, order)
-        ]
-        if parts:
-            sentences.append(f"- **{title}**: G has {'; '.join(parts)}.")
-    return "\n".join(sentences or [NOT_THERE])
+    numbers = {title: both_in_words(figures, order, 4) for order, title in ORDERS.items()}
+    known = "; ".join(f"{title} {found}" for title, found in numbers.items() if found)
+    if not known:
+        return NOT_THERE
+    return f"**Bits of G, and in brackets of the networks rewound under its mask:** {known}."
 
 
 def class_slides(figures: Figures2to4) -> Slides:

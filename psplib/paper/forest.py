@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from psplib.experiments.names import SCALES
-from psplib.paper.display import effect_in_words, split_claim, unbroken, verdict_label
+from psplib.paper.display import (
+    counted,
+    effect_in_words,
+    fold,
+    split_claim,
+    tally,
+    unbroken,
+    verdict_label,
+)
 from psplib.paper.statistics import NOT_RUN, Verdict
 
 PAPER = list(SCALES)[-1]
@@ -122,21 +130,31 @@ def scales_of(basis: str) -> list[str]:
 
 
 def forest_plot(
-    found: Sequence[Verdict], scale: str, of: str = "claim of the paper, and where"
+    found: Sequence[Verdict],
+    scale: str,
+    of: str = "claim of the paper, and where",
+    answer: Iterable[str] = ("",),
 ) -> Any:
     """Verdicts as an HTML table with a line for each, those on one claim (headed `of`) together;
-    a claim unfolds to its tests. `scale` is that of verdicts whose basis names none."""
+    a claim unfolds to its tests. `scale` is that of verdicts whose basis names none. Claims without
+    any of the words of `answer` are folded away, and counted."""
     from IPython.display import HTML
 
-    claims: dict[str, list[tuple[str, Verdict]]] = {}
-    for v in found:
-        claim, network = split_claim(v.claim)
-        claims.setdefault(claim, []).append((network, v))
     axis = axes(found)
-    head = "".join(f"<th>{name}</th>" for name in (of, "verdict", "effect, 95 % interval", "n"))
-    body = "".join(_of_claim(claim, rows, axis, scale) for claim, rows in claims.items())
-    table = f'<table class="psplib forest"><thead><tr>{head}</tr></thead>{body}</table>'
-    return HTML(legend(axis) + table)
+
+    def table(verdicts: Sequence[Verdict]) -> str:
+        claims: dict[str, list[tuple[str, Verdict]]] = {}
+        for v in verdicts:
+            claim, network = split_claim(v.claim)
+            claims.setdefault(claim, []).append((network, v))
+        head = "".join(f"<th>{name}</th>" for name in (of, "verdict", "effect, 95 % interval", "n"))
+        body = "".join(_of_claim(claim, rows, axis, scale) for claim, rows in claims.items())
+        return f'<table class="psplib forest"><thead><tr>{head}</tr></thead>{body}</table>'
+
+    first = [v for v in found if any(words in v.claim for words in answer)]
+    rest = [v for v in found if v not in first]
+    counts = f"{counted(len(rest), 'further test')}: {tally([v.verdict for v in rest])}"
+    return HTML(legend(axis) + table(first) + (fold(counts, table(rest)) if rest else ""))
 
 
 def _of_claim(

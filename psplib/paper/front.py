@@ -19,7 +19,7 @@ from psplib.paper.figure_1 import Figure1
 from psplib.paper.ledger import Entry, survives
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.paper.plane import SOLUTIONS, at, grid
-from psplib.paper.statistics import NOT_RUN, VERDICTS, interval
+from psplib.paper.statistics import NOT_RUN, interval
 from psplib.paper.style import ARMS
 from psplib.paper.tables import largest_published
 from psplib.runs.store import published
@@ -90,8 +90,7 @@ def _cells(row: Row, entry: Entry) -> tuple[str, ...]:
 
 def how_sure(found: Sequence[Entry]) -> str:
     """How many tests came to what, and how many verdicts survive Holm's correction."""
-    counts = {v: sum(e.verdict.verdict == v for e in found) for v in VERDICTS}
-    parts = ", ".join(f"{n} <em>{verdict}</em>" for verdict, n in counts.items() if n)
+    parts = display.tally([e.verdict.verdict for e in found], "{} <em>{}</em>")
     sure = sum(answer == "yes" for answer in survives(found))
     return (
         f"<strong>How sure?</strong> Of {len(found)} tests {parts}; {sure} verdicts survive Holm’s "

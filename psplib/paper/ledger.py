@@ -26,7 +26,6 @@ from psplib.paper.statistics import (
     LEVEL,
     MIXED,
     NOT_RUN,
-    VERDICTS,
     Verdict,
     holm,
 )
@@ -129,11 +128,9 @@ def count(found: Sequence[Entry]) -> str:
     lines = [f"{len(found)} tests:", ""]
     for where in (*reversed(SCALES), SEVERAL, ""):
         verdicts = [e.verdict.verdict for e in found if e.scale == where]
-        numbers = {v: verdicts.count(v) for v in VERDICTS}
-        parts = [f"{n} *{verdict}*" for verdict, n in numbers.items() if n]
         name = {SEVERAL: "at several scales at once", "": "at none"}.get(where, f"at {where} scale")
-        if parts:
-            lines.append(f"- {len(verdicts)} {name}: {', '.join(parts)}")
+        if verdicts:
+            lines.append(f"- {len(verdicts)} {name}: {display.tally(verdicts, '{} *{}*')}")
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
-// Figures that answer: curves with arms to choose from, and a plane of the space of weights. Plain
-// JavaScript, drawn from the numbers in the page: no kernel, no network, no library.
+// Figures that answer: curves with arms to choose from, a plane of the space of weights and a walk over
+// it, thresholds. Plain JavaScript, drawn from the numbers in the page: no kernel, network, library.
 window.psplibLive ??= (() => {
   const NS = "http://www.w3.org/2000/svg";
   const STYLE = `
@@ -67,7 +67,7 @@ window.psplibLive ??= (() => {
     }
     node(group, "text", { x: (box.left + box.right) / 2, y: box.bottom + 34, "text-anchor": "middle" }, xlabel);
     const middle = (box.top + box.bottom) / 2;
-    node(group, "text", { x: 12, y: middle, transform: `rotate(-90 12 ${middle})`, "text-anchor": "middle" }, ylabel);
+    node(group, "text", { x: box.left - 46, y: middle, transform: `rotate(-90 ${box.left - 46} ${middle})`, "text-anchor": "middle" }, ylabel);
   }
 
   function mark(parent, shape, x, y, size, attributes) {
@@ -81,6 +81,11 @@ window.psplibLive ??= (() => {
     };
     return node(parent, "path", { d: paths[shape] ?? paths.o, ...attributes });
   }
+
+  const median = values => {
+    const sorted = [...values].sort((a, b) => a - b), n = sorted.length;
+    return (sorted[(n - 1) >> 1] + sorted[n >> 1]) / 2;
+  };
 
   // Mean and 95 % t-interval.
   function interval(values, t) {
@@ -165,8 +170,12 @@ window.psplibLive ??= (() => {
           const edge = [...wide.map(p => `${x.at(p.x)},${clip(p.high)}`), ...wide.reverse().map(p => `${x.at(p.x)},${clip(p.low)}`)];
           node(svg, "polygon", { points: edge.join(" "), fill: arm.color, opacity: 0.18 });
         }
-        node(svg, "polyline", { points: own.map(p => `${x.at(p.x)},${y.at(p.mean)}`).join(" "), fill: "none", stroke: arm.color, "stroke-width": 2 });
+        const path = (values, width) => node(svg, "polyline", { points: own.map((p, i) => `${x.at(p.x)},${y.at(values[i])}`).join(" "), fill: "none", stroke: arm.color, "stroke-width": width });
+        const means = own.map(p => p.mean), single = own.every(p => p.n < 2);
+        if (single) path(means.map((_, i) => median(means.slice(Math.max(0, i - 2), i + 3))), 2);
+        path(means, single ? 0.8 : 2);
         for (const p of own) {
+          if (single && !here.arms.some(a => a !== arm && p.point in a.points)) continue;
           if (p.n > 1) for (const v of p.values) mark(svg, "o", x.at(p.x), y.at(v), 1.6, { fill: arm.color, opacity: 0.4 });
           mark(svg, arm.marker, x.at(p.x), y.at(p.mean), 4, { fill: arm.color });
         }
@@ -217,8 +226,64 @@ window.psplibLive ??= (() => {
     draw();
   }
 
+  const numbers = text => new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  const nearest = (list, v) => list.reduce((best, w, i) => (Math.abs(w - v) < Math.abs(list[best] - v) ? i : best), 0);
+  const colour = share => {
+    const s = Math.min(0.9999, Math.max(0, share)) * (VIRIDIS.length - 1), i = Math.floor(s);
+    return VIRIDIS[i].map((c, k) => Math.round(c + (s - i) * (VIRIDIS[i + 1][k] - c)));
+  };
+
+  // A map in colours, within `width` and `height`: axes, lines of equal loss, the two solutions.
+  function surface(svg, { alpha, beta, columns }, z, log, width, height, solutions) {
+    const nx = alpha.length, ny = beta.length, f = log ? Math.log : v => v;
+    const low = f(z.reduce((a, b) => Math.min(a, b))), high = f(z.reduce((a, b) => Math.max(a, b)));
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [nx, ny];
+    const context = canvas.getContext("2d"), pixels = context.createImageData(nx, ny);
+    for (let j = 0; j < ny; j++)
+      for (let i = 0; i < nx; i++)
+        pixels.data.set([...colour((f(z[j * nx + i]) - low) / (high - low || 1)), 255], 4 * ((ny - 1 - j) * nx + i));
+    context.putImageData(pixels, 0, 0);
+    const dx = (alpha[nx - 1] - alpha[0]) / (nx - 1), dy = (beta[ny - 1] - beta[0]) / (ny - 1);
+    const size = Math.min(width / (nx * dx), height / (ny * dy));
+    const box = { left: 58, right: 58 + size * nx * dx, top: 12, bottom: 12 + size * ny * dy };
+    const x = axis(alpha[0] - dx / 2, alpha[nx - 1] + dx / 2, box.left, box.right, false);
+    const y = axis(beta[0] - dy / 2, beta[ny - 1] + dy / 2, box.bottom, box.top, false);
+    axes(svg, x, y, box, "α", "β");
+    node(svg, "image", { href: canvas.toDataURL(), x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top, preserveAspectRatio: "none", style: "image-rendering: pixelated" });
+    contours(svg, columns.loss, alpha, beta, x, y);
+    for (const s of solutions) {
+      node(svg, "circle", { cx: x.at(s.alpha), cy: y.at(0), r: 6, fill: s.color, stroke: "white", "stroke-width": 1.5 });
+      node(svg, "text", { x: x.at(s.alpha), y: y.at(0) - 10, "text-anchor": "middle", style: "fill: white; font-weight: bold" }, s.name);
+    }
+    return { x, y, box };
+  }
+
+  // Lines of equal loss, by marching squares; their levels grow by equal factors.
+  function contours(svg, loss, alpha, beta, x, y) {
+    const nx = alpha.length, low = loss.reduce((a, b) => Math.min(a, b)) * 1.15, high = loss.reduce((a, b) => Math.max(a, b)) * 0.9;
+    if (!(low > 0 && low < high)) return;
+    let path = "";
+    for (let k = 0; k < 7; k++) {
+      const level = low * (high / low) ** (k / 6);
+      for (let j = 0; j + 1 < beta.length; j++)
+        for (let i = 0; i + 1 < nx; i++) {
+          const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]];
+          const cut = [];
+          for (let c = 0; c < 4; c++) {
+            const [a, b] = corners[c], [d, e] = corners[(c + 1) % 4], v = loss[b * nx + a], w = loss[e * nx + d];
+            if (v < level !== w < level) {
+              const s = (level - v) / (w - v);
+              cut.push([x.at(alpha[a] + s * (alpha[d] - alpha[a])), y.at(beta[b] + s * (beta[e] - beta[b]))]);
+            }
+          }
+          for (let c = 0; c + 1 < cut.length; c += 2) path += `M${cut[c].map(v => v.toFixed(1))}L${cut[c + 1].map(v => v.toFixed(1))}`;
+        }
+    }
+    node(svg, "path", { d: path, fill: "none", stroke: "white", "stroke-width": 0.8, opacity: 0.85 });
+  }
+
   function plane(stage, spec) {
-    const numbers = text => new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
     for (const map of spec.maps) for (const name in map.columns) map.columns[name] = numbers(map.columns[name]);
     const unique = list => [...new Set(list)];
     const coordinates = unique(spec.maps.map(m => m.coordinates));
@@ -253,30 +318,8 @@ window.psplibLive ??= (() => {
       if (!map) return;
       const { alpha, beta } = map, z = map.columns[column()], nx = alpha.length, ny = beta.length;
       const low = z.reduce((a, b) => Math.min(a, b)), high = z.reduce((a, b) => Math.max(a, b));
-      const log = low > 0 && ["loss", "magnitude"].includes(quantity), f = log ? Math.log : v => v;
-      const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [nx, ny];
-      const context = canvas.getContext("2d"), pixels = context.createImageData(nx, ny);
-      const colour = share => {
-        const s = Math.min(0.9999, Math.max(0, share)) * (VIRIDIS.length - 1), i = Math.floor(s);
-        return VIRIDIS[i].map((c, k) => Math.round(c + (s - i) * (VIRIDIS[i + 1][k] - c)));
-      };
-      for (let j = 0; j < ny; j++)
-        for (let i = 0; i < nx; i++)
-          pixels.data.set([...colour((f(z[j * nx + i]) - f(low)) / (f(high) - f(low) || 1)), 255], 4 * ((ny - 1 - j) * nx + i));
-      context.putImageData(pixels, 0, 0);
-      const dx = (alpha[nx - 1] - alpha[0]) / (nx - 1), dy = (beta[ny - 1] - beta[0]) / (ny - 1);
-      const size = Math.min(470 / (nx * dx), 430 / (ny * dy));
-      box = { left: 58, right: 58 + size * nx * dx, top: 12, bottom: 12 + size * ny * dy };
-      x = axis(alpha[0] - dx / 2, alpha[nx - 1] + dx / 2, box.left, box.right, false);
-      y = axis(beta[0] - dy / 2, beta[ny - 1] + dy / 2, box.bottom, box.top, false);
-      axes(svg, x, y, box, "α", "β");
-      node(svg, "image", { href: canvas.toDataURL(), x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top, preserveAspectRatio: "none", style: "image-rendering: pixelated" });
-      contours(map.columns.loss, alpha, beta);
-      for (const s of spec.solutions) {
-        node(svg, "circle", { cx: x.at(s.alpha), cy: y.at(0), r: 6, fill: s.color, stroke: "white", "stroke-width": 1.5 });
-        node(svg, "text", { x: x.at(s.alpha), y: y.at(0) - 10, "text-anchor": "middle", fill: "white", "font-weight": "bold" }, s.name);
-      }
+      const log = low > 0 && ["loss", "magnitude"].includes(quantity);
+      ({ x, y, box } = surface(svg, map, z, log, 470, 430, spec.solutions));
       const right = box.right + 24;
       for (let i = 0; i < 100; i++)
         node(svg, "rect", { x: right, y: box.bottom - ((i + 1) / 100) * (box.bottom - box.top), width: 16, height: (box.bottom - box.top) / 100 + 1, fill: `rgb(${colour(i / 99)})`, "shape-rendering": "crispEdges" });
@@ -288,31 +331,6 @@ window.psplibLive ??= (() => {
       svg.setAttribute("aria-label", `Map of ${title} over the plane through G and 1-S, the random direction in ${where} coordinates: ${spec.solutions.map(s => `${value(s)} at ${s.name}`).join(", ")}; from ${digits(low)} to ${digits(high)}. The arrow keys walk over it.`);
     }
 
-    // Lines of equal loss, by marching squares; their levels grow by equal factors.
-    function contours(loss, alpha, beta) {
-      const nx = alpha.length, low = loss.reduce((a, b) => Math.min(a, b)) * 1.15, high = loss.reduce((a, b) => Math.max(a, b)) * 0.9;
-      if (!(low > 0 && low < high)) return;
-      let path = "";
-      for (let k = 0; k < 7; k++) {
-        const level = low * (high / low) ** (k / 6);
-        for (let j = 0; j + 1 < beta.length; j++)
-          for (let i = 0; i + 1 < nx; i++) {
-            const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]];
-            const cut = [];
-            for (let c = 0; c < 4; c++) {
-              const [a, b] = corners[c], [d, e] = corners[(c + 1) % 4], v = loss[b * nx + a], w = loss[e * nx + d];
-              if (v < level !== w < level) {
-                const s = (level - v) / (w - v);
-                cut.push([x.at(alpha[a] + s * (alpha[d] - alpha[a])), y.at(beta[b] + s * (beta[e] - beta[b]))]);
-              }
-            }
-            for (let c = 0; c + 1 < cut.length; c += 2) path += `M${cut[c].map(v => v.toFixed(1))}L${cut[c + 1].map(v => v.toFixed(1))}`;
-          }
-      }
-      node(svg, "path", { d: path, fill: "none", stroke: "white", "stroke-width": 0.8, opacity: 0.85 });
-    }
-
-    const nearest = (list, v) => list.reduce((best, w, i) => (Math.abs(w - v) < Math.abs(list[best] - v) ? i : best), 0);
     function choose(i, j, stay) {
       if (!map) return;
       at = [i, j];
@@ -344,6 +362,56 @@ window.psplibLive ??= (() => {
       if (at) choose(Math.min(map.alpha.length - 1, Math.max(0, i + step[0])), Math.min(map.beta.length - 1, Math.max(0, j + step[1])), true);
       else choose(i, j, true);
     });
+    renew();
+  }
+
+  // Walk from G to 1-S: the eigenvalues where the dot is, and what else is known of that network.
+  function walk(stage, spec) {
+    for (const name in spec.map.columns) spec.map.columns[name] = numbers(spec.map.columns[name]);
+    const [gg, gs, ss] = spec.products, square = a => (1 - a) ** 2 * gg + 2 * a * (1 - a) * gs + a * a * ss;
+    let line = spec.lines[0], times = false;
+    const controls = node(stage, "div", { class: "controls" });
+    choice(controls, "curvature in", spec.lines.map(l => `${l.coordinates} coordinates`), i => { line = spec.lines[i]; renew(); });
+    choice(controls, "measured as", ["λ", "λ · ‖θ‖²"], i => { times = i > 0; renew(); });
+    const svg = node(stage, "svg", { viewBox: "0 0 720 330", role: "img" });
+    const knob = node(node(stage, "label", { class: "wide" }, "from G to 1-S "), "input", { type: "range", min: 0, max: spec.alpha.length - 1, value: nearest(spec.alpha, 0), "aria-label": "place on the line, α" });
+    const readout = node(stage, "output", { "aria-live": "polite" });
+    const signed = a => a.toFixed(2).replace("-", "−");
+
+    // Between the places where they were measured eigenvalues are interpolated.
+    function eigenvalues(a) {
+      const i = Math.max(1, line.alpha.findIndex(b => b >= a - 1e-9)), [b, c] = [line.alpha[i - 1], line.alpha[i]];
+      const s = (a - b) / (c - b);
+      return line.values[i].map((v, k) => (line.values[i - 1][k] * (1 - s) + v * s) * (times ? square(a) : 1));
+    }
+
+    let dot, bars, across, y;
+    function renew() {
+      svg.replaceChildren();
+      const map = surface(svg, spec.map, spec.map.columns.loss, true, 290, 270, spec.solutions);
+      across = map.x;
+      dot = node(svg, "circle", { cy: map.y.at(0), r: 5, class: "stays" });
+      const all = spec.alpha.flatMap(eigenvalues), box = { left: 440, right: 704, top: 12, bottom: 282 };
+      const low = Math.min(...all), log = low > 0;
+      y = axis(log ? low / 1.5 : Math.min(0, low), Math.max(...all) * 1.1, box.bottom, box.top, log);
+      const ranks = axis(0.5, 5.5, box.left, box.right, false);
+      axes(svg, { ...ranks, ticks: [1, 2, 3, 4, 5], name: k => `λ${"₁₂₃₄₅"[k - 1]}` }, y, box, "the mark is at G", times ? "λ · ‖θ‖²" : "eigenvalue λ");
+      bars = [1, 2, 3, 4, 5].map(k => node(svg, "rect", { x: ranks.at(k) - 16, width: 32, fill: "#56B4E9" }));
+      eigenvalues(0).forEach((v, k) => node(svg, "line", { x1: ranks.at(k + 1) - 20, x2: ranks.at(k + 1) + 20, y1: y.at(v), y2: y.at(v), stroke: spec.solutions[0].color, "stroke-width": 3 }));
+      step();
+    }
+
+    function step() {
+      const i = +knob.value, a = spec.alpha[i], found = eigenvalues(a), floor = 282;
+      dot.setAttribute("cx", across.at(a));
+      bars.forEach((bar, k) => { bar.setAttribute("y", y.at(found[k])); bar.setAttribute("height", Math.max(0, floor - y.at(found[k]))); });
+      const known = Object.entries(spec.along).map(([name, values]) => `${spec.labels[name].replace(/ \[.*/, "")} ${digits(values[i])}${name === "error" ? " %" : ""}`);
+      const words = `α = ${signed(a)}: λ₁${times ? " · ‖θ‖²" : ""} ${digits(found[0])}; ${known.join("; ")}; ‖θ‖² ${digits(square(a))}.`;
+      readout.textContent = words;
+      knob.setAttribute("aria-valuetext", words);
+      svg.setAttribute("aria-label", `The loss over the plane through G and 1-S with a dot at α = ${signed(a)}, and the five largest eigenvalues there, in ${line.coordinates} coordinates: ${found.map(v => digits(v)).join(", ")}.`);
+    }
+    knob.addEventListener("input", step);
     renew();
   }
 
@@ -402,6 +470,6 @@ window.psplibLive ??= (() => {
     const figure = document.getElementById(id), spec = JSON.parse(figure.querySelector("script").textContent);
     const stage = figure.querySelector("div");
     stage.replaceChildren();
-    ({ curves, plane, threshold })[spec.kind](stage, spec, id);
+    ({ curves, plane, walk, threshold })[spec.kind](stage, spec, id);
   };
 })();

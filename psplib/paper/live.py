@@ -24,14 +24,17 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from psplib.experiments.designs import spread
+from psplib.experiments.solutions import SUBSPACES, solutions
 from psplib.paper.figure_1 import Figure1, plot_panel
+from psplib.paper.figure_2 import eigenvalues_plot
 from psplib.paper.minima import Figures2to4
-from psplib.paper.plane import LABELS, SOLUTIONS, maps_plot
+from psplib.paper.plane import LABELS, SOLUTIONS, layer_columns, map_plot
 from psplib.paper.slide import Slide, draw_slide
 from psplib.paper.style import ARMS, STYLE
 from psplib.pruning.thresholds import Thresholds
 from psplib.runs.store import Store
 
+_ENDS = [{"alpha": a, "color": color, "name": name} for a, color, name in SOLUTIONS]
 MISSING = "The runs of this figure are not there yet."
 GRADUAL = "-1"  # the replica's place of a network that has none
 
@@ -130,33 +133,29 @@ def maps(figures: Figures2to4, quantities: Sequence[str]) -> Live:
         ((m.subspace, t) for m, t in figures.maps.items()),
         key=lambda m: (m[0] == "all", -len(m[1])),
     )
-    present = [q for q in quantities if any(_of(t, q) for _, t in tables)]
+    present = [q for q in quantities if any(layer_columns(t, q) for _, t in tables)]
     if not present:
         return Live({}, None)
     numbers = {
         "kind": "plane",
         "labels": LABELS,
         "quantities": present,
-        "solutions": [{"alpha": a, "color": color, "name": name} for a, color, name in SOLUTIONS],
+        "solutions": _ENDS,
         "maps": [_map(subspace, table, present) for subspace, table in tables],
     }
-    first = next(t for _, t in tables if _of(t, present[0]))
-    column = _of(first, present[0])[0]
-    drawn = maps_plot([(first, column)])
-    assert drawn is not None
+    first = next(t for _, t in tables if layer_columns(t, present[0]))
+    column = layer_columns(first, present[0])[0]
+    drawn = map_plot(first, column)
     alt = f"Map of {LABELS[present[0]]} over the plane through G and 1-S."
     return Live(numbers, draw_slide(drawn, alt, 128))
 
 
-def _of(table: pd.DataFrame, quantity: str) -> list[str]:
-    """A quantity's columns in a map's table: of the network, then of its layers."""
-    return [c for c in table.columns if c.partition(".")[0] == quantity]
-
-
 def _map(subspace: str, table: pd.DataFrame, quantities: Sequence[str]) -> dict[str, Any]:
-    table = table.sort_values(["beta", "alpha"]).assign(error=100 * table["error"])
+    table = table.sort_values(["beta", "alpha"])
+    if "error" in table:
+        table = table.assign(error=100 * table["error"])
     whole = [q for q in LABELS if q in table]
-    columns = dict.fromkeys([*whole, *(c for q in quantities for c in _of(table, q))])
+    columns = dict.fromkeys([*whole, *(c for q in quantities for c in layer_columns(table, q))])
     return {
         "coordinates": subspace,
         "alpha": sorted(set(table["alpha"])),
@@ -165,6 +164,41 @@ def _map(subspace: str, table: pd.DataFrame, quantities: Sequence[str]) -> dict[
             c: base64.b64encode(table[c].to_numpy(np.dtype("<f4"))).decode() for c in columns
         },
     }
+
+
+def walk(figures: Figures2to4, store: Store) -> Live:
+    """The line from G to 1-S, to be walked along: the five leading eigenvalues in surviving and in
+    all coordinates, raw or times the squared norm of the weights, and what the map has there."""
+    points = figures.map()
+    lines = {s: table for s in SUBSPACES if (table := figures.line(s)) is not None}
+    if points is None or not lines:
+        return Live({}, None)
+    ends = solutions(next(iter(figures.lines)).retraining, store)
+    g, one_shot = ends.gradual.double(), ends.one_shot.double()
+    first = max(table["alpha"].min() for table in lines.values())
+    last = min(table["alpha"].max() for table in lines.values())
+    line = points[(points["beta"] == 0) & points["alpha"].between(first, last)]
+    line = line.sort_values("alpha").assign(error=100 * line["error"])
+    numbers = {
+        "kind": "walk",
+        "labels": LABELS,
+        "solutions": _ENDS,
+        "map": _map("surviving", points[["alpha", "beta", "loss"]], []),
+        "lines": [_eigenvalues(subspace, table) for subspace, table in lines.items()],
+        "alpha": line["alpha"].tolist(),
+        "along": {q: line[q].tolist() for q in LABELS if q in line},
+        "products": [float(a @ b) for a, b in ((g, g), (g, one_shot), (one_shot, one_shot))],
+    }
+    drawn = eigenvalues_plot(figures)
+    assert drawn is not None
+    alt = "The five largest eigenvalues of the Hessian along the line through G and 1-S."
+    return Live(numbers, draw_slide(drawn, alt))
+
+
+def _eigenvalues(subspace: str, table: pd.DataFrame) -> dict[str, Any]:
+    by_rank = table.pivot(index="alpha", columns="rank", values="eigenvalue")
+    values = by_rank.to_numpy().tolist()
+    return {"coordinates": subspace, "alpha": by_rank.index.tolist(), "values": values}
 
 
 def prune_by_hand(config: Thresholds, store: Store, most: int = 6) -> Live:

@@ -211,9 +211,10 @@ def _tables(measured: Measured, store: Store) -> tuple[pd.DataFrame, pd.DataFram
 def _errors(run: Retraining, store: Store) -> pd.DataFrame:
     """The test errors of G and of what is retrained under its mask; the best epochs of these."""
     points = run.lobster.tables(store.load(run.lobster))["networks"]
-    gradual = points[points["point"] == run.point].assign(replica=-1)[[*NETWORK, "test_error"]]
+    gradual = points[points["point"] == run.point].assign(replica=-1)
     retrained = run.tables(store.load(run))["networks"]
-    table = pd.concat([gradual, retrained[[*NETWORK, "test_error", "best_epoch"]]])
+    own = [*NETWORK, "sparsity", "test_error"]
+    table = pd.concat([gradual[own], retrained[[*own, "best_epoch"]]])
     return table.astype({"replica": int, "lobster_seed": int})
 
 
@@ -283,6 +284,18 @@ def beside(censuses: Censuses, column: str, arm: str = "rewound") -> Iterator[Be
         gradual, replicas = (rows.loc[rows["arm"] == a, column] for a in ("lobster", arm))
         if len(gradual) and len(replicas):
             yield Beside(int(seed), float(gradual.iloc[0]), replicas)
+
+
+def both_in_words(censuses: Censuses, column: str, digits: int, scale: float = 1) -> str:
+    """A quantity of G and, in brackets, the mean of the networks rewound under its mask: of each
+    gradual run, or their mean ± half of the 95 % interval; empty where there is none."""
+    found = list(beside(censuses, column))
+    own, others = (
+        pd.Series([f.gradual for f in found]),
+        pd.Series([f.replicas.mean() for f in found]),
+    )
+    shown = f"{plus_minus(scale * own, digits)} ({plus_minus(scale * others, digits)})"
+    return shown if found else ""
 
 
 class Effects(NamedTuple):
@@ -559,7 +572,7 @@ def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure
         return None
     width = [2 + 0.35 * one.table["lobster_seed"].nunique() for one in networks]
     with mpl.rc_context(STYLE):
-        size = (1.5 + sum(width), 0.5 + 1.8 * len(comparisons))
+        size = (min(8.6, 1.5 + sum(width)), 0.5 + 1.4 * len(comparisons))
         fig = Figure(figsize=size, layout="constrained")
         axes = fig.subplots(len(comparisons), len(networks), squeeze=False, width_ratios=width)
         for row, comparison in zip(axes, comparisons, strict=True):

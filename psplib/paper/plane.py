@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,10 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED, Verdict
-from psplib.paper.style import ARMS, STYLE
+from psplib.paper.style import ARMS, STYLE, plain_ticks
 
 LABELS = {
     "loss": "training loss [nats]",
@@ -38,27 +38,61 @@ def at(points: pd.DataFrame, alpha: float) -> pd.Series:
     return found.iloc[0]
 
 
-def layer_columns(points: pd.DataFrame, quantity: str) -> dict[str, str]:
-    """The columns of a map that hold a quantity of single layers, by the layer."""
-    named = f"{quantity}."
-    return {c.removeprefix(named): c for c in points.columns if c.startswith(named)}
+def layer_columns(points: pd.DataFrame, quantity: str) -> list[str]:
+    """The columns of a map that hold a quantity: of the network, then of its layers."""
+    return [c for c in points.columns if c.partition(".")[0] == quantity]
 
 
-def maps_plot(shown: Sequence[Shown], columns: int = 2) -> Figure | None:
-    """Maps with the contours of the training loss over them; None if none of them is there."""
+def map_plot(points: pd.DataFrame, column: str) -> Figure:
+    """One map, in colours."""
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(4.7, 4.2), layout="constrained")
+        heat(fig.subplots(), points, column)
+    return fig
+
+
+def against_g(shown: Sequence[Shown]) -> Figure | None:
+    """Maps side by side of how far quantities are from their value at G, that of z² as a factor;
+    in each, how far G is from 1-S. None if no map is there."""
     there = [(points, column) for points, column in shown if points is not None]
     if not there:
         return None
-    columns = min(columns, len(there))
-    rows = -(-len(there) // columns)
+    rows = -(-len(there) // 2)
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(4.7 * columns, 4.2 * rows), layout="constrained")
-        axes = fig.subplots(rows, columns, squeeze=False)
+        fig = Figure(figsize=(7.2, 3.2 * rows), layout="constrained")
+        axes = fig.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
         for ax, (points, column) in zip(axes.flat, there, strict=False):
-            heat(ax, points, column)
+            _draw_against_g(ax, points, column)
         for ax in axes.flat[len(there) :]:
             ax.set_axis_off()
+        for ax in axes[-1]:
+            ax.set_xlabel("α")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("β")
     return fig
+
+
+def _draw_against_g(ax: Axes, points: pd.DataFrame, column: str) -> None:
+    x, y, z = grid(points, column)
+    g, one_shot = (at(points, alpha)[column] for alpha, _, _ in SOLUTIONS)
+    is_factor = column.startswith("magnitude") and z.min() > 0
+    value = z / g if is_factor else z - g
+    if is_factor:
+        most = max(value.max(), 1 / value.min(), 1.01)
+        norm: Normalize = LogNorm(1 / most, most)
+    else:
+        most = np.abs(value).max() or 1.0
+        norm = Normalize(-most, most)
+    drawn = ax.pcolormesh(x, y, value, norm=norm, cmap="BrBG", shading="nearest", rasterized=True)
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85)
+    if is_factor:
+        plain_ticks(bar.ax.yaxis)
+    words = f"1-S / G = {one_shot / g:.2f}" if is_factor else f"G − 1-S = {g - one_shot:+.4f}"
+    box = {"facecolor": "white", "alpha": 0.75, "lw": 0}
+    ax.text(0.03, 0.04, words, transform=ax.transAxes, weight="bold", fontsize=12, bbox=box)
+    _over(ax, points, "black")
+    over = ", over that of G" if is_factor else " − G"
+    ax.set_title(map_title(column).removeprefix("second order, ") + over, fontsize=10)
 
 
 def grid(points: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,30 +105,37 @@ def grid(points: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.
 def heat(ax: Axes, points: pd.DataFrame, column: str) -> None:
     """A map's column in colours, the contours of the training loss in white, G and 1-S as dots."""
     x, y, z = grid(points, column)
-    _, _, loss = grid(points, "loss")
     positive = z.min() > 0 and column in ("loss", "magnitude")
     norm = LogNorm(z.min(), z.max()) if positive else Normalize(z.min(), z.max())
     drawn = ax.pcolormesh(x, y, z, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
     bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85)
-    if positive and z.max() / z.min() < 20:
-        bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    if positive:
+        plain_ticks(bar.ax.yaxis)
+    _over(ax, points, "white")
+    ax.set(xlabel="α", ylabel="β", title=map_title(column))
+
+
+def _over(ax: Axes, points: pd.DataFrame, color: str) -> None:
+    """The contours of the training loss, G and 1-S over a map."""
+    x, y, loss = grid(points, "loss")
     levels = np.geomspace(loss.min() * 1.15, loss.max() * 0.9, 7)
     if levels[0] < levels[-1]:
-        ax.contour(x, y, loss, levels=levels, colors="white", linewidths=0.8, alpha=0.85)
-    for alpha, color, label in SOLUTIONS:
-        ax.plot(alpha, 0, "o", ms=7, color=color, mec="white", mew=1.5, zorder=5)
-        ax.annotate(
-            label,
-            (alpha, 0),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            color="white",
-            weight="bold",
-            zorder=6,
-        )
+        ax.contour(x, y, loss, levels=levels, colors=color, linewidths=0.8, alpha=0.85)
+    for alpha, own, name in SOLUTIONS:
+        ax.plot(alpha, 0, "o", ms=7, color=own, mec="white", mew=1.5, zorder=5)
+        place: Any = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(name, (alpha, 0), color=color, weight="bold", zorder=6, **place)
     ax.grid(False)
-    ax.set(xlabel="α", ylabel="β", title=map_title(column), aspect="equal")
+    ax.set_aspect("equal")
+
+
+def mark_solutions(ax: Axes) -> None:
+    """G and 1-S as upright lines, where an axis is the line through them."""
+    for alpha, color, name in SOLUTIONS:
+        ax.axvline(alpha, color=color, lw=1, ls="--", zorder=0)
+        where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate(name, (alpha, 1), xytext=(4, -12), color=color, weight="bold", **where)
+    ax.set_xlabel("α")
 
 
 def map_title(column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def scale_axes(ax: Axes, table: pd.DataFrame) -> None:
     plain_ticks(ax.xaxis)
     plain_ticks(ax.yaxis)
     if len(seen) and seen.max() < 5 * seen[seen > 0].min():
-        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -88,6 +89,21 @@ def curve(
     each = np.repeat(x, errors.shape[1])
     line = {"marker": look.marker, "ms": 5 * size, "lw": 1.6 * size, "mew": 1, "label": look.name}
     mean_line(ax, each, errors.to_numpy(dtype=float).ravel(), look.color, mec=look.color, **line)
+
+
+def gradual_line(
+    ax: Axes, look: Look, run: pd.DataFrame, retrained: Sequence[int] | None, ls: Any = "-"
+) -> None:
+    """A gradual run, its points by their number: a thin line; of one that is retrained from, dots
+    at these points, and, thick, the running median of five points."""
+    x, y = 100 * (1 - run["sparsity"]), 100 * run["test_error"]
+    ax.plot(x, y, color=look.color, ls=ls, lw=0.8, alpha=0.55, zorder=3)
+    if retrained is None:
+        return
+    dots = [p for p in retrained if p in run.index]
+    ax.plot(x[dots], y[dots], look.marker, ms=4, color=look.color, zorder=3)
+    median = y.rolling(5, center=True, min_periods=1).median()
+    ax.plot(x, median, color=look.color, ls=ls, lw=1.8, label=look.name, zorder=3)
 
 
 def mean_line(ax: Axes, x: Any, y: Any, color: str, **line: Any) -> None:

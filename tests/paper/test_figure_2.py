@@ -126,7 +126,7 @@ def test_eigenvalues_are_drawn_by_rank_and_legacy_as_crosses() -> None:
 
 def test_reading_and_tables_quote_the_censuses() -> None:
     found = world()
-    assert "G has a training loss of 0.0200 (0.0400" in figure_2.reading_of_figure_2(found)
+    assert "training loss 0.0200 / 0.0200 (0.0400 / 0.0400);" in figure_2.reading_of_figure_2(found)
     table = figure_2.table_of_figure_2(found)
     assert table["λ₁, surviving"].tolist()[:2] == ["30.00", "10.00\u00a0±\u00a00.01"]
     lines = {choices.line_of("surviving")(found.panel): line()}

@@ -47,5 +47,5 @@ def test_that_z2_follows_training_is_said_mask_by_mask() -> None:
 
 def test_the_reading_quotes_the_censuses() -> None:
     text = figure_3.reading_of_figure_3(world())
-    assert "mean z² is 0.5000 for G" in text
-    assert "G lies below their interval in relu1, relu2, relu3, above it in none" in text
+    assert "under its mask:** 0.50 / 0.50 (0.70 / 0.70)." in text
+    assert "Run 1: G is below their interval in relu1, relu2, relu3, above it in none." in text

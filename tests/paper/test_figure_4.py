@@ -4,7 +4,7 @@ import re
 
 from worlds import PAPER, world
 
-from psplib.paper import figure_4, forest
+from psplib.paper import display, figure_4, forest
 from psplib.paper.statistics import FAILS, HOLDS, UNDECIDED
 
 
@@ -32,7 +32,7 @@ def test_where_there_is_no_difference_nothing_is_higher_and_all_is_comparable() 
 
 def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
     found = figure_4.claims_of_figure_4(world(mutual=(0.04, 0.05)))
-    said = figure_4.answer_of_figure_4(found)
+    said = display.in_one_sentence(found, figure_4.ANSWER)
     assert "by *mutual* does **not hold** in" in said
     assert "by *agreement* **holds** in" in said
     joint = figure_4.claims_of_figure_4(world())[-3]
@@ -40,7 +40,7 @@ def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
 
 
 def test_the_reading_quotes_the_censuses() -> None:
-    assert "G has 2.0000 bits against 1.9000" in figure_4.reading_of_figure_4(world())
+    assert "joint 2.0000 / 2.0000 (1.9000 / 1.9000);" in figure_4.reading_of_figure_4(world())
 
 
 def test_a_difference_is_bold_where_its_interval_excludes_zero() -> None:

@@ -16,7 +16,7 @@ from psplib.core.config import canonical
 from psplib.experiments import scales
 from psplib.paper import display, figure_1, forest, statistics, style
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import all_claims, answer_of_figure_1, claims_across, panel_claims
+from psplib.paper.figure_1_claims import ANSWER, all_claims, claims_across, panel_claims
 from psplib.runs.store import Store
 
 
@@ -36,9 +36,20 @@ def test_the_curves_are_the_tables(figure) -> None:
     assert ax.get_xlim()[0] > ax.get_xlim()[1], "sparser to the right"
 
 
+def test_a_gradual_run_is_thin_with_dots_where_it_is_retrained_from_and_a_running_median() -> None:
+    ax = Figure().add_subplot()
+    run = pd.DataFrame({"sparsity": [0.0, 0.2, 0.4, 0.6, 0.8], "test_error": [1, 9, 2, 8, 3]})
+    style.gradual_line(ax, style.ARMS["lobster"], run, [1, 4])
+    thin, dots, median = ax.lines
+    assert thin.get_ydata().tolist() == [100, 900, 200, 800, 300]
+    assert dots.get_xdata().tolist() == pytest.approx([80, 20])
+    assert median.get_ydata().tolist() == [200, 500, 300, 550, 300]
+    assert thin.get_linewidth() < median.get_linewidth()
+
+
 def test_single_replicas_are_always_drawn(figure) -> None:
     ax, _ = figure_1.plot_panel(figure).axes
-    single = [line for line in ax.lines if line.get_label().startswith("_child")]
+    single = [line for line in ax.lines if line.get_alpha() == 0.35]
     points = sum(len(line.get_xdata()) for line in single)
     assert points == 2 * 3 * 6, "two arms, three points, six replicas"
 
@@ -75,7 +86,7 @@ def test_the_svg_is_deterministic(figure) -> None:
 
 def test_the_summary_quotes_the_table(figure) -> None:
     text = figure_1.summary([figure]).replace("\u00a0", " ")
-    assert "at 99.00 % sparsity: gradual (G) 1.80 %" in text
+    assert "at 99.00 % sparsity: G 1.80, 1-S " in text
 
 
 def test_the_convergence_shows_each_arms_mean_by_epoch() -> None:
@@ -150,11 +161,15 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
 def test_the_forest_has_every_verdict_once_and_every_claim(panels: list[Figure1]) -> None:
     found = all_claims(panels)
     assert len(found) == sum(len(panel_claims(f)) for f in panels) + len(claims_across(panels))
-    text = forest.forest_plot(found, "quick").data
+    text = forest.forest_plot(found, "quick", answer=ANSWER).data
     shown = re.findall(r'<span class="psplib-verdict [^"]*">(.*?)</span>', text)
     assert sorted(shown) == sorted(v.verdict for v in found)
     claims = [html.unescape(claim) for claim in re.findall(r"<summary>(.*?)</summary>", text)]
-    assert claims == list(dict.fromkeys(display.split_claim(v.claim)[0] for v in found))
+    assert len(claims) == 1 + len({display.split_claim(v.claim)[0] for v in found})
+    shown, folded = text.split('<details class="psplib-panel">')
+    answered = [v for v in found if any(words in v.claim for words in ANSWER)]
+    assert shown.count("psplib-verdict") == len(answered) == 9
+    assert f"{len(found) - 9} further tests: " in folded
 
 
 def test_the_panels_unfold(panels: list[Figure1]) -> None:
@@ -175,8 +190,8 @@ def test_a_panel_that_is_not_there_says_so(panels: list[Figure1], tmp_path) -> N
     assert figure_1.plot_convergence(empty.history, "") is None
     assert display.styled(figure_1.errors_by_sparsity(empty)) is None
     assert display.badge(empty, "(c)").count("not there yet") == 1
-    assert "has **not been tested** yet in LeNet-5 on Fashion-MNIST" in answer_of_figure_1(
-        all_claims([empty])
+    assert "has **not been tested** yet in LeNet-5 on Fashion-MNIST" in display.in_one_sentence(
+        all_claims([empty]), ANSWER
     )
     assert figure_1.summary([empty]) == display.NOT_THERE
     assert display.NOT_THERE in figure_1.unfolded([empty]).data

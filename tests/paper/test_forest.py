@@ -34,9 +34,9 @@ def test_a_sentence_has_every_statement_with_its_networks_and_decided_effects() 
     ]
     statements = {"loss is lower": "the loss is lower", "narrower": "the minimum is narrower"}
     assert display.in_one_sentence(found, statements) == (
-        "**In short:** that the loss is lower **holds** in A on a (+1.00 [+0.50, +1.50] points) "
+        "**In short:** that the loss is lower **holds** in A on a (+1.00 points) "
         "and is **undecided** in B on b and in C on c; "
-        "that the minimum is narrower does **not hold** (-1.00 [-2.00, -0.50] points)."
+        "that the minimum is narrower does **not hold** (-1.00 points)."
     )
 
 

@@ -6,10 +6,12 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import browsing
 import numpy as np
 import pytest
+import torch
 from playwright.sync_api import Browser, Page
 from worlds import ARMS, panel, papers_world, world
 
@@ -96,7 +98,11 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
     empty = Store(tmp_path)
     nothing = collect_minima(scales.minima("paper"), empty)
     panels = [Figure1.collect(scales.figure_1a("paper"), empty)]
-    for figure in (live.curves(panels), live.maps(nothing, tuple(LABELS))):
+    for figure in (
+        live.curves(panels),
+        live.maps(nothing, tuple(LABELS)),
+        live.walk(nothing, empty),
+    ):
         assert live.MISSING in figure._repr_mimebundle_()["text/html"]
 
 
@@ -146,6 +152,47 @@ def test_a_reader_reads_off_a_point_of_the_plane(page_of, minima: Figures2to4) -
     page.get_by_role("combobox", name="quantity").select_option(LABELS["joint"])
     page.get_by_role("combobox", name="layer").select_option("relu2")
     assert "joint [bits], relu2" in svg.get_attribute("aria-label")
+
+
+@pytest.fixture
+def walk(minima: Figures2to4, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> live.Live:
+    """G = (3, 0), 1-S = (0, 4): at α the squared norm is 9 (1 − α)² + 16 α²."""
+    ends = SimpleNamespace(gradual=torch.tensor([3.0, 0.0]), one_shot=torch.tensor([0.0, 4.0]))
+    monkeypatch.setattr(live, "solutions", lambda retraining, store: ends)
+    return live.walk(minima, Store(tmp_path))
+
+
+def test_the_walk_has_the_tables_numbers(walk: live.Live, minima: Figures2to4) -> None:
+    numbers = walk.numbers
+    assert numbers["products"] == [9, 0, 16]
+    assert numbers["alpha"] == [0, 0.25, 0.5, 0.75, 1], "as far as both lines go"
+    points = minima.map().query("beta == 0 and 0 <= alpha <= 1")
+    assert numbers["along"]["loss"] == pytest.approx(points["loss"].tolist())
+    assert numbers["along"]["error"] == pytest.approx([10.0] * 5)
+    assert [line["coordinates"] for line in numbers["lines"]] == ["surviving", "all"]
+    assert numbers["lines"][1]["values"][0] == pytest.approx([100, 80, 60, 40, 20])
+
+
+@needs_chromium
+def test_a_reader_walks_from_g_to_1_s(page_of, walk: live.Live) -> None:
+    page = page_of(walk)
+    knob = page.get_by_role("slider")
+    assert answer(page).startswith("α = 0.00: λ₁ 10; training loss 0.02; training error 10 %;")
+    assert answer(page).endswith("‖θ‖² 9.")
+    knob.press("ArrowRight")
+    # Half-way between the places 0 and 0.5, where λ₁ was measured: 10 and 7.5.
+    assert answer(page).startswith("α = 0.25: λ₁ 8.75; training loss 0.0825;")
+    square = 9 * 0.75**2 + 16 * 0.25**2
+    page.get_by_role("combobox", name="measured as").select_option("λ · ‖θ‖²")
+    assert answer(page).startswith(f"α = 0.25: λ₁ · ‖θ‖² {8.75 * square:.4g};")
+    page.get_by_role("combobox", name="curvature in").select_option("all coordinates")
+    knob.press("End")
+    assert answer(page).startswith(f"α = 1.00: λ₁ · ‖θ‖² {50 * 16};")
+    assert "in all coordinates: 800, 640, 480, 320, 160." in (
+        page.locator(".psplib-live > div > svg").get_attribute("aria-label")
+    )
+    heights = [float(r.get_attribute("height")) for r in page.locator("rect").all()]
+    assert heights == sorted(heights, reverse=True)
 
 
 @needs_chromium

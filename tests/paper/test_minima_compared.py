@@ -42,11 +42,9 @@ def test_without_runs_every_claim_is_not_run(tmp_path) -> None:
         figure_2.narrow_plot,
         figure_3.averages_plot,
         figure_3.training_plot,
-        figure_3.magnitude_map,
         figure_3.magnitude_maps,
         figure_3.networks_of_figure_3,
-        figure_4.first_order_map,
-        figure_4.second_order_maps,
+        figure_4.entropy_maps,
         figure_4.layers_of_figure_4,
     ):
         assert figure(nothing) is None

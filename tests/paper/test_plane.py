@@ -1,16 +1,30 @@
 """Maps of the plane are drawn as the tables have them."""
 
+import pytest
 from worlds import world
 
-from psplib.paper import figure_3
+from psplib.paper import figure_2, figure_3, figure_4
 
 
-def test_maps_are_drawn_as_the_table_has_them() -> None:
+def test_maps_are_drawn_against_their_value_at_g() -> None:
     found = world()
-    (ax, _) = figure_3.magnitude_map(found).axes
-    drawn = ax.collections[0].get_array().reshape(9, 9)
-    points = found.map().set_index(["beta", "alpha"])["magnitude"]
-    assert drawn[0, 0] == points[-1.0, -0.5]
-    assert drawn[8, 2] == points[1.0, 0.0]
-    labels = {t.get_text(): t.xy for t in ax.texts}
-    assert labels == {"G": (0.0, 0), "1-S": (1.0, 0)}
+    points = found.map()
+    points["magnitude"] = 2.0 + points["alpha"]
+    ax = figure_3.magnitude_maps(found).axes[0]
+    drawn = ax.collections[0]
+    values = drawn.get_array().reshape(9, 9)
+    assert (values[0, 0], values[8, 2], values[4, 6]) == (0.75, 1.0, 1.5)
+    assert drawn.norm.vmin * drawn.norm.vmax == pytest.approx(1.0), "as far down as up from G"
+    texts = [t.get_text() for t in ax.texts]
+    assert texts == ["1-S / G = 1.50", "G", "1-S"]
+    points["first_order"] = 1.0 - 0.5 * points["alpha"]
+    ax = figure_4.entropy_maps(found).axes[0]
+    assert ax.texts[0].get_text() == "G − 1-S = +0.5000"
+    assert ax.collections[0].get_array().reshape(9, 9)[0, 0] == 0.25
+
+
+def test_the_line_is_drawn_beside_the_map() -> None:
+    found = world()
+    line = figure_2.loss_map(found).axes[1].lines[0]
+    points = found.map()
+    assert line.get_ydata().tolist() == points.loc[points["beta"] == 0, "loss"].tolist()
