@@ -295,6 +295,12 @@ def transferred(panel: Transfers) -> Run:
     return panel.transfer(source, source.retrained)
 
 
+def fine_tuned(panel: Transfers) -> Run:
+    """How the first source's networks are fine-tuned."""
+    source = panel.sources[0]
+    return panel.fine_tuning(source, source.retrained)
+
+
 def learnt(panel: Learning) -> Run:
     """How networks learn by entropy."""
     return panel.networks[0].template

@@ -250,10 +250,14 @@ def learning_answer(figure: FigureLearning) -> str:
     first = learning_claims(figure)[0]
     if first.verdict == NOT_RUN:
         return NOT_THERE
-    word = {HOLDS: "**Yes**", FAILS: "**No**"}.get(first.verdict, "**Undecided**")
     if chosen(figure, network) is None:
-        return f"{word}: no gamma that raises the entropy keeps the accuracy ({network})."
-    return unbroken(f"{word}: {_in_words(figure, network)}")
+        return f"**Undecided**: no gamma that raises the entropy keeps the accuracy ({network})."
+    words = {
+        HOLDS: "**Yes**: features are more general where entropy is kept",
+        FAILS: "**No**: features are not more general where entropy is kept",
+        UNDECIDED: "**Undecided**: whether features are more general where entropy is kept",
+    }
+    return unbroken(f"{words[first.verdict]}. {_in_words(figure, network)}")
 
 
 def _in_words(figure: FigureLearning, network: str) -> str:
@@ -261,15 +265,15 @@ def _in_words(figure: FigureLearning, network: str) -> str:
     if gamma is None:
         return f"{network}: no gamma keeps the accuracy."
     errors, bits = (figure.values(what, network) for what in ("probe_error", "first"))
-    gap, rise = 100 * (errors.loc[0.0] - errors.loc[gamma]), bits.loc[gamma] - bits.loc[0.0]
+    change, rise = 100 * (errors.loc[gamma] - errors.loc[0.0]), bits.loc[gamma] - bits.loc[0.0]
     text = (
         f"{network}: with gamma {gamma:g}, the largest that costs no accuracy, first-order entropy "
-        f"changes by {plus_minus(rise)} bits, and the probe error falls by {plus_minus(gap)} points"
+        f"changes by {plus_minus(rise)} bits, the probe error by {plus_minus(change)} points"
     )
     control = figure.values("probe_error", network, "permuted")
     if gamma in control.index:
-        gap = 100 * (control.loc[gamma] - errors.loc[gamma])
-        text += f", {plus_minus(gap)} more than with shuffled classes"
+        change = 100 * (control.loc[gamma] - errors.loc[0.0])
+        text += f", with shuffled classes by {plus_minus(change)}"
     return f"{text}."
 
 
@@ -308,7 +312,12 @@ def plot_learning(figure: FigureLearning) -> Figure | None:
                     half = [i.high - i.mean if i.n > 1 else 0.0 for i in found]
                     means = [i.mean for i in found]
                     ax.errorbar(places, means, half, color=color, marker=marker, ms=4, label=label)
-                ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], fontsize=7)
+                ax.set_xticks(
+                    range(len(gammas)), [f"{g:g}" for g in gammas], fontsize=7, rotation=60
+                )
+                whole = factor * figure.table[figure.table["network"] == network][quantity]
+                room = 0.05 * (whole.max() - whole.min()) + 1e-9
+                ax.set_ylim(whole.min() - room, whole.max() + room)  # intervals may reach far
                 ax.set_title(name, fontsize=8)
             line[0].set_ylabel(network.replace(", ", ",\n", 1), fontsize=8)
         for ax in axes[-1]:

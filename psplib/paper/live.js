@@ -1,5 +1,5 @@
 // Figures that answer: curves with arms to choose from, a plane of the space of weights and a walk over
-// it, thresholds. Plain JavaScript, drawn from the numbers in the page: no kernel, network, library.
+// it, thresholds, panels. Plain JavaScript, from the numbers in the page: no kernel, network, library.
 window.psplibLive ??= (() => {
   const NS = "http://www.w3.org/2000/svg";
   const STYLE = `
@@ -465,11 +465,80 @@ window.psplibLive ??= (() => {
     begin(0);
   }
 
+  // Values by category, a panel for each setting of the knobs.
+  function panels(stage, spec) {
+    const set = spec.knobs.map(() => 0);
+    const controls = node(stage, "div", { class: "controls" });
+    spec.knobs.forEach((knob, k) => knob.options.length > 1 && choice(controls, knob.name, knob.options, i => { set[k] = i; draw(); }));
+    const legend = node(stage, "div", { class: "controls" });
+    const svg = node(stage, "svg", { viewBox: "0 0 720 440", role: "img", tabindex: 0 });
+    const readout = node(stage, "output", { "aria-live": "polite" });
+    const box = { left: 58, right: 704, top: 14, bottom: 392 };
+    let here, points = [], chosen = -1;
+
+    function draw() {
+      here = spec.panels.find(p => p.at.every((i, k) => i === set[k]));
+      svg.replaceChildren();
+      legend.replaceChildren();
+      [points, chosen] = [[], -1];
+      readout.textContent = here ? "Point at the figure, or walk with the arrow keys." : "Not computed.";
+      if (!here) return;
+      const step = (box.right - box.left) / here.x.length;
+      const x = { at: i => box.left + (i + 0.5) * step, ticks: here.x.map((_, i) => i), name: i => here.x[i] };
+      here.series.forEach((series, place) => {
+        for (const [i, values] of Object.entries(series.points))
+          points.push({ series, i: +i, values, px: x.at(+i) + 0.7 * step * ((place + 0.5) / here.series.length - 0.5), ...interval(values, spec.t) });
+        const label = node(legend, "span"), swatch = node(label, "svg", { viewBox: "0 0 24 12", "aria-hidden": true });
+        mark(swatch, series.marker, 12, 6, 4, { fill: series.color });
+        node(label, "span", {}, series.name);
+      });
+      points.sort((a, b) => a.px - b.px);
+      const seen = [...points.flatMap(p => p.values), ...here.levels.map(l => l.value)];
+      const room = 0.08 * (Math.max(...seen) - Math.min(...seen) || 1), [low, high] = [Math.min(...seen) - room, Math.max(...seen) + room];
+      const y = axis(low, high, box.bottom, box.top, false), clip = v => y.at(Math.min(high, Math.max(low, v)));
+      axes(svg, x, y, box, here.xlabel, here.ylabel);
+      for (const level of here.levels) {
+        node(svg, "line", { x1: box.left, x2: box.right, y1: y.at(level.value), y2: y.at(level.value), class: "level" });
+        node(svg, "text", { x: box.left + 6, y: y.at(level.value) - 5, class: "small" }, `${level.name} ${digits(level.value)}`);
+      }
+      for (const p of points) {
+        p.py = y.at(p.mean);
+        if (p.low !== undefined) node(svg, "line", { x1: p.px, x2: p.px, y1: clip(p.low), y2: clip(p.high), stroke: p.series.color, "stroke-width": 2 });
+        if (p.n > 1) for (const v of p.values) mark(svg, "o", p.px, y.at(v), 1.6, { fill: p.series.color, opacity: 0.4 });
+        mark(svg, p.series.marker, p.px, p.py, 4, { fill: p.series.color });
+      }
+      svg.setAttribute("aria-label", `${spec.knobs.map((knob, k) => knob.options[set[k]]).join(", ")}: ${here.ylabel} by ${here.xlabel} of ${here.series.map(s => s.name).join("; ")}. The arrow keys walk from point to point.`);
+    }
+
+    function choose(i) {
+      const p = points[i];
+      if (!p || i === chosen) return;
+      chosen = i;
+      svg.querySelector(".ring")?.remove();
+      node(svg, "circle", { cx: p.px, cy: p.py, r: 8, class: "ring" });
+      const number = v => digits(v).replace("-", "−");
+      const range = p.low === undefined ? "" : ` [${number(p.low)}, ${number(p.high)}], n = ${p.n}`;
+      readout.textContent = `${p.series.name}, ${here.x[p.i]}: ${number(p.mean)}${range}`;
+    }
+    svg.addEventListener("pointermove", e => {
+      const r = svg.getBoundingClientRect(), mx = ((e.clientX - r.left) / r.width) * 720, my = ((e.clientY - r.top) / r.height) * 440;
+      const far = i => (points[i].px - mx) ** 2 + (points[i].py - my) ** 2;
+      choose(points.reduce((best, _, i) => (best >= 0 && far(best) <= far(i) ? best : i), -1));
+    });
+    svg.addEventListener("keydown", e => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
+      if (!step || !points.length) return;
+      e.preventDefault();
+      choose(chosen < 0 ? 0 : chosen + step);
+    });
+    draw();
+  }
+
   document.head.appendChild(document.createElement("style")).textContent = STYLE;
   return id => {
     const figure = document.getElementById(id), spec = JSON.parse(figure.querySelector("script").textContent);
     const stage = figure.querySelector("div");
     stage.replaceChildren();
-    ({ curves, plane, walk, threshold })[spec.kind](stage, spec, id);
+    ({ curves, plane, walk, threshold, panels })[spec.kind](stage, spec, id);
   };
 })();

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,13 +24,19 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from psplib.experiments.designs import spread
+from psplib.experiments.scales import TITLES
 from psplib.experiments.solutions import SUBSPACES, solutions
+from psplib.experiments.transfer import DEPTHS
+from psplib.paper.entropy_learning import FURTHER, QUANTITIES, FigureLearning, plot_learning
+from psplib.paper.entropy_learning import LOOKS as LEARNT_LOOKS
 from psplib.paper.figure_1 import Figure1, plot_panel
 from psplib.paper.figure_2 import eigenvalues_plot
 from psplib.paper.minima import Figures2to4
 from psplib.paper.plane import LABELS, SOLUTIONS, layer_columns, map_plot
 from psplib.paper.slide import Slide, draw_slide
-from psplib.paper.style import ARMS, STYLE
+from psplib.paper.style import ARMS, STYLE, Look
+from psplib.paper.transfer import LOOKS as TRANSFER_LOOKS
+from psplib.paper.transfer import FigureTransfer, levels, plot_errors
 from psplib.pruning.thresholds import Thresholds
 from psplib.runs.store import Store
 
@@ -76,6 +82,99 @@ def _script() -> str:
     return Path(__file__).with_name("live.js").read_text(encoding="utf-8")
 
 
+def _chosen_panel(
+    knobs: Mapping[str, Sequence[str]], panels: list[dict[str, Any]], still: Slide | None
+) -> Live:
+    """A panel for each setting of the knobs, `at` positions among their options: categories `x`,
+    `series` of values by position among these, and `levels`, lines across."""
+    most = max(
+        (len(v) for p in panels for s in p["series"] for v in s["points"].values()), default=0
+    )
+    numbers = {
+        "kind": "panels",
+        "t": _quantiles(most),
+        "knobs": [{"name": name, "options": list(options)} for name, options in knobs.items()],
+        "panels": panels,
+    }
+    return Live(numbers, still) if still else Live({}, None)
+
+
+def _quantiles(most: int) -> list[float]:
+    """t-quantiles of 95 % intervals over 2, 3, ... values."""
+    return [float(stats.t.ppf(0.975, n - 1)) for n in range(2, most + 1)]
+
+
+def _series(look: Look, values: dict[int, Sequence[float]]) -> dict[str, Any]:
+    points = {str(place): [round(float(v), 6) for v in row] for place, row in values.items()}
+    return {"name": look.name, "color": look.color, "marker": look.marker, "points": points}
+
+
+def gammas(figure: FigureLearning) -> Live:
+    """Learning by entropy: a quantity of a network against gamma, by what the entropy is
+    conditional on."""
+    networks = [n for n in figure.networks if len(figure.values("test_error", n)) > 1]
+    quantities = QUANTITIES | FURTHER
+    panels = []
+    for i, network in enumerate(networks):
+        asked = sorted({gamma for gamma, _ in figure.cases(network)})
+        for j, (quantity, (name, factor)) in enumerate(quantities.items()):
+            series = []
+            for labels, look in LEARNT_LOOKS.items():
+                rows = (factor * figure.values(quantity, network, labels)).dropna(how="all")
+                if len(rows) > (labels != "classes"):
+                    by = {asked.index(g): row.dropna() for g, row in rows.iterrows()}
+                    series.append(_series(Look(*look), by))
+            if series:
+                x = [f"{gamma:g}" for gamma in asked]
+                panels.append(
+                    {"at": [i, j], "x": x, "xlabel": "gamma", "ylabel": name}
+                    | {"levels": [], "series": series}
+                )
+    knobs = {"network": networks, "quantity": [name for name, _ in quantities.values()]}
+    drawn = plot_learning(figure)
+    alt = "Error, entropies and transfer against gamma."
+    return _chosen_panel(knobs, panels, draw_slide(drawn, alt) if drawn else None)
+
+
+def probes(figure: FigureTransfer) -> Live:
+    """Transfer: the probe error by sparsity and arm on a target, a value for each gradual run, for
+    each depth that is read and number of labelled images; the dense network and the raw pixels as
+    lines."""
+    ways = [(s, t) for s in figure.panel.sources if len(figure.at_last(s)) for t in s.targets]
+    all_shots = sorted(figure.panel.shots, reverse=True)
+    panels = []
+    for i, (source, on) in enumerate(ways):
+        for j, layers in enumerate(DEPTHS):
+            for k, shots in enumerate(all_shots):
+                rows = figure.rows(source, layers, shots)
+                rows = rows[rows["target"] == on]
+                pruned = rows[rows["point"] > 0]
+                near, x = levels(pruned, source.goals)
+                by_run = pruned.groupby(["arm", near.map(x.index), "lobster_seed"])["error"].mean()
+                series = []
+                for arm, look in TRANSFER_LOOKS.items():
+                    if arm in by_run.index:
+                        places = (100 * by_run[arm]).groupby(level=0)
+                        series.append(_series(look, dict(tuple(places))))
+                lines = [
+                    {"name": TRANSFER_LOOKS[arm].name, "value": round(100 * float(its.mean()), 4)}
+                    for arm in ("dense", "pixels")
+                    if len(its := rows[rows["arm"] == arm]["error"])
+                ]
+                panels.append(
+                    {"at": [i, j, k], "x": x, "xlabel": "sparsity", "ylabel": "probe error [%]"}
+                    | {"levels": lines, "series": series}
+                )
+    knobs = {
+        "from → to": [f"{source.title} → {TITLES[on]}" for source, on in ways],
+        "read": ["the last hidden layer", "the last two"],
+        "images a class": [str(shots) for shots in all_shots],
+    }
+    drawn = plot_errors(figure)
+    alt = "Probe error by sparsity and arm, a panel for each source and target."
+    return _chosen_panel(knobs, panels, draw_slide(drawn, alt) if drawn else None)
+
+
 def curves(figures: Sequence[Figure1]) -> Live:
     """Test error against density of panels of Fig. 1: each arm's replicas, their mean and 95 %
     interval; or the difference to another arm, replica by replica, where the gradual network is
@@ -86,8 +185,7 @@ def curves(figures: Sequence[Figure1]) -> Live:
     most = max(len(figure.panel.retrained.replicas) for figure in there)
     numbers = {
         "kind": "curves",
-        # t-quantiles of 95 % intervals over 2, 3, ... values.
-        "t": [float(stats.t.ppf(0.975, n - 1)) for n in range(2, most + 1)],
+        "t": _quantiles(most),
         "panels": [_panel(figure) for figure in there],
     }
     drawn = plot_panel(there[0])

@@ -47,9 +47,9 @@ SMALLEST = 0.5  # points: the smallest effect of interest
 LAYERS = 1  # read out: the last hidden layer
 ORDERS = ("joint", "mutual", "first")
 LOOKS = ARMS | {
-    "rewound-shrinking": Look("#882255", "<", "rewound (1-S), with shrinking"),
-    "continued": Look("#56B4E9", "h", "gradual (G), without shrinking"),
-    "narrow": Look("#999933", "P", "dense of the live widths"),
+    "rewound-shrinking": Look("#882255", "s", "rewound (1-S), with shrinking"),
+    "continued": Look("#56B4E9", "o", "gradual (G), without shrinking"),
+    "narrow": Look("#999933", "v", "dense of the live widths"),
     "untrained": Look("#999999", "x", "the mask, not trained"),
     "pixels": Look("#000000", "", "raw pixels"),
 }
@@ -396,13 +396,14 @@ def plot_errors(figure: FigureTransfer) -> Figure | None:
     return fig
 
 
-def levels(rows: pd.DataFrame, goals: Sequence[float]) -> pd.Series:
-    """Where networks stand on the axis of sparsities: at the goal that is nearest, or at the mean
-    of the runs' last points; in per cent, in words."""
+def levels(rows: pd.DataFrame, goals: Sequence[float]) -> tuple[pd.Series, list[str]]:
+    """Where networks stand on the axis of sparsities, in words: at the goal that is nearest, or at
+    the mean of the runs' last points; and these places in their order."""
     last = rows["point"] == rows.groupby("lobster_seed")["point"].transform("max")
     end = rows["sparsity"][last].mean()
     near = [min(goals, key=lambda goal: abs(goal - s), default=end) for s in rows["sparsity"]]
-    return pd.Series(near, rows.index).where(~last, end).map(lambda s: f"{100 * s:.3g} %")
+    at = pd.Series(near, rows.index, dtype=float).where(~last, end)
+    return at.map(percent), [percent(level) for level in sorted(at.unique())]
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, goals: Sequence[float]) -> None:
@@ -412,8 +413,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, goals: Sequence[float]) -> None:
             color, _, name = LOOKS[arm]
             ax.axhline(100 * errors.mean(), color=color, ls=style, lw=1.2, label=name)
     pruned = rows[rows["point"] > 0]
-    near = levels(pruned, goals)
-    each = sorted(near.unique(), key=lambda level: float(level.removesuffix(" %")))
+    near, each = levels(pruned, goals)
     arms = [arm for arm in LOOKS if (pruned["arm"] == arm).any()]
     for place, arm in enumerate(arms):
         color, marker, name = LOOKS[arm]

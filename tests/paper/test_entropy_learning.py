@@ -10,6 +10,7 @@ from psplib.experiments import scales
 from psplib.experiments.entropy_learning import MEASURED
 from psplib.nn import data
 from psplib.paper import entropy_learning as learning
+from psplib.paper import live
 from psplib.paper.entropy_learning import COLUMNS, FigureLearning
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.runs.store import Store
@@ -72,6 +73,7 @@ def test_verdicts_where_any_penalty_does_as_well_and_where_none_does() -> None:
     none_does = world(lambda g, labels, network: 0.2 + 0.1 * g)
     assert verdicts(none_does) == [FAILS, FAILS, HOLDS, FAILS, FAILS]
     assert learning.learning_answer(none_does).startswith("**No**")
+    assert "the probe error by 1.00" in learning.learning_answer(none_does)
 
 
 def test_what_was_not_run_and_what_costs_accuracy_is_told_apart() -> None:
@@ -92,6 +94,20 @@ def test_the_figure_and_the_table_show_every_gamma() -> None:
     assert len(fig.axes) == 5 * len(learning.QUANTITIES)
     assert len(learning.by_gamma(figure)) == len(figure.table) / 5
     assert learning.further(figure).empty
+
+
+def test_the_live_figure_has_every_replica_of_every_gamma() -> None:
+    figure = world(lambda g, labels, network: 0.2 - 0.1 * g)
+    numbers = live.gammas(figure).numbers
+    networks, quantities = (knob["options"] for knob in numbers["knobs"])
+    at = [networks.index(LARGE), quantities.index("probe error on the targets [%]")]
+    panel = next(p for p in numbers["panels"] if p["at"] == at)
+    assert panel["x"] == ["-0.3", "-0.1", "0", "0.1", "0.3"]
+    values = 100 * figure.values("probe_error", LARGE)
+    (classes, permuted) = panel["series"]
+    assert classes["points"]["4"] == pytest.approx(values.loc[0.3].tolist())
+    assert [*permuted["points"]] == ["2", "3", "4"]
+    assert live.gammas(EMPTY).still is None
 
 
 def test_of_networks_that_were_trained_twice_the_measured_ones_stay(store: Store) -> None:

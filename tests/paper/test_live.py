@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import browsing
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from playwright.sync_api import Browser, Page
@@ -17,6 +18,7 @@ from worlds import ARMS, panel, papers_world, world
 
 from psplib.experiments import scales
 from psplib.paper import live, statistics
+from psplib.paper.entropy_learning import COLUMNS, FigureLearning
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.paper.plane import LABELS
@@ -219,3 +221,32 @@ def test_a_reader_prunes_by_hand_before_the_answer_is_shown(page_of, minima: Fig
         )
     page.get_by_role("button").click()
     assert answer(page).endswith("LOBSTER takes 40, T = 0.02: loss 0.1049, 1.049 ×.")
+
+
+@needs_chromium
+def test_panels_answer_to_their_knobs_and_to_keys(page_of: Callable) -> None:
+    rows = [
+        {"network": "LeNet-300, MNIST", "gamma": gamma, "labels": labels, "replica": replica}
+        | {"validation_error": 0.02, "test_error": 0.02 + gamma + 0.01 * replica}
+        | {"first": 5 + gamma, "joint": 9.0, "mutual": 0.1, "probe_error": 0.3}
+        for gamma, labels in ((0.0, "classes"), (0.1, "classes"), (0.1, "permuted"))
+        for replica in (0, 1)
+    ]
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    panel = scales.entropy_learning("quick")
+    page = page_of(live.gammas(FigureLearning(panel, table, (), ())))
+    svg = page.locator("svg[role=img]")
+    svg.press("ArrowRight")
+    low, high = statistics.interval([2.0, 3.0]).low, statistics.interval([2.0, 3.0]).high
+    assert answer(page) == f"given the class, 0: 2.5 [{low:.4g}, {high:.4g}], n = 2".replace(
+        "-", "−"
+    )
+    svg.press("ArrowRight")
+    svg.press("ArrowRight")
+    assert answer(page).startswith("given the class, 0.1: 12.5 ")
+    page.get_by_label("quantity").select_option("first-order entropy [bits]")
+    assert "Point at the figure" in answer(page)
+    svg.press("ArrowRight")
+    assert answer(page) == "given the class, 0: 5 [5, 5], n = 2"
+    page.get_by_label("quantity").select_option("λ₁")
+    assert answer(page) == "Not computed."

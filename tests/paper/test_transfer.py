@@ -9,7 +9,7 @@ from worlds import panel, papers_world
 from worlds import world as minima
 
 from psplib.experiments import scales
-from psplib.paper import ledger, transfer
+from psplib.paper import ledger, live, transfer
 from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.transfer import COLUMNS, TUNED, FigureTransfer
 
@@ -119,8 +119,22 @@ def test_the_path_and_fine_tuning_have_verdicts_of_their_own() -> None:
 
 def test_networks_stand_at_the_goal_that_is_nearest_or_at_the_end() -> None:
     rows = world(papers).rows(SOURCE)
-    found = transfer.levels(rows[rows["point"] > 0], SOURCE.goals)
-    assert set(found) == {"95 %", "98.5 %"}
+    found, each = transfer.levels(rows[rows["point"] > 0], SOURCE.goals)
+    assert each == ["95.0 %", "98.5 %"]
+    assert set(found) == {*each}
+
+
+def test_the_live_figure_has_a_value_for_each_gradual_run() -> None:
+    numbers = live.probes(world(papers)).numbers
+    panel = next(p for p in numbers["panels"] if p["at"] == [0, 0, 0])
+    assert numbers["knobs"][2]["options"][0] == "100"
+    assert panel["x"] == ["95.0 %", "98.5 %"]
+    gradual, rewound, *_ = panel["series"]
+    expected = [100 * (0.2 + noise(seed)) for seed in range(4)]
+    assert gradual["points"]["1"] == pytest.approx(expected)
+    assert rewound["points"]["0"] == pytest.approx([2 + e for e in expected])
+    assert [(level["name"], level["value"]) for level in panel["levels"]] == [("raw pixels", 30.01)]
+    assert live.probes(EMPTY).still is None
 
 
 def test_one_target_is_enough_for_potentially() -> None:
