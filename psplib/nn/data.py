@@ -125,9 +125,9 @@ class Data:
 
     @property
     def is_augmented(self) -> bool:
-        """Whether training images are cropped and flipped at random: those of CIFAR-10 (He et al.,
-        2016, section 4.2)."""
-        return self.name == "cifar10"
+        """Whether training images are cropped and flipped at random: those of CIFAR-10 in colour
+        (He et al., 2016, section 4.2)."""
+        return self.name == "cifar10" and self.train.x.shape[1] == 3
 
 
 def folders() -> list[Path]:

@@ -183,7 +183,9 @@ def test_on_the_way_weights_are_asked_for_where_they_were_kept() -> None:
 TUNED = FineTuning(REWOUND, ("mnist",), epochs=2, batch_size=50)
 
 
-def test_fine_tuning_is_descent_on_the_target_under_the_mask(tiny: Data) -> None:
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])  # grey, not cropped and flipped
+def test_fine_tuning_is_descent_on_the_target_under_the_mask(name: str, tiny: Data) -> None:
+    tiny = dataclasses.replace(tiny, name=name)
     network = found()[1]
     table = dataclasses.replace(TUNED, epochs=1, batch_size=300).analyse([tiny], [network])
     model = with_weights(models.build("lenet-300", 0), network.weights)
