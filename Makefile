@@ -24,7 +24,7 @@ TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup assets book picture lab check test lint format bench reproduce lock clean
+.PHONY: help setup assets book pdf picture lab check test lint format bench reproduce lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ assets: $(ASSETS) ## fetch the browser scripts that let the book work offline
 
 book: setup assets ## build _build/html/index.html; SCALE=published (default), smoke, quick or paper
 	@$(PY) -m psplib book --scale $(SCALE)
+
+pdf: setup assets ## print the book to _build/html/psplib.pdf, linked from its first page (needs Chromium)
+	@$(PY) -m psplib book --scale $(SCALE) --pdf
 
 picture: setup ## draw README's picture from the published results
 	@$(PY) -m psplib.paper.front > book/_static/abstract.svg.new
@@ -100,5 +103,7 @@ $(ASSETS): package.json package-lock.json .npmrc $(SETUP)
 	@cp node_modules/@jupyter-widgets/html-manager/dist/{embed.js,*.woff2} $(@D)
 	@cp node_modules/mathjax/es5/tex-svg.js $(@D)
 	@cp -R node_modules/mathjax/es5/input/tex/extensions $(@D)/input/tex
+	@# For the tests alone: a hidden name is not copied into the site.
+	@cp node_modules/axe-core/axe.min.js $(@D)/.axe.js
 	@rm -rf node_modules
 	@touch $@

@@ -1,1 +1,1 @@
-"""Side-by-side measurements: `make bench`. Every figure is a ratio taken within one run."""
+"""Side-by-side measurements: `make bench`, ratios taken within one run; and, by itself, `pages`."""

@@ -79,11 +79,12 @@ def command(function: Callable[..., None]) -> Any:
 @command
 @click.option("--scale", default=PUBLISHED, show_default=True)
 @DEVICE
-def book(scale: str, device: str) -> None:
+@click.option("--pdf", is_flag=True, help="Print it to _build/html/psplib.pdf, too, by Chromium.")
+def book(scale: str, device: str, pdf: bool) -> None:
     """Run the chapters and build _build/html/index.html."""
     from psplib.book import build as book
 
-    click.echo(f"The book is ready: {os.path.relpath(book.build_book(scale, device))}")
+    click.echo(f"The book is ready: {os.path.relpath(book.build_book(scale, device, pdf=pdf))}")
 
 
 @command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urldefrag, urlsplit
 
 from playwright.sync_api import Browser, Error, Locator, Page
@@ -19,6 +21,7 @@ from playwright.sync_api import Browser, Error, Locator, Page
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+AXE = Path(__file__).parents[1] / "book" / "_static" / "vendor" / ".axe.js"
 WIDE, NARROW = 1280, 390
 PATIENCE = 2_000  # milliseconds in which a picture changes
 READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text of normal size
@@ -26,11 +29,13 @@ READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text of normal size
 
 @contextmanager
 def visit(
-    browser: Browser, address: str, root: Path, width: int = WIDE
+    browser: Browser, address: str, root: Path, width: int = WIDE, theme: Any = "light"
 ) -> Iterator[tuple[Page, list[str]]]:
     """A loaded page, and what went wrong on the way: a list that grows while the page is open."""
     faults: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": 900})
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
+    )
     page = context.new_page()
 
     def requested(url: str) -> None:
@@ -154,6 +159,24 @@ def contrast(page: Page) -> list[str]:
     )
 
 
+def accessibility(page: Page) -> list[str]:
+    """What axe-core finds fault with: by all its rules of WCAG 2.2, A and AA, of good practice, and
+    those that it still tries out."""
+    assert AXE.is_file(), f"{AXE} is missing: `make assets` fetches it"
+    page.add_script_tag(path=AXE)
+    return page.evaluate(
+        """async () => {
+          const of = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+          const values = axe.getRules([...of, "experimental"]).map(rule => rule.ruleId);
+          // Not preloaded: a browser forbids the page of a file to read its style sheets.
+          const options = { runOnly: { type: "rule", values }, preload: false };
+          const { violations } = await axe.run(document, options);
+          return violations.flatMap(({ id, nodes }) =>
+            nodes.map(n => `${id}: ${n.target} ${n.html.slice(0, 100)}`));
+        }"""
+    )
+
+
 def found(page: Page) -> list[str]:
     """The pages that the search has listed."""
     # Results come one by one; the summary has their number when all are there.
@@ -267,10 +290,12 @@ def download(address: str, name: str) -> str:
     head, _, text = address.partition(",")
     try:
         content = base64.b64decode(text) if head.endswith(";base64") else unquote_to_bytes(text)
+        if name.endswith(".gz"):
+            content, name = gzip.decompress(content), name.removesuffix(".gz")
         if name.endswith(".svg"):
             if not ElementTree.fromstring(content).tag.endswith("svg"):
                 return "is no SVG"
-        elif name.endswith(".json"):
+        elif name.endswith((".json", ".ipynb")):
             if not json.loads(content):
                 return "is empty"
         elif name.endswith(".csv"):
@@ -279,6 +304,6 @@ def download(address: str, name: str) -> str:
                 return "is no table"
         elif not content:
             return "is empty"
-    except (ValueError, ElementTree.ParseError) as error:
+    except (ValueError, OSError, EOFError, ElementTree.ParseError) as error:
         return f"cannot be read: {error}"
     return ""

@@ -406,7 +406,7 @@ globalThis.document?.addEventListener("DOMContentLoaded", () => {
       this.maps = [0, 1].map((l) =>
         Array.from({ length: WIDTH }, (_, i) => make("canvas", { width: CELLS, height: CELLS, role: "img" })));
       this.element = make("section", { className: "pg-net" },
-        make("p", { className: "pg-title", style: `--line: ${color}` }, title), this.decision.canvas, this.words,
+        make("h2", { className: "pg-title", style: `--line: ${color}` }, title), this.decision.canvas, this.words,
         ...this.maps.map((maps, l) => make("div", {},
           make("p", { className: "pg-caption" }, `Layer ${l + 1}: where each neuron is on, and its H(z) in bits`),
           make("div", { className: "pg-maps" },
@@ -620,7 +620,7 @@ globalThis.document?.addEventListener("DOMContentLoaded", () => {
       make("div", { className: "pg-buttons" }, ...Object.values(buttons)), status, legend,
       make("div", { className: "pg-nets" }, g.element, s.element),
       make("div", { className: "pg-charts" }, ...charts.map((chart, i) =>
-        make("section", {}, make("p", { className: "pg-title" }, titles[i]), chart.canvas))));
+        make("section", {}, make("h2", { className: "pg-title" }, titles[i]), chart.canvas))));
 
     function restart() {
       pause();

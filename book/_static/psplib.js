@@ -58,3 +58,66 @@ addEventListener("DOMContentLoaded", () => {
     filter();
   }
 });
+
+// Downloads are compressed in the page; what is saved is not.
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest('a[download$=".gz"]');
+  if (!link) return;
+  event.preventDefault();
+  const packed = (await fetch(link.href)).body.pipeThrough(new DecompressionStream("gzip"));
+  const href = URL.createObjectURL(await new Response(packed).blob());
+  Object.assign(document.createElement("a"), { download: link.download.slice(0, -3), href }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+});
+
+// What a link leads to is shown beside it, on hover and on focus; it stays while pointed at, and goes with Escape.
+addEventListener("DOMContentLoaded", () => {
+  const links = "a[data-preview]";
+  const said = Object.assign(document.createElement("div"), { id: "psplib-preview", hidden: true });
+  said.setAttribute("role", "tooltip");
+  document.querySelector("article")?.append(said);
+  let of = null, leaving;
+  function show(link) {
+    clearTimeout(leaving);
+    if (link === of) return;
+    hide();
+    of = link;
+    said.innerHTML = link.dataset.preview;
+    said.hidden = false;
+    link.setAttribute("aria-describedby", said.id);
+    place();
+  }
+  function place() {
+    if (!of) return;
+    const at = of.getClientRects()[0], room = document.documentElement.clientWidth - said.offsetWidth - 8;
+    said.style.left = `${Math.max(8, Math.min(at.left, room))}px`;
+    said.style.top = `${at.bottom + 4}px`;
+  }
+  function hide() {
+    of?.removeAttribute("aria-describedby");
+    of = null;
+    said.hidden = true;
+  }
+  for (const event of ["mouseover", "focusin"])
+    document.addEventListener(event, ({ target }) => {
+      const link = target.closest(links);
+      if (link) show(link);
+      else if (said.contains(target)) clearTimeout(leaving);
+      else if (of) { clearTimeout(leaving); leaving = setTimeout(hide, 200); }
+    });
+  addEventListener("keydown", ({ key }) => { if (key === "Escape") hide(); });
+  addEventListener("scroll", place, { passive: true });
+});
+
+// What scrolls sideways gets the focus from the theme; it needs a role and a name of its own.
+addEventListener("load", () => {
+  let count = 0;
+  function name() {
+    for (const wide of document.querySelectorAll('article :is(div, pre)[tabindex="0"]:not([role])')) {
+      wide.setAttribute("role", "region");
+      wide.setAttribute("aria-label", `wide content ${(count += 1)}`);
+    }
+  }
+  new MutationObserver(name).observe(document.body, { subtree: true, attributeFilter: ["tabindex"] });
+  name();
+});

@@ -33,12 +33,15 @@ SEAL = ".sha256"  # beside an executed chapter: the digest of what was written
 MADE_FROM = ".made-from"  # among the pages: the digest of their sources and of themselves
 
 
-def build_book(scale: str, device: str = "auto", output: Path | None = None) -> Path:
+def build_book(
+    scale: str, device: str = "auto", output: Path | None = None, pdf: bool = False
+) -> Path:
     """Make the runs of a scale, execute the chapters and render the book; its first page's path.
 
     The pages are `<output>/html`, replaced when all new ones are there; `output` is `_build` in the
     checkout unless given. Executed chapters are kept in `<output>/executed`; the templates are not
-    touched. Who builds into the same folder at the same time waits.
+    touched. With `pdf` they are printed to `<output>/html/psplib.pdf`, too. Who builds into the
+    same folder at the same time waits.
     """
     scales.check_scale(scale, 0)
     errors.one_of("device", device, errors.DEVICES)
@@ -53,10 +56,10 @@ def build_book(scale: str, device: str = "auto", output: Path | None = None) -> 
         apart([(make_runs, scale, device)])
     output = (output or root / "_build").absolute()
     with files.locked(output / ".lock"):
-        return _build(root, {"scale": scale, "device": device}, output)
+        return _build(root, {"scale": scale, "device": device}, output, pdf)
 
 
-def _build(root: Path, parameters: dict[str, str], output: Path) -> Path:
+def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool) -> Path:
     sources = chapters(root)
     # The largest first, so that no core waits for it alone in the end.
     templates = sorted(
@@ -91,14 +94,21 @@ def _build(root: Path, parameters: dict[str, str], output: Path) -> Path:
         p.relative_to(root): executed.get(p, p) for p in [root / "_toc.yml", *sources, *beside]
     }
     wanted[Path("_config.yml")] = config
-    offered = {Path("book", t.name): binder.notebook(t, address, commit) for t in templates}
-    made_from = fingerprint(common, _digests(wanted), _digests(offered))
+    offered = {t.name: binder.notebook(t, address, commit) for t in templates}
+    made_from = fingerprint(common, _digests(wanted | {Path(n): c for n, c in offered.items()}))
     html = output / "html"
     if _text(html / MADE_FROM) != fingerprint(made_from, contents(html)):
         from psplib.book import pages
 
         apart([(pages.render, wanted, offered, html)])
         files.write(html / MADE_FROM, fingerprint(made_from, contents(html)).encode())
+    if pdf:
+        from psplib.book import printed
+
+        if not (html / printed.NAME).exists():
+            names = [p.relative_to(root).with_suffix(".html").as_posix() for p in sources]
+            apart([(printed.print_book, html, names)])
+            files.write(html / MADE_FROM, fingerprint(made_from, contents(html)).encode())
     return html / "index.html"
 
 

@@ -1,14 +1,10 @@
-"""Executed chapters and prose -> pages, by Jupyter Book.
-
-Without JavaScript a page has MathML in the place of its formulas, and a picture in that of each
-widget.
-"""
+"""Executed chapters and prose -> pages, by Jupyter Book; `markup` completes them."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import html as markup
+import hashlib
+import html
 import io
 import json
 import os
@@ -19,29 +15,24 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import jupyter_book.sphinx  # slow to import: once, before a process is forked that needs it
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
 from jupyter_book.cli.main import main as jupyter_book_command
 
+from psplib.book import markup
 from psplib.core import files
 from psplib.core.errors import PsplibError
 
 LOADED = jupyter_book.sphinx
-FORMULA = re.compile(r'<(div|span) class="math notranslate nohighlight"[^>]*>(.*?)</\1>', re.DOTALL)
 LOADED_FILE = re.compile(r'<(?:script|link|img)\b[^>]*?\s(?:src|href)="([^"?#:]+)[^":]*"')
-VIEW = "application/vnd.jupyter.widget-view+json"
-WIDGET = re.compile(rf'<script type="{re.escape(VIEW)}">\s*(\{{.*?\}})\s*</script>', re.DOTALL)
-NO_FORMULAS = "<noscript><style>.math { display: none !important }</style></noscript></head>"
 
 
-def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], html: Path) -> None:
+def render(wanted: Mapping[Path, Path | bytes], offered: Mapping[str, bytes], site: Path) -> None:
     """Render a book from its files, `{path in its source: original or content}`, to the folder
-    `html`, which is replaced when all of it is there. `beside`: files to put beside the pages, as
-    they are. `PsplibError` with the warnings, if there are any, or if a page loads what is not
+    `site`, which is replaced when all of it is there. `offered`: notebooks that pages let download,
+    by name. `PsplibError` with the warnings, if there are any, or if a page loads what is not
     there.
     """
     os.environ.pop("SOURCE_DATE_EPOCH", None)  # Sphinx would write its year for the book's
-    source, work = html.with_name("source"), html.with_name("sphinx")
+    source, work = site.with_name("source"), site.with_name("sphinx")
     for folder in (source, work):
         shutil.rmtree(folder, ignore_errors=True)
     for path, original in wanted.items():
@@ -58,59 +49,51 @@ def render(wanted: Mapping[Path, Path | bytes], beside: Mapping[Path, bytes], ht
                 f"Jupyter Book warns, and the book is not built:\n{told.getvalue()}{error}"
             ) from None
     made = work / "_build" / "html"
-    without_scripts(made, dict(_stills(source)))
-    for path, content in beside.items():
-        (made / path).write_bytes(content)
-    slim(made, beside)
+    written = {p.name: p.read_bytes() for p in (made / "_sources").rglob("*.*")}
+    finish(made, dict(_stills(source)), {**written, **offered})
+    slim(made)
     check_loads(made)
-    replace(html, made)
+    replace(site, made)
     shutil.rmtree(work)
 
 
-def without_scripts(made: Path, stills: Mapping[str, str | tuple[bytes, str]]) -> None:
-    """Give pages what stands for formulas and widgets where no script runs. `stills`: by the name
-    of a widget's model, HTML, or a PNG and its words."""
+def finish(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes]) -> None:
+    """Complete the pages of a site. `stills`: HTML that stands for a widget, by the name of its
+    model; `sources`: what a page offers as its source, by name."""
+    texts = {
+        path.relative_to(made).as_posix(): path.read_text(encoding="utf-8")
+        for path in made.rglob("*.html")
+        if "_static" not in path.parts
+    }
+    said = markup.previews(texts)
+    images = made / "_images"
+    files.make_folder(images)
+    for path, text in texts.items():
+        page = made / path
 
-    def formula(found: re.Match[str]) -> str:
-        tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", markup.unescape(found[2]).strip())
-        try:
-            said = tex2mathml(tex, as_block=found[1] == "div")
-            said = re.sub(r">\s+<", "><", said)
-        except MathError:
-            said = f"<code>{markup.escape(tex)}</code>"
-        return f"{found[0]}<noscript>{said}</noscript>"
+        def put(png: bytes, folder: Path = page.parent) -> str:
+            kept = images / f"{hashlib.sha256(png).hexdigest()[:20]}.png"
+            kept.write_bytes(png)
+            return Path(os.path.relpath(kept, folder)).as_posix()
 
-    for page in made.rglob("*.html"):
-
-        def widget(found: re.Match[str], folder: Path = page.parent) -> str:
-            name = str(json.loads(found[1])["model_id"])
-            still = stills.get(name, "")
-            if isinstance(still, tuple):
-                path = made / "_images" / f"{name}.png"
-                files.make_folder(path.parent)
-                path.write_bytes(still[0])
-                address = Path(os.path.relpath(path, folder)).as_posix()
-                still = f'<img src="{address}" alt="{markup.escape(still[1])}">'
-            return f"{found[0]}<noscript>{still}</noscript>"
-
-        text = page.read_text(encoding="utf-8")
-        changed = WIDGET.sub(widget, FORMULA.sub(formula, text))
-        if changed != text:
-            page.write_text(changed.replace("</head>", NO_FORMULAS, 1), encoding="utf-8")
+        changed = markup.named(markup.previewed(text, path, said))
+        changed = markup.packed(markup.without_scripts(changed, stills), sources)
+        page.write_text(markup.apart(changed, put), encoding="utf-8")
 
 
-def _stills(source: Path) -> Iterator[tuple[str, str | tuple[bytes, str]]]:
-    """What chapters put beside their widgets."""
+def _stills(source: Path) -> Iterator[tuple[str, str]]:
+    """What chapters put beside their widgets, by the name of a widget's model."""
     for path in source.rglob("*.ipynb"):
         for cell in json.loads(path.read_bytes())["cells"]:
             for output in cell.get("outputs", []):
                 data = output.get("data", {})
-                if VIEW not in data:
+                if markup.VIEW not in data:
                     continue
-                name = data[VIEW]["model_id"]
+                name = data[markup.VIEW]["model_id"]
                 if "image/png" in data:
-                    words = output["metadata"].get("image/png", {}).get("alt", "")
-                    yield name, (base64.b64decode(data["image/png"]), words)
+                    words = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
+                    png = "".join(data["image/png"].split())
+                    yield name, f'<img src="data:image/png;base64,{png}" alt="{words}">'
                 elif "text/html" in data:
                     yield name, "".join(data["text/html"])
 
@@ -126,15 +109,14 @@ def check_loads(html: Path) -> None:
                 )
 
 
-def slim(html: Path, beside: Mapping[Path, bytes]) -> None:
-    """Leave out of a site what no reader opens: source maps, catalogues of translations, and the
-    outputs of the notebooks that its pages let download."""
-    for path in html.rglob("*.map"):
-        path.unlink()
-    shutil.rmtree(html / "_static" / "locales", ignore_errors=True)
-    for path, content in beside.items():
-        if (source := html / "_sources" / path).exists():
-            source.write_bytes(content)
+def slim(made: Path) -> None:
+    """Leave out of a site what no page opens: source maps, fonts for browsers of long ago,
+    catalogues of translations, and sources, which their pages carry."""
+    for path in made.rglob("*"):
+        if path.suffix in (".map", ".ttf"):
+            path.unlink()
+    for name in ("_static/locales", "_sources"):
+        shutil.rmtree(made / name, ignore_errors=True)
 
 
 def replace(folder: Path, new: Path) -> None:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from psplib.core.config import canonical
 from psplib.experiments.designs import Design, Minima, Panel
+from psplib.paper.slide import drawn_png
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
@@ -169,11 +170,10 @@ def picture_in_html(fig: Figure) -> str:
 
 
 def _png(fig: Figure) -> bytes:
-    png = io.BytesIO()
     with mpl.rc_context(STYLE):
-        fig.savefig(png, format="png", metadata={"Software": None})
+        png = drawn_png(fig, 256)
     fig.set_layout_engine("none")  # all has its place now, in the SVG too
-    return png.getvalue()
+    return png
 
 
 def describe(fig: Figure) -> str:

@@ -30,13 +30,18 @@ Slides = dict[tuple[str, ...], Slide]
 
 def draw_slide(fig: Figure, alt: str, colours: int = 64) -> Slide:
     """A palette of `colours` makes a picture a quarter as large: a page has about a hundred."""
+    return Slide(alt.replace("\u00a0", " "), drawn_png(fig, colours, DPI))
+
+
+def drawn_png(fig: Figure, colours: int, dpi: float | None = None) -> bytes:
+    """A figure as PNG with a palette of `colours`; matplotlib sets its resolution, unless `dpi`."""
     from PIL import Image
 
     drawn, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    fig.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
     with Image.open(drawn) as picture:
         # Median cut, the default, would turn the few pixels of a rare colour into another one.
         method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
         palette = picture.convert("RGB").quantize(colours, method, dither=dither)
     palette.save(small, format="PNG", optimize=True)
-    return Slide(alt.replace("\u00a0", " "), small.getvalue())
+    return small.getvalue()

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from psplib.book import build, pages
+from psplib.book import build, markup
 from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
 from psplib.experiments.plane import Map
@@ -78,7 +78,7 @@ def shown(notebook: nbformat.NotebookNode) -> list[tuple[str, str, str]]:
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         for kind, content in output.get("data", {}).items()
-        if kind not in ("text/plain", pages.VIEW)  # widgets have new names each time
+        if kind not in ("text/plain", markup.VIEW)  # widgets have new names each time
     ]
 
 

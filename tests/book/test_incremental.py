@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
+import json
 import os
 import re
 import shutil
@@ -19,7 +22,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Markdown
 from IPython.utils.capture import capture_output
 
-from psplib.book import build, execution, pages
+from psplib.book import build, execution, markup, pages
 from psplib.core import files
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
@@ -235,7 +238,7 @@ def test_a_book_with_a_warning_leaves_the_old_pages(
     first = build.build_book(scales.PUBLISHED, "cpu", book / "_build")
     html = first.parent
     assert "from b" in (html / "book" / "b.html").read_text()
-    assert (html / "book" / "b.ipynb").exists()
+    assert 'download="b.ipynb.gz"' in (html / "book" / "b.html").read_text()
     assert re.search(r"©[^<]*2026", (html / "book" / "b.html").read_text())
     (book / "book" / "index.md").write_text("# One\n\n[none](none.md)\n")
     with pytest.raises(PsplibError, match="Jupyter Book warns") as refused:
@@ -348,15 +351,54 @@ def test_an_experiment_without_results_is_the_papers_without_runs(
     assert not any(store.has(c) for c in found.runs(store))
 
 
-def test_a_site_lets_notebooks_be_downloaded_without_outputs_and_has_no_source_maps(
-    tmp_path: Path,
-) -> None:
+def test_a_site_has_no_source_maps_and_pages_carry_their_sources(tmp_path: Path) -> None:
     for name in ("_sources/book/a.ipynb", "_static/a.js", "_static/a.js.map", "_static/locales/x"):
         files.make_folder((tmp_path / name).parent)
-        (tmp_path / name).write_text("long")
-    pages.slim(tmp_path, {Path("book/a.ipynb"): b"short", Path("book/b.ipynb"): b"none"})
-    left = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*.*")}
-    assert left == {"_sources/book/a.ipynb": "short", "_static/a.js": "long"}
+        (tmp_path / name).write_text("x")
+    pages.slim(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*.*")] == ["a.js"]
+    links = '<a download href="a.ipynb">x</a> <a href="../_sources/book/a.ipynb" target="_blank"'
+    found = re.findall(
+        r'download="a.ipynb.gz" href="data:application/gzip;base64,([^"]+)"',
+        markup.packed(links, {"a.ipynb": b"without outputs"}),
+    )
+    assert [gzip.decompress(base64.b64decode(f)) for f in found] == [b"without outputs"] * 2
+
+
+def test_pictures_leave_a_page_for_files_the_same_one_once(tmp_path: Path) -> None:
+    one, other = (base64.b64encode(b).decode() for b in (b"one", b"other"))
+    image = '<img src="data:image/png;base64,{}" alt="x">'
+    state = json.dumps({"value": image.format(one)})
+    (tmp_path / "a.html").write_text(image.format(one) + image.format(other) + state)
+    pages.finish(tmp_path, {}, {})
+    text = (tmp_path / "a.html").read_text()
+    kept = {p.read_bytes(): f"_images/{p.name}" for p in (tmp_path / "_images").iterdir()}
+    assert kept.keys() == {b"one", b"other"}
+    first, second = (f'<img loading="lazy" src="{kept[b]}" alt="x">' for b in (b"one", b"other"))
+    assert text.startswith(first + second)
+    assert json.loads(text.removeprefix(first + second)) == {"value": first}
+
+
+def test_links_say_what_terms_references_and_equations_are() -> None:
+    math = '<{0} class="math notranslate nohighlight"{1}>\\({2}\\)</{0}>'
+    there = {
+        "book/glossary.html": '<dt id="term-A">A<a href="#">#</a></dt>\n<dt id="term-B">B</dt>'
+        "<dd><p>" + math.format("span", "", "x") + ' <a href="x">y</a>.</p>\n</dd>',
+        "book/references.html": '<div class="citation" id="id1" role="doc-biblioentry">\n'
+        "<p>Z. 2020.</p>\n</div>",
+        "book/four.html": math.format("div", ' id="eq-4"', "y \\tag{4}"),
+    }
+    said = markup.previews(there)
+    assert said["book/glossary.html#term-A"] == said["book/glossary.html#term-B"]
+    assert said["book/glossary.html#term-A"].endswith("<mi>x</mi></math> y.</p>")
+    assert said["book/references.html#id1"] == "<p>Z. 2020.</p>"
+    assert "<mi>y</mi></math> (4)" in said["book/four.html#eq-4"]
+    link = '<a class="reference internal" href="{}" title="old">'
+    shown = markup.previewed(link.format("../references.html#id1"), "book/api/x.html", said)
+    assert 'data-preview="&lt;p&gt;Z. 2020.&lt;/p&gt;">' in shown
+    assert "old" not in shown
+    other = link.format("references.html#id2")
+    assert markup.previewed(other, "book/x.html", said) == other
 
 
 # --- processes of their own -----------------------------------------------------------------------

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import browsing
+import nbformat
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from psplib.book import pages as pages_of
+from psplib.book import markup
 from psplib.experiments import scales
 
 VENDOR = Path(__file__).parents[2] / "book" / "_static" / "vendor"
@@ -32,8 +34,12 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         assert "psplib-verdict" in pages[chapter], chapter
         assert "not there yet" not in pages[chapter], chapter
     for name in ("figure_1", *scales.PANELS):
-        assert f'download="{name}.csv"' in pages["figure_1"]
+        assert f'download="{name}.csv.gz"' in pages["figure_1"]
     assert "injected" not in pages["figure_1"]
+    for chapter in chapters:
+        assert pages[chapter].count('href="glossary.html#term-LOBSTER" data-preview="') == 1, (
+            chapter
+        )
     assert pages["provenance"].count("digits (scikit-learn)") == 15 + 3 * 10 + 19 + 21 + 17 + 2 * 7
     assert "Frankle" in pages["references"]
 
@@ -92,6 +98,48 @@ def test_every_page_fits_and_can_be_read(site: Path, browser: Browser, width: in
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
 
 
+SEEN_BY_AXE = [(browsing.WIDE, "light", None)] + [
+    (width, theme, {"index", "figure_1", "figure_4", "claims", "playground"})
+    for width, theme in ((browsing.WIDE, "dark"), (browsing.NARROW, "light"))
+]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "theme", "names"), SEEN_BY_AXE)
+def test_axe_finds_nothing(
+    site: Path, browser: Browser, width: int, theme: str, names: set[str] | None
+) -> None:
+    faults = {}
+    for path in pages(site):
+        if names is None or path.stem in names:
+            with browsing.visit(browser, path.as_uri(), site, width, theme) as (page, _):
+                faults[path.name] = browsing.accessibility(page)
+    assert {name: wrong for name, wrong in faults.items() if wrong} == {}
+
+
+@needs_chromium
+def test_a_download_is_unpacked_and_a_link_shows_what_it_leads_to(
+    site: Path, browser: Browser, tmp_path: Path
+) -> None:
+    with browsing.visit(browser, (site / "book" / "figure_4.html").as_uri(), site) as (page, _):
+        for name in ("figure_4a.csv", "figure_4.ipynb"):
+            with page.expect_download() as saved:
+                page.locator(f'.psplib-downloads a[download="{name}.gz"]').first.click()
+            assert saved.value.suggested_filename == name
+            saved.value.save_as(tmp_path / name)
+        link, shown = page.locator("a[data-preview]").first, page.locator("#psplib-preview")
+        assert not shown.is_visible()
+        link.focus()
+        assert shown.is_visible()
+        assert link.get_attribute("aria-describedby") == "psplib-preview"
+        assert len(shown.inner_text()) > 20
+        assert browsing.accessibility(page) == []
+        page.keyboard.press("Escape")
+        assert not shown.is_visible()
+    assert nbformat.read(tmp_path / "figure_4.ipynb", as_version=4).cells
+    assert len(pd.read_csv(tmp_path / "figure_4a.csv")) > 1
+
+
 @needs_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_on_paper_every_page_is_black_on_white(site: Path, browser: Browser, theme: str) -> None:
@@ -126,7 +174,7 @@ def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
     page = context.new_page()
     for name in ("figure_4", "figure_2"):
         page.goto((site / "book" / f"{name}.html").as_uri())
-        formulas, widgets = page.locator(".math"), page.locator(f'script[type="{pages_of.VIEW}"]')
+        formulas, widgets = page.locator(".math"), page.locator(f'script[type="{markup.VIEW}"]')
         assert formulas.count() > 2
         assert not any(f.is_visible() for f in formulas.all())
         assert page.locator("noscript > math").count() == formulas.count()
@@ -139,16 +187,12 @@ def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
     context.close()
 
 
-def test_what_is_no_mathml_is_shown_as_it_was_typed(tmp_path: Path) -> None:
-    page = tmp_path / "a.html"
+def test_what_is_no_mathml_is_shown_as_it_was_typed() -> None:
     formula = '<span class="math notranslate nohighlight">\\({}\\)</span>'
-    widget = f'<script type="{pages_of.VIEW}">{{"model_id": "none"}}</script>'
-    page.write_text(
-        "<head></head>" + formula.format("a &lt; b") + formula.format("\\none") + widget
-    )
-    pages_of.without_scripts(tmp_path, {})
-    text = page.read_text()
-    assert "<mi>a</mi><mo>&lt;</mo><mi>b</mi>" in text
+    widget = f'<script type="{markup.VIEW}">{{"model_id": "none"}}</script>'
+    page = "<head></head>" + formula.format("a &lt; b \\tag{4}") + formula.format("\\none") + widget
+    text = markup.without_scripts(page, {})
+    assert "<mi>a</mi><mo>&lt;</mo><mi>b</mi></math> (4)</noscript>" in text
     assert "<noscript><code>\\none</code></noscript>" in text
     assert text.endswith("</script><noscript></noscript>")
     assert text.count("<style>") == 1
@@ -200,7 +244,7 @@ def page_of(tmp_path: Path, browser: Browser):
 
     def write(body: str, **options):
         path = tmp_path / "page.html"
-        path.write_text(f"<!doctype html><html><head></head><body>{body}</body></html>")
+        path.write_text(f'<!doctype html><html lang="en"><head></head><body>{body}</body></html>')
         return browsing.visit(browser, path.as_uri(), tmp_path, **options)
 
     return write
@@ -228,6 +272,11 @@ def test_what_goes_wrong_in_loading_is_noticed(page_of, body: str, fault: str) -
         (browsing.mathematics, "<code>$$</code>", "<p>$$x$$</p>"),
         (browsing.mathematics, "", '<span class="math">\\(x\\)</span>'),
         (browsing.pictures, f'<img src="{PIXEL}" alt="a dot">', f'<img src="{PIXEL}">'),
+        (
+            browsing.accessibility,
+            "<title>x</title><main><h1>x</h1><button>y</button></main>",
+            "<title>x</title><h1>x</h1><button aria-label='x'>y</button>",
+        ),
         (
             browsing.overflow,
             '<div style="overflow: auto"><pre style="width: 600px">x</pre></div>',
@@ -261,6 +310,7 @@ def test_each_check_can_fail(page_of, check, good: str, bad: str) -> None:
         ('<a download="t.csv" href="data:text/csv;base64,YSxiCjEK">x</a>', "is no table"),
         ('<a download="t.json" href="data:application/json,%7B">x</a>', "cannot be read"),
         ('<a download="t.svg" href="data:image/svg+xml;base64,">x</a>', "cannot be read"),
+        ('<a download="t.csv.gz" href="data:application/gzip;base64,YSxi">x</a>', "cannot be read"),
     ],
 )
 def test_links_that_lead_nowhere_are_noticed(tmp_path: Path, body: str, fault: str) -> None:

@@ -1,0 +1,81 @@
+"""An extension of Sphinx: where a page first uses a word of the glossary, or names an equation by
+its number, this leads there. So chapters need no roles, which other viewers show as they are typed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from psplib.book.markup import TAG
+
+GLOSSARY = "book/glossary"
+PROSE = (nodes.paragraph, nodes.term)
+# Where a word is no prose, or leads somewhere already.
+NOT_IN = (nodes.reference, nodes.title, nodes.literal, nodes.raw, nodes.math, nodes.strong)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """What Sphinx calls."""
+    app.connect("doctree-read", note_equations)
+    app.connect("doctree-resolved", link)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
+
+
+def note_equations(app: Sphinx, doctree: nodes.document) -> None:
+    """Give equations with a number an anchor, and keep where they are."""
+    known = app.env.__dict__.setdefault("psplib_equations", {})
+    for block in doctree.findall(nodes.math_block):
+        if number := TAG.search(block.astext()):
+            name = f"eq-{number[1]}"
+            block["ids"].append(name)
+            known.setdefault(f"Eq. ({number[1]})", (app.env.docname, name))
+
+
+def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Link what a page says first of each word of the glossary and each equation."""
+    if page == GLOSSARY or page.startswith("book/api"):
+        return
+    targets = dict(app.env.__dict__["psplib_equations"])
+    for _, word, kind, where, name, _ in app.env.get_domain("std").get_objects():
+        if kind == "term":
+            forms = word, word[0].lower() + word[1:]
+            targets |= {form + ending: (where, name) for form in forms for ending in ("", "s")}
+    words = "|".join(re.escape(w) for w in sorted(targets, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
+    said: set[Any] = set()
+    for text in list(doctree.findall(nodes.Text)):
+        if _is_prose(text):
+            parts = list(_parts(app, page, text.astext(), pattern, targets, said))
+            if len(parts) > 1:
+                text.parent.replace(text, parts)
+
+
+def _is_prose(text: nodes.Text) -> bool:
+    above, node = [], text.parent
+    while node is not None:
+        above.append(node)
+        node = node.parent
+    return any(isinstance(a, PROSE) for a in above) and not any(
+        isinstance(a, NOT_IN) for a in above
+    )
+
+
+def _parts(
+    app: Sphinx, page: str, text: str, pattern: re.Pattern[str], targets: Any, said: set[Any]
+) -> Iterator[nodes.Node]:
+    end = 0
+    for found in pattern.finditer(text):
+        where, name = target = targets[found[0]]
+        if target in said or where == page:
+            continue
+        said.add(target)
+        yield nodes.Text(text[end : found.start()])
+        address = app.builder.get_relative_uri(page, where)
+        yield nodes.reference("", found[0], internal=True, refuri=f"{address}#{name}")
+        end = found.end()
+    yield nodes.Text(text[end:])
