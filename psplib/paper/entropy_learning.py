@@ -180,6 +180,9 @@ CLAIMS = {
     "that gamma is negative",
 }
 
+# Of the claims those that the chapter's first sentence rests on.
+ANSWER = ("more general", "It is the classes")
+
 
 def learning_claims(figure: FigureLearning) -> list[Verdict]:
     """The registered prediction of every network, its controls, and whether what was rewarded rose

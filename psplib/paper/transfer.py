@@ -63,6 +63,8 @@ COMPARED = (
     "restructured-layer",
     "narrow",
 )
+# Of the claims those that the chapter's first sentence rests on.
+ANSWER = ("than those of one-shot networks (", "Potentially", "raw pixels")
 TUNED = ("network", "arm", "replica", "lobster_seed", "target", "error")
 KEY = ("network", "arm", "replica", "lobster_seed", "point", "target", "layers", "shots")
 COLUMNS = (*KEY, "sparsity", "error", "sd", "neurons", "penalty", "test_error", *ORDERS)
@@ -354,6 +356,8 @@ def answer_of_transfer(figure: FigureTransfer) -> str:
             f"one-shot networks minus that of gradual ones is {plus_minus(effect)} points "
             f"({counted(effect.n, 'gradual run')})"
         )
+        if len(tuned := tuned_differences(figure, source)):
+            text += f", where the networks are fine-tuned {plus_minus(tuned.mean(axis=1))}"
         if len(pixels):
             gap = interval(pixels.mean(axis=1))
             ahead = "worse" if gap.mean > 0 else "better"

@@ -149,6 +149,10 @@ def test_the_networks_of_a_store_are_those_of_its_tables(smoke_minima: Store) ->
     assert errors["rewound"].tolist() == table["test_error"].tolist()
     points = smoke_minima.load(retraining.lobster).table("points")
     assert errors["lobster", -1] == points["test_error"].iloc[-1]
+    tuned = compute(panel.fine_tuning(source, retraining), smoke_minima, torch.device("cpu"))
+    assert tuned is not None
+    check_run(tuned, (FineTuning, Retraining, Lobster), smoke_minima)
+    assert len(tuned.table("errors")) == len(these) * len(source.targets)
 
 
 def test_where_no_weights_were_kept_the_best_network_is_taken_and_pixels_with_the_dense_one(

@@ -61,7 +61,9 @@ def test_verdicts_where_the_paper_is_right() -> None:
     assert figure.networks == tuple(numbers)
     for network, number in numbers.items():
         assert verdicts(figure, network) == [HOLDS] * number
-    first = learning.learning_claims(figure)[0]
+    first, second, *rest = learning.learning_claims(figure)[:5]
+    shown = [any(words in v.claim for words in learning.ANSWER) for v in (first, second, *rest)]
+    assert shown == [True] * 2 + [False] * 3
     assert (first.effect, first.n) == (pytest.approx(2.0), 5)
     assert learning.learning_answer(figure).startswith("**Yes**")
     assert len(learning.learning_in_words(figure).splitlines()) == 5

@@ -76,10 +76,12 @@ def papers(arm: str, target: str, seed: int, replica: int) -> float:
 def test_verdicts_where_the_paper_is_right() -> None:
     figure = world(papers)
     assert verdicts(figure)[:3] == [HOLDS, HOLDS, HOLDS]
-    first, _, pixels, _ = transfer.transfer_claims(figure)[:4]
+    first, _, pixels, *rest = transfer.transfer_claims(figure)[:6]
+    assert sum(any(words in v.claim for words in transfer.ANSWER) for v in rest) == 0
     assert (first.effect, first.n, first.unit) == (pytest.approx(2.0), 4, "points")
     assert pixels.effect == pytest.approx(10.0, abs=0.1)
     assert transfer.answer_of_transfer(figure).startswith("**Yes**")
+    assert "fine-tuned 2.00\u00a0±" in transfer.answer_of_transfer(figure)
     assert "raw pixels are 10.01" in transfer.answer_of_transfer(figure)
 
 
