@@ -23,7 +23,7 @@ def origin(root: Path) -> tuple[str | None, str]:
     """The address of a checkout's origin if that is on GitHub, which Binder knows; and the commit
     that is built, which links lead to: a branch moves on. None where what is built is in no commit.
     """
-    found = ORIGIN.fullmatch(git(root, "remote", "get-url", "origin") or "")
+    found = ORIGIN.fullmatch(git(root, "config", "remote.origin.url") or "")
     is_committed = git(root, "status", "--short", "--untracked-files=all", "--", *MADE_OF) == ""
     address = f"https://github.com/{found[1]}" if found and is_committed else None
     return address, git(root, "rev-parse", "HEAD") or "HEAD"

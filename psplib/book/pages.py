@@ -32,6 +32,7 @@ def render(wanted: Mapping[Path, Path | bytes], offered: Mapping[str, bytes], si
     there.
     """
     os.environ.pop("SOURCE_DATE_EPOCH", None)  # Sphinx would write its year for the book's
+    os.environ["DOCUTILSCONFIG"] = ""  # nor does the user's own change the pages
     source, work = site.with_name("source"), site.with_name("sphinx")
     for folder in (source, work):
         shutil.rmtree(folder, ignore_errors=True)

@@ -47,6 +47,10 @@ def test_links_lead_to_the_commit_of_this_checkout_and_of_no_repository_around_i
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "remote", "add", "origin", ADDRESS], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "one"], check=True)
+    # A mirror of the user's own.
+    for name, value in (("COUNT", "1"), ("KEY_0", "url.https://a.example/.insteadOf")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
     address, commit = binder.origin(tmp_path)
     assert address == ADDRESS
     assert len(commit) == 40
