@@ -12,7 +12,7 @@ from psplib.nn import data
 from psplib.paper import entropy_learning as learning
 from psplib.paper import live
 from psplib.paper.entropy_learning import COLUMNS, FigureLearning
-from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from psplib.paper.statistics import FAILS, HOLDS, NOT_COMPARABLE, NOT_RUN, UNDECIDED
 from psplib.runs.store import Store
 
 PANEL = scales.entropy_learning("paper")
@@ -76,6 +76,11 @@ def test_verdicts_where_any_penalty_does_as_well_and_where_none_does() -> None:
     assert verdicts(none_does) == [FAILS, FAILS, HOLDS, FAILS, FAILS]
     assert learning.learning_answer(none_does).startswith("**No**")
     assert "the probe error by 1.00" in learning.learning_answer(none_does)
+
+
+def test_a_control_that_costs_accuracy_is_not_comparable() -> None:
+    held = world(lambda g, labels, network: 0.2 - 0.2 * g, lambda g: 0.01 * (g in (-0.1, 0.3)))
+    assert verdicts(held) == [HOLDS, FAILS, HOLDS, FAILS, NOT_COMPARABLE]
 
 
 def test_what_was_not_run_and_what_costs_accuracy_is_told_apart() -> None:
