@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from psplib.analysis.eigen import Eigenpairs, check_exact, check_finite, leading, legacy
 from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import Compact, check_belongs, compact
 from psplib.nn.data import Split
-from psplib.nn.faithful import Own, agrees, as_it_was
+from psplib.nn.faithful import ROWS, Own, agrees, as_it_was
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, check_labels, gather
 from psplib.nn.wiring import live_units, wire
@@ -25,8 +27,6 @@ SUBSPACES = ("surviving", "all")
 DEFINITIONS = ("converged", "legacy")
 # Images a batch: on a CPU what a layer puts out should stay in its cache (measured).
 BATCH = {"cpu": 250, "cuda": 2000}
-# Samples of which a product is computed twice, in the rewritten form and by the network itself.
-CHECKED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +130,9 @@ def hessian(
     the network itself.
 
     Raises `PsplibError` for a mask of another network, no survivors, weights or images that are not
-    finite, data without samples, labels that are no class, and outputs for a sample that are not
-    its own.
+    finite, data without samples, labels that are no class, outputs for a sample that are not its
+    own, and a loss whose gradients autograd does not differentiate right: in float64, where the
+    network computes in it, a product must be the difference of two gradients.
     """
     one_of("subspace", subspace, SUBSPACES)
     if batch_size is not None:
@@ -154,13 +155,17 @@ def hessian(
     seen = mask if subspace == "surviving" else _moving(own.model, mask)
     values = weights.to(dtype)
     with torch.no_grad(), own.at(values, dtype):
-        classes = own(x[:1].to(own.device)).shape[-1]
+        outputs = own(x[:1].to(own.device))
+    few, labels = x[:ROWS].double() if x.is_floating_point() else x[:ROWS], split.y[:ROWS]
     if loss is F.cross_entropy:
-        check_labels(split.y, classes)
-    found = _rewritten(own, values, seen, x, split.y, classes, batch_size, loss)
+        check_labels(split.y, outputs.shape[-1] if outputs.ndim else 0)
+        # Labels that it does not foresee, so that the gradient is large.
+        labels = torch.arange(len(few), device=device) % outputs.shape[-1]
+    found = _rewritten(own, values, seen, x, split.y, few, labels, batch_size, loss)
     if found is None:
         with torch.no_grad(), own.at(values, dtype):
             own.check_samples(x)
+        _check_differentiable(own, values.double(), few, labels, loss)
         index = torch.arange(len(wanted.flat))
         data_of = (x.to(own.device), split.y.to(own.device))
         found = Autograd(own, values.to(own.device), *data_of, batch_size, loss), index
@@ -215,12 +220,13 @@ def _rewritten(
     seen: Mask,
     x: Tensor,
     y: Tensor,
-    classes: int,
+    few: Tensor,
+    labels: Tensor,
     batch_size: int,
     loss: Loss,
 ) -> tuple[Product, Tensor] | None:
     """The Hessian in the compact form of a network, and the positions of its parameters; None
-    where there is none, or a product over the first samples is not the network's own."""
+    where there is none, or a product over a `few` samples is not the network's own."""
     if wire(own.model) is None or not x.is_floating_point():
         return None
     form = compact(own.model, seen, sparse=False)
@@ -235,7 +241,7 @@ def _rewritten(
         weights = values[form.index].to(x.device, x.dtype)
         return Autograd(Own(small), weights, channels_last(x), y, batch_size, loss)
 
-    if not _agrees(own, values, form, x, y, classes, engine, loss):
+    if not _agrees(own, values, form, few, labels, engine, loss):
         return None
     return engine(form.read(x), y), form.index
 
@@ -246,25 +252,48 @@ def _agrees(
     form: Compact,
     x: Tensor,
     y: Tensor,
-    classes: int,
     engine: Callable[[Tensor, Tensor], Product],
     loss: Loss,
 ) -> bool:
-    """Whether a product over the first samples is the same in the compact form and by the network
-    itself: in float64, and with labels that it does not foresee, so that the gradient is large."""
-    few, labels = x[:CHECKED].double(), y[:CHECKED]
-    if loss is F.cross_entropy:
-        labels = torch.arange(len(few), device=y.device) % classes
+    """Whether a product in float64 is the same in the compact form and by the network itself."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(len(form.index), generator=generator, dtype=torch.float64)
     try:
-        product = engine(form.read(few), labels).product(vector.to(x.device)).cpu()
+        product = engine(form.read(x), y).product(vector.to(x.device)).cpu()
     except RuntimeError:
         return False
     where = own.device
-    plain = Autograd(own, values.double().to(where), few.to(where), labels.to(where), CHECKED, loss)
+    plain = Autograd(own, values.double().to(where), x.to(where), y.to(where), len(y), loss)
     expected = plain.product(form.expand(vector).to(where)).cpu()
     return agrees(product, expected[form.index])
+
+
+def _check_differentiable(own: Own, values: Tensor, x: Tensor, y: Tensor, loss: Loss) -> None:
+    """Raise `PsplibError` unless autograd has the second derivative of a network's loss: in
+    float64, where differences tell; a network that computes in another type is believed."""
+    where, types = own.device, _Types()
+    values, x = values.to(where), x.to(where)
+    try:
+        with torch.no_grad(), own.at(values, values.dtype), types:
+            own(x)
+    except PsplibError:
+        return
+    if types.seen <= {torch.float64}:
+        Autograd(own, values, x, y.to(where), len(y), loss).check()
+
+
+class _Types(TorchFunctionMode):
+    """Collects in which types of floats a network computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.is_floating_point():
+            self.seen.add(found.dtype)
+        return found
 
 
 def eigenvalues(
@@ -334,9 +363,6 @@ def eigenvalues_along(
 
 
 def _check_split(split: Split) -> None:
-    if not len(split.y) or len(split.x) != len(split.y):
-        raise PsplibError(
-            "A Hessian needs as many labels as images, and at least one; "
-            f"got {len(split.x)} images and {len(split.y)} labels."
-        )
+    if not len(split):
+        raise PsplibError("A Hessian is of data; they have no samples.")
     check_finite("The images", split.x)

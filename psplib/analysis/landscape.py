@@ -20,7 +20,7 @@ from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
 from psplib.nn.compact import check_belongs
 from psplib.nn.data import Split
-from psplib.nn.faithful import ROWS
+from psplib.nn.faithful import ROWS, Own, as_it_was
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, gather
 from psplib.training.fit import Checkpoint
@@ -172,6 +172,7 @@ def sweep(
     so that the table depends neither on their number nor on interruptions. `PsplibError` if the
     plane or the checkpoint belongs to something else, or potentials are not finite.
     """
+    Own(model)  # refuses what cannot be looked into
     weights = flat(model)
     split = gather(data, data.x.device if isinstance(data, Split) else weights.device)
     device = split.x.device
@@ -291,13 +292,14 @@ def _row(
             watched = Compacted(model, plane.mask, _weights(plane, 0.0, beta, model))
             _see_row(watched, plane, split, alphas, beta, found, batch)
             return found
-        with watching(model, split.x[:ROWS], plane.mask) as whole:
+        with watching(model, split.x[:ROWS], plane.mask, probes=found[0].values()) as whole:
             for alpha, of_point in zip(alphas, found, strict=True):
-                whole.load_(_weights(plane, alpha, beta, model))
-                recompute_(model, whole.read(split.x))
-                for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
-                    x = whole.read(x)
-                    _show(whole.see(x, y.to(x.device)), of_point, alpha, beta)
+                with as_it_was(model):  # what a pass keeps is not the next point's
+                    whole.load_(_weights(plane, alpha, beta, model))
+                    recompute_(model, whole.read(split.x))
+                    for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
+                        x = whole.read(x)
+                        _show(whole.see(x, y.to(x.device)), of_point, alpha, beta)
     return found
 
 
@@ -435,7 +437,7 @@ def recompute_(model: nn.Module, images: Tensor) -> None:
     handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
         with torch.no_grad():
-            model(images)
+            model(images.clone())  # it may begin with an in-place ReLU
     finally:
         for handle in handles:
             handle.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from psplib.core.errors import PsplibError, whole_number
 from psplib.nn.compact import check_belongs, compact
-from psplib.nn.faithful import Own, agrees, two_sizes
+from psplib.nn.faithful import Own, agrees, first_line, two_sizes
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, check_labels, minibatches
 from psplib.nn.wiring import wire
@@ -183,9 +183,14 @@ class AsItIs:
     Entered by `watching`, where the network has the weights of the watch.
     """
 
-    def __init__(self, own: Own, sample: Tensor, axis: int, state: State | None) -> None:
+    def __init__(
+        self, own: Own, sample: Tensor, axis: int, state: State | None, potentials: bool
+    ) -> None:
         self.own, self.model, self.axis, self.state = own, own.model, axis, state
-        self.load_ = own.load_
+        self.load_, self._potentials = own.load_, potentials
+        if not potentials:
+            own.check_samples(sample, axis)
+            return
         self._calling: list[nn.Module] = []
         self._names = {m: n for n, m in self.model.named_modules()}
         for module in self.model.modules():  # `as_it_was` takes these hooks away
@@ -205,7 +210,13 @@ class AsItIs:
                 "Which activations the network calls hangs on the size of a minibatch."
             )
         sizes = [part.shape[axis] for part in two_sizes(sample, axis)]
-        self._cuts = {name: _samples(name, one[name][1], other[name][1], *sizes) for name in one}
+        try:
+            self._cuts = {n: _samples(n, one[n][1], other[n][1], *sizes) for n in one}
+        except RuntimeError as error:  # what is inside vmap cannot be read
+            raise PsplibError(
+                f"The potentials of {type(self.model).__name__} cannot be watched: "
+                f"{first_line(error)}."
+            ) from error
         if not any(self._cuts.values()):
             raise PsplibError(
                 f"PSPs are the inputs of ReLUs and their kin ({', '.join(ACTIVATIONS)}); "
@@ -231,6 +242,11 @@ class AsItIs:
             has_weights = any(True for _ in caller.parameters(recurse=False)) and kind != "prelu"
             if not name or not is_leaf or has_weights:
                 name = f"{name}.{kind}".lstrip(".")
+            if kind not in ACTIVATIONS:
+                raise PsplibError(
+                    f"{name} computes its ReLUs in one call, where they cannot be watched: write "
+                    "its steps out."
+                )
             times[name] = times.get(name, 0) + 1
             name = name if times[name] == 1 else f"{name}#{times[name]}"
             # Whatever comes next may overwrite it.
@@ -243,6 +259,8 @@ class AsItIs:
         return x.to(self.own.device)
 
     def see(self, x: Tensor, y: Tensor) -> Observation:
+        if not self._potentials:
+            return Observation(y, self.own(x), (), ())
         logits, found = self._catch(x)
         if list(found) != list(self._cuts):
             raise PsplibError(
@@ -287,31 +305,25 @@ def _cut(axis: int, first: bool, z: Tensor, samples: int) -> Tensor:
     return (z if first else z.transpose(0, 1)).flatten(1)
 
 
-# What PSPs are the input of, and the functions that compute it.
+# What PSPs are the input of: functions, methods and the modules that call them; of the clamps and
+# hardtanhs those with a lower bound of zero.
 ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
-    *("mish", "hardswish"),
+    *("mish", "hardswish", "softplus", "hardtanh"),
 )
-_PLACES = (F, torch, torch.Tensor, torch._C._nn)
-_KINDS = {
-    getattr(place, name): kind
-    for kind in ACTIVATIONS
-    for name in (kind, f"{kind}_")
-    for place in _PLACES
-    if hasattr(place, name)
-}
-_CLAMPS = {
-    getattr(place, name)
-    for name in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
-    for place in (torch, torch.Tensor)
-    if hasattr(place, name)
-}
-_THRESHOLDS = {
-    getattr(place, name)
-    for name in ("threshold", "threshold_")
-    for place in (F, torch)
-    if hasattr(place, name)
-}
+
+
+def _called(*names: str) -> set[Any]:
+    """The functions and methods of these names, in place or not."""
+    places = (F, torch, torch.Tensor, torch._C._nn)
+    names = (*names, *(f"{name}_" for name in names))
+    return {getattr(place, name) for name in names for place in places if hasattr(place, name)}
+
+
+_KINDS = {func: kind for kind in ACTIVATIONS[:-1] for func in _called(kind)}
+_CLAMPS, _HARDTANHS = _called("clamp", "clip", "clamp_min"), _called("hardtanh")
+_THRESHOLDS, _MAXIMA = _called("threshold"), _called("maximum", "max", "fmax")
+_FUSED = _called("rnn_relu", "rnn_relu_cell")
 
 
 class _Calls(TorchFunctionMode):
@@ -326,19 +338,41 @@ class _Calls(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        z = args[0] if args else kwargs.get("input")
         kind = _KINDS.get(func)
         if func in _CLAMPS:
-            limits = [*args[1:3], kwargs.get("min"), kwargs.get("max")]
-            bounds = [v for v in limits if v is not None]
-            is_lower = (len(args) > 1 and args[1] is not None) or kwargs.get("min") is not None
-            if len(bounds) == 1 and is_lower and not isinstance(bounds[0], Tensor):
-                kind = "relu" if bounds[0] == 0 else None
+            kind = _clamped(*_given(args[1:], kwargs, min=None, max=None))
+        elif func in _HARDTANHS:
+            kind = _clamped(*_given(args[1:], kwargs, min_val=-1, max_val=1))
         elif func in _THRESHOLDS:
-            limits = [*args[1:3], *(kwargs[n] for n in ("threshold", "value") if n in kwargs)]
+            limits = _given(args[1:], kwargs, threshold=None, value=None)
             kind = "relu" if limits == [0, 0] else None
+        elif func in _MAXIMA:
+            (other,) = _given(args[1:], kwargs, other=None)
+            if isinstance(other, Tensor) and (_is_zero(other) or _is_zero(z)):
+                kind, z = "relu", z if _is_zero(other) else other
+        elif func in _FUSED:
+            kind = func.__name__
         if kind:
-            self.catch(kind, args[0] if args else kwargs["input"])
+            self.catch(kind, z)
         return func(*args, **kwargs)
+
+
+def _given(args: Sequence[Any], kwargs: dict[str, Any], **defaults: Any) -> list[Any]:
+    """The values of some parameters of a function, however they are given."""
+    named = dict(zip(defaults, args, strict=False))
+    return [*(defaults | {n: v for n, v in kwargs.items() if n in defaults} | named).values()]
+
+
+def _is_zero(value: Any) -> bool:
+    return not (bool(value.any()) if isinstance(value, Tensor) else value)
+
+
+def _clamped(lower: Any, upper: Any) -> str | None:
+    """The kind of activation that a clamp between two bounds is, if any."""
+    if lower is None or not _is_zero(lower) or (upper is not None and _is_zero(upper)):
+        return None
+    return "relu" if upper is None else "relu6" if _is_zero(upper - 6) else "hardtanh"
 
 
 class _Passed(nn.ReLU):
@@ -375,9 +409,9 @@ def compacted(model: nn.Module, sample: Tensor, mask: Mask, weights: Tensor) -> 
     wiring = wire(model)
     if wiring is None or not wiring.relus or not sample.is_floating_point():
         return None
-    form, own = Compacted(model, mask, weights), Own(model)
-    with own.at(weights):
-        return form if own.same_as(lambda x: form.model(form.read(x)), sample) else None
+    form = Compacted(model, mask, weights)
+    same = Own(model).same_as(lambda x: form.model(form.read(x)), weights, sample)
+    return form if same else None
 
 
 @contextmanager
@@ -388,8 +422,10 @@ def watching(
     *,
     batch_axis: int = 0,
     state: State | None = None,
+    probes: Iterable[Probe] = (),
 ) -> Iterator[Watch]:
-    """Watch the activations of a network under a mask; the model is as it was afterwards.
+    """Watch the activations of a network under a mask; the model is as it was afterwards. Where all
+    `probes` want the logits alone, it may have none.
 
     `sample` holds some inputs. What a chain or a `ResNet` does not need under `mask` (by default,
     that of its weights that are not zero) is left out. `PsplibError` if the mask is of another
@@ -404,7 +440,7 @@ def watching(
         yield form
         return
     with own.at(weights):
-        yield AsItIs(own, sample, batch_axis, state)
+        yield AsItIs(own, sample, batch_axis, state, not _want_logits_alone(probes))
 
 
 def observe(
@@ -433,7 +469,9 @@ def observe(
     if (first := next(pairs, None)) is None:
         raise PsplibError("PSPs are observed on data; it has no samples.")
     with (
-        watching(model, first[0], mask, batch_axis=batch_axis, state=state) as watched,
+        watching(
+            model, first[0], mask, batch_axis=batch_axis, state=state, probes=probes
+        ) as watched,
         torch.no_grad(),
     ):
         for x, y in itertools.chain([first], pairs):
@@ -509,6 +547,11 @@ def _sum_of_squares(z: Tensor) -> float:
     if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
         squares = z.double().square().sum()
     return float(squares)
+
+
+def _want_logits_alone(probes: Iterable[Probe]) -> bool:
+    probes = list(probes)
+    return bool(probes) and all(isinstance(probe, LossAndError) for probe in probes)
 
 
 def psp_norm(model: nn.Module, data: Minibatches, **settings: Any) -> MeanSquare:

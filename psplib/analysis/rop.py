@@ -7,7 +7,8 @@ networks and losses go through double backpropagation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,12 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from psplib.core.errors import PsplibError
-from psplib.nn.faithful import Own
+from psplib.nn.faithful import Own, first_line, loss_of
 from psplib.training.trainer import channels_last
 
 # What a chain may keep of its activations, in bytes; above it they are recomputed in each product.
 # LeNet-5 in float32 takes 0.07 MB an image: 0.35 GB for 5,000 images.
 MEMORY = 2 * 2**30
+# Steps, as shares of the weights, between two gradients: one of them crosses no ReLU's kink.
+STEPS = (1e-7, 1e-8, 1e-9)
 
 Loss = Callable[..., Tensor]
 
@@ -70,23 +73,15 @@ class Autograd:
         shapes = [p.shape for p in parameters]
         parts = [v.view(s) for v, s in zip(vector.split(self.sizes), shapes, strict=True)]
         for x, y in self.batches:
-            # The fused kernels of attention have no second derivative.
-            with (
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                sdpa_kernel(SDPBackend.MATH),
-                _TwiceDifferentiable(),
-                self.own.at(self.weights, self.weights.dtype, differentiable=True),
-            ):
+            with self._loss(x, y, self.weights) as loss:
                 try:
-                    loss = self.loss(self.own(x), y, reduction="sum") / self.samples
                     gradient = torch.autograd.grad(
                         loss, parameters, create_graph=True, materialize_grads=True
                     )
                     # A gradient that no parameter moves has no graph: its row is zero.
                     moving = [(g, v) for g, v in zip(gradient, parts, strict=True) if g.grad_fn]
                     product = torch.autograd.grad(
-                        [g for g, _ in moving],
+                        [g.to_dense() for g, _ in moving],
                         parameters,
                         [v for _, v in moving],
                         materialize_grads=True,
@@ -94,10 +89,55 @@ class Autograd:
                 except RuntimeError as error:
                     raise PsplibError(
                         f"{type(self.own.model).__name__} has no second derivative of its loss: "
-                        f"{str(error).splitlines()[0].rstrip('.')}."
+                        f"{first_line(error)}."
                     ) from error
-            total += torch.cat([p.flatten() for p in product])
+            total += torch.cat([p.to_dense().flatten() for p in product])
         return total
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """The gradient (P,) of the mean loss at other weights (P,)."""
+        total = torch.zeros_like(weights)
+        for x, y in self.batches:
+            with self._loss(x, y, weights) as loss:
+                total += self.own.slopes(loss)
+        return total
+
+    @contextmanager
+    def _loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Iterator[Tensor]:
+        """A batch's part of the mean loss, to be differentiated inside."""
+        # The fused kernels of attention have no second derivative.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            _TwiceDifferentiable(),
+            self.own.at(weights, weights.dtype, differentiable=True),
+        ):
+            yield loss_of(self.loss, self.own(x), y.clone(), reduction="sum") / self.samples
+
+    def check(self) -> None:
+        """Raise `PsplibError` unless a product is the difference of two gradients: autograd knows
+        nothing of what is computed without it, and believes a backward pass written by hand."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(len(self.weights), generator=generator, dtype=torch.float64)
+        # A weight of zero stays: moved, what it feeds alone would leave the kink of a dead ReLU.
+        vector = self.weights * noise.to(self.weights)
+        product = self.product(vector).split(self.sizes)
+        for step in STEPS:
+            ahead, behind = (self.gradient(self.weights + s * vector) for s in (step, -step))
+            rounding = 1e3 * torch.finfo(vector.dtype).eps * (1 + float(ahead.abs().max())) / step
+            differences = ((ahead - behind) / (2 * step)).split(self.sizes)
+            if all(
+                float((d - p).abs().max()) <= 1e-3 * float(p.abs().max()) + rounding
+                for d, p in zip(differences, product, strict=True)
+                if len(p)
+            ):
+                return
+        raise PsplibError(
+            f"The second derivative that autograd has for the loss of "
+            f"{type(self.own.model).__name__} is not that of its gradients: is a part of it "
+            "computed without gradients, detached, or with a backward pass of its own?"
+        )
 
 
 @dataclass(frozen=True)

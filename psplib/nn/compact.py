@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
-from psplib.nn.masks import Mask
+from psplib.nn.masks import Mask, shapes_of
 from psplib.nn.models import Block
 from psplib.nn.wiring import is_plain, letter, live_units, wire
 
@@ -171,8 +171,7 @@ def whole(model: nn.Module) -> Compact:
 
 def check_belongs(mask: Mask, model: nn.Module) -> None:
     """Raise `PsplibError` if the mask is of another network."""
-    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
-    for expected, found in zip_longest(shapes, mask.shapes):
+    for expected, found in zip_longest(shapes_of(model), mask.shapes):
         if expected != found:
             here, there = (f"{s[0]} {s[1]}" if s else "none" for s in (expected, found))
             raise PsplibError(

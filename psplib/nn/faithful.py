@@ -6,6 +6,7 @@ optimisation: it is used where its outputs, on the first samples, are those of t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -16,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
+from psplib.nn.masks import shapes_of
 
 # So many samples of the first minibatch are computed twice: less than 1 % of a run.
-ROWS = 16
+ROWS = 8
 
 
 @contextmanager
@@ -29,22 +31,24 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
         (p, p.data, p.requires_grad, p.grad, p._backward_hooks) for p in model.parameters()
     ]
     buffers = [(b, b.data, b.data.clone()) for b in model.buffers()]
-    modules = []
+    modules, held = [], []
     for module in model.modules():
         own = dict(vars(module))
-        held = [(d, d.copy()) for n, d in own.items() if n[0] == "_" and isinstance(d, dict)]
-        modules.append((module, own, held))
+        modules.append((module, own))
+        # Its registers; also what it keeps in attributes of its own.
+        held += [(v, v.copy()) for v in own.values() if isinstance(v, dict | list | set)]
+        buffers += [(v, v.data, v.data.clone()) for v in own.values() if isinstance(v, Tensor)]
     devices = {p.device for p, *_ in parameters if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         try:
             yield
         finally:
-            for module, own, held in modules:
+            for module, own in modules:
                 vars(module).clear()
                 vars(module).update(own)
-                for now, then in held:
-                    now.clear()
-                    now.update(then)
+            for now, then in held:
+                now.clear()
+                now.extend(then) if isinstance(now, list) else now.update(then)
             for buffer, data, before in buffers:
                 buffer.data = data.copy_(before)
             for p, data, requires_grad, gradient, hooks in parameters:
@@ -62,6 +66,7 @@ class Own:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        shapes_of(model)  # refuses what is lazy
         for name, module in model.named_modules():
             _refuse(f"{name or 'the network'} ({type(module).__name__})", module)
         self.model = model
@@ -75,7 +80,7 @@ class Own:
         self, weights: Tensor, dtype: torch.dtype | None = None, differentiable: bool = False
     ) -> Iterator[None]:
         """For a while, the network has these weights; with `dtype`, computes in it."""
-        with as_it_was(self.model):
+        with as_it_was(self.model), _eager():
             self.model.eval()
             for p in self.parameters:
                 p.grad = p._backward_hooks = None
@@ -96,7 +101,7 @@ class Own:
     def __call__(self, x: Tensor) -> Tensor:
         """Inside `at`: the outputs (B, C); any failure names the module in which it happens."""
         try:
-            outputs = self.model(x)
+            outputs = self.model(x.clone())  # it may begin with an in-place ReLU
         except PsplibError:
             raise
         except Exception as error:
@@ -125,16 +130,18 @@ class Own:
         return found or "the network itself"
 
     @torch.no_grad()
-    def same_as(self, form: Callable[[Tensor], Any], x: Tensor) -> bool:
-        """Inside `at`: whether a rewritten form puts out the same for the first samples."""
+    def same_as(self, form: Callable[[Tensor], Any], weights: Tensor, x: Tensor) -> bool:
+        """Whether a rewritten form puts out, for the first samples, what the network does at
+        weights (P,)."""
         x = x[:ROWS].to(self.device)
+        with self.at(weights):
+            expected = self(x)
         try:
-            found = form(x)
+            return agrees(form(x), expected)
         except PsplibError:
             raise
         except Exception:  # a form that cannot compute what the network can is no form of it
             return False
-        return agrees(found, self(x))
 
     def learns(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """In training mode, at weights (P,) and in their type: the outputs (B, C) for a minibatch,
@@ -142,9 +149,17 @@ class Own:
         with self.at(weights, weights.dtype, differentiable=True):
             self.model.train()
             outputs = self(x.to(self.device))
-            loss = F.cross_entropy(outputs, y.to(self.device))
+            slopes = self.slopes(F.cross_entropy(outputs, y.to(self.device)))
+        return outputs.detach(), slopes
+
+    def slopes(self, loss: Tensor) -> Tensor:
+        """Inside `at`: the gradient (P,) of a loss."""
+        try:
             slopes = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        return outputs.detach(), torch.cat([slope.flatten() for slope in slopes])
+        except RuntimeError as error:
+            raise no_gradient(self.model, error) from error
+        # That of a sparse embedding is sparse.
+        return torch.cat([slope.to_dense().flatten() for slope in slopes])
 
     @torch.no_grad()
     def check_samples(
@@ -153,7 +168,8 @@ class Own:
         """Inside `at`: `PsplibError` unless a sample's outputs are its own, whatever else is in
         the minibatch, and as many as there are samples along `axis`. Computes `two_sizes`."""
         few, many = two_sizes(x.to(self.device), axis)
-        one, other = (compute or self)(many), (compute or self)(few)
+        with as_it_was(self.model):  # what a pass keeps is not the next one's
+            one, other = (compute or self)(many), (compute or self)(few)
         size = many.shape[axis]
         if other.ndim == 0 or len(one) != size or len(other) != few.shape[axis]:
             raise PsplibError(
@@ -194,15 +210,47 @@ def agrees(found: Any, expected: Tensor) -> bool:
     return torch.allclose(found, expected, rtol=0, atol=within, equal_nan=True)
 
 
+def loss_of(loss: Callable[..., Any], outputs: Tensor, y: Tensor, **how: str) -> Tensor:
+    """A loss of anybody's: one number, or `PsplibError`."""
+    try:
+        found = loss(outputs, y, **how)
+    except Exception as error:
+        words = "".join(f" and {name}={value!r}" for name, value in how.items())
+        raise PsplibError(
+            f"The loss does not take outputs of shape {tuple(outputs.shape)} with labels of "
+            f"shape {tuple(y.shape)} and {y.dtype}{words}: {first_line(error)}."
+        ) from error
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise PsplibError(
+            f"A loss must be one number, the {how.get('reduction', 'mean')} over samples; "
+            f"got {shape}."
+        )
+    return found
+
+
+def no_gradient(model: nn.Module, error: Exception) -> PsplibError:
+    """What to raise where autograd fails."""
+    return PsplibError(f"The loss of {type(model).__name__} has no gradient: {first_line(error)}.")
+
+
 def first_line(error: Exception) -> str:
     """The first line of an exception's message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
 
 
+@contextmanager
+def _eager() -> Iterator[None]:
+    """What was compiled runs as it was written: there, its activations can be seen."""
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
 def _refuse(name: str, module: nn.Module) -> None:
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
-        raise PsplibError(f"{name} is lazy; compute one minibatch with the network first.")
     if isinstance(module, torch.jit.ScriptModule):
         raise PsplibError(f"{name} is a TorchScript module, which cannot be looked into.")
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

@@ -37,7 +37,7 @@ class Mask:
     @classmethod
     def dense(cls, model: nn.Module) -> Mask:
         """The mask under which everything survives."""
-        shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+        shapes = shapes_of(model)
         return cls(torch.ones(sum(prod(s) for _, s in shapes), dtype=torch.bool), shapes)
 
     def with_flat(self, flat: Tensor) -> Mask:
@@ -75,12 +75,24 @@ class Mask:
 
     def apply_(self, model: nn.Module) -> None:
         """Set the pruned parameters of `model` to zero, in place."""
-        parameters = dict(model.named_parameters())
-        if [(n, tuple(p.shape)) for n, p in parameters.items()] != list(self.shapes):
+        if shapes_of(model) != self.shapes:
             raise PsplibError("The mask belongs to a network of another architecture.")
+        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, mask in self.items():
                 parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def shapes_of(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and shape of each parameter; `PsplibError` where a lazy module has not made its own."""
+    for name, module in model.named_modules():
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(map(nn.parameter.is_lazy, own)):
+            raise PsplibError(
+                f"{name or 'the network'} ({type(module).__name__}) is lazy; compute one minibatch "
+                "with the network first."
+            )
+    return tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
 
 
 def nest(masks: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ def has_numbers(data: Minibatches) -> TypeGuard[Dataset]:
 
 def gather(data: Minibatches, device: torch.device) -> Split:
     """All samples of the data in one `Split` on a device; a `Split` there is given back."""
-    if not isinstance(data, Split):
+    if isinstance(data, Split):
+        check_pair(data.x, data.y, 0)
+    else:
         pairs = list(minibatches(data, 1000))
         if not pairs:
             return Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
@@ -89,6 +91,8 @@ def check_pair(x: Any, y: Any, axis: int) -> None:
             "A minibatch must be a pair (x, y) of tensors; "
             f"got {type(x).__name__} and {type(y).__name__}."
         )
+    if x.layout != torch.strided or y.layout != torch.strided:
+        raise PsplibError("A minibatch must be of dense tensors; call to_dense() on its own.")
     if not -x.ndim <= axis < x.ndim or y.ndim == 0 or x.shape[axis] != len(y):
         raise PsplibError(
             f"A minibatch needs as many labels as samples along axis {axis} of x; got x of shape "

@@ -77,8 +77,8 @@ def wire(model: nn.Module) -> Wiring | None:
     if not is_plain(model):
         return None
     if type(model) is nn.Sequential:
-        letters = "".join(map(letter, model))
-        return _chain(model) if re.fullmatch(CHAIN, letters) else None
+        fits = re.fullmatch(CHAIN, "".join(map(letter, model))) and not _overwrites(model)
+        return _chain(model) if fits else None
     inner = [m for m in model.modules() if next(m.children(), None) is not None]
     if type(model) is ResNet and all(type(m) in (ResNet, nn.Sequential, Block) for m in inner):
         leaves = [m for m in model.modules() if next(m.children(), None) is None]
@@ -86,6 +86,16 @@ def wire(model: nn.Module) -> Wiring | None:
         if re.fullmatch(RESNET, "".join(map(letter, leaves))) and not is_biased:
             return _resnet(model)
     return None
+
+
+def _overwrites(model: nn.Sequential) -> bool:
+    """Whether an in-place ReLU is handed the images themselves, or a view of them."""
+    for module in model:
+        if type(module) is nn.ReLU:
+            return module.inplace
+        if letter(module) not in ("", "f"):
+            return False
+    return False
 
 
 def _chain(model: nn.Sequential) -> Wiring:

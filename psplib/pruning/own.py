@@ -7,6 +7,8 @@ into it by `Pruned.apply_`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Any
@@ -138,8 +140,7 @@ def prune(
     Own(model)  # refuses what cannot be looked into
     update = LobsterStep(learning_rate, shrinkage, sensitivity, momentum, weight_decay)
     whole_number("seed", seed)
-    with as_it_was(model):
-        _seed_(model, seed)
+    with _training(model, seed):
         everything = Mask.dense(model)
         mask, where = _of_trained(everything, model)
         trainer = PlainTrainer(
@@ -200,8 +201,7 @@ def retrain(
         if not p.requires_grad and bool(p.detach()[~own.to(p.device)].any()):
             raise PsplibError(f"{name} is frozen, and not zero where the mask prunes it.")
     whole_number("seed", seed)
-    with as_it_was(model):
-        _seed_(model, seed)
+    with _training(model, seed):
         part, where = _of_trained(mask, model)
         trainer = PlainTrainer(
             model,
@@ -288,13 +288,16 @@ def _number(name: str, value: Any, below: float | None) -> None:
         raise PsplibError(f"{name} must be a number {bounds}; got {value!r}.")
 
 
-def _seed_(model: nn.Module, seed: int) -> None:
-    """Draw by `seed` what the network and the loaders draw; inside `as_it_was`."""
+@contextmanager
+def _training(model: nn.Module, seed: int) -> Iterator[None]:
+    """The model is as it was afterwards; what it and the loaders draw is drawn by `seed`."""
     number = derive("own", seed)
-    torch.default_generator.manual_seed(number)
-    for device in {p.device for p in model.parameters() if p.device.type == "cuda"}:
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(number)
+    with torch.inference_mode(False), torch.enable_grad(), as_it_was(model):
+        torch.default_generator.manual_seed(number)
+        for device in {p.device for p in model.parameters() if p.device.type == "cuda"}:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
 
 
 def _of_trained(mask: Mask, model: nn.Module) -> tuple[Mask, Tensor]:

@@ -19,10 +19,12 @@ from psplib.nn.compact import compact, linear_layers, whole
 from psplib.nn.data import Data, Split, crop
 from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, first_line
 from psplib.nn.masks import Mask
+from psplib.nn.wiring import wire
 from psplib.training.cuda_graph import Apply, CapturedSteps, apply_update
 from psplib.training.gradient import LinearChain, gradient
 from psplib.training.precision import of_activations
 from psplib.training.trainer import (
+    EVALUATION_BATCH,
     Score,
     Trainer,
     channels_last,
@@ -89,9 +91,12 @@ class Rewritten(Trainer):
     def _is_itself(self) -> bool:
         """Whether the form is the network: on the first samples, at weights that silence no unit,
         and in float64, where rounding opens no ReLU."""
+        Own(self.full)  # refuses what cannot be looked into
         for name, p in self.full.named_parameters():
             if not p.requires_grad:
                 raise PsplibError(f"{name} is frozen; psplib.prune and psplib.retrain leave it so.")
+            if p._backward_hooks:
+                raise PsplibError(f"The gradient of {name} is hooked{IN_PLACE}.")
         with as_it_was(self.full):  # its random numbers, too
             try:
                 return self._agrees(torch.float64)
@@ -109,6 +114,8 @@ class Rewritten(Trainer):
         ends = sorted({0, len(self) - 1})
         masks = [self.masks[i].flat.to(start.device) for i in ends]
         expected = [own.learns(weights * mask, few.x, few.y) for mask in masks]
+        with torch.no_grad(), own.at(weights * masks[0], dtype):
+            own.check_samples(few.x)
         try:
             Trainer._begin(form)
             form.weights = weights
@@ -158,12 +165,12 @@ class CompactTrainer(Rewritten):
         train = self.splits["train"]
         x, y = train.x[: len(rows)], train.y[: len(rows)]
         with torch.no_grad(), as_it_was(self.model):
-            outputs = self.model(x)
-        self._differentiate(x, y)
+            outputs = self.model(x.clone())  # it may overwrite what it reads
+        self._differentiate(x.clone(), y)
         return outputs[None]
 
     def _read(self, x: Tensor) -> Tensor:
-        return channels_last(self.compact.read(x))
+        return x if self._is_plain else channels_last(self.compact.read(x))
 
     def _join(self, updates: Sequence[Update]) -> Update:
         (update,) = updates
@@ -187,23 +194,26 @@ class CompactTrainer(Rewritten):
         self.load(number, state)
 
     def scores(self, split: str) -> list[Score]:
-        return [evaluate(self.model, self.splits[split], self.precision)]
+        if self._is_plain or wire(self.full) is None:
+            return [evaluate(self.model, self.splits[split], self.precision)]
+        return evaluate_each(self.model, self.splits[split], self.precision, 1, EVALUATION_BATCH)
 
     def _pass(
         self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
     ) -> None:
         train = self.splits["train"]
         # A selection of rows is contiguous: selected as (N, H, W, C), it is channels last.
-        images = train.x.movedim(1, -1) if train.x.ndim == 4 else train.x
+        is_last = train.x.ndim == 4 and not self._is_plain
+        images = train.x.movedim(1, -1) if is_last else train.x
         # Memory of its own: allocated anew for every batch, it costs more than the copy.
         memory = images.new_empty(self.batch_size, *images.shape[1:])
         mask = None if bool(self._within.all()) else self._within.to(self._weights)
         for number, rows in enumerate(orders[0].to(self.device).split(self.batch_size)):
             x = torch.index_select(images, 0, rows, out=memory[: len(rows)])
-            x = x.movedim(-1, 1) if x.ndim == 4 else x
+            x = x.movedim(-1, 1) if is_last else x
             if crops is not None:
                 x = crop(x, crops[0][number * self.batch_size :][: len(rows)].to(self.device))
-                x = x.contiguous(memory_format=torch.channels_last)
+                x = x.contiguous(memory_format=torch.channels_last) if is_last else x
             self._differentiate(x, train.y.index_select(0, rows), self.term)
             update.step(self._weights, self._gradient, self._velocity)
             if mask is not None:

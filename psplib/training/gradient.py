@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from psplib.core.errors import PsplibError
 from psplib.nn.compact import SparseLinear, linear_layers
+from psplib.nn.faithful import no_gradient
 from psplib.training.precision import of_activations
 
 # Of potentials (B, n) in front of each ReLU, and labels: a loss term's slopes.
@@ -45,7 +46,10 @@ def _autograd(model: nn.Module, precision: str) -> Gradient:
                 p.grad.zero_()
         with of_activations(precision, x.device):
             logits = model(x)
-        F.cross_entropy(logits.to(parameters[-1]), y).backward()
+        try:
+            F.cross_entropy(logits.to(parameters[-1]), y).backward()
+        except RuntimeError as error:
+            raise no_gradient(model, error) from error
 
     return backward
 

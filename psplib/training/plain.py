@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from psplib.core.errors import PsplibError, whole_number
 from psplib.nn.compact import Compact
 from psplib.nn.data import Data, Split
-from psplib.nn.faithful import Own, first_line
+from psplib.nn.faithful import Own, loss_of, no_gradient
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import (
     Minibatches,
@@ -70,6 +70,8 @@ class PlainTrainer(Trainer):
         ]
         if not self._validation:
             raise PsplibError("The validation data have no samples.")
+        # What a pass adds, a cache, is not what is trained.
+        self._names = [name for name, _ in model.named_buffers()]
         self.called: set[str] = set()
         with torch.no_grad(), self.own.at(flat(model)):
             for name, module in model.named_modules():
@@ -101,7 +103,8 @@ class PlainTrainer(Trainer):
         return update
 
     def _buffers(self) -> dict[str, Tensor]:
-        return {name: buffer[None] for name, buffer in self.full.named_buffers()}
+        there = dict(self.full.named_buffers())
+        return {name: there[name][None] for name in self._names}
 
     def set_mask(self, number: int, mask: Mask) -> None:
         self.masks[number] = mask
@@ -137,9 +140,7 @@ class PlainTrainer(Trainer):
         try:
             loss.backward()
         except RuntimeError as error:
-            raise PsplibError(
-                f"The loss of {type(self.full).__name__} has no gradient: {first_line(error)}."
-            ) from error
+            raise no_gradient(self.full, error) from error
         start = self._gradient.data_ptr()
         for name, p in self._parameters.items():
             if p.grad is None or p.grad.data_ptr() != start:
@@ -154,17 +155,7 @@ class PlainTrainer(Trainer):
                     f"{tuple(outputs.shape)}: give a loss of your own."
                 )
             check_labels(y, outputs.shape[1])
-        try:
-            loss = self.loss(outputs, y)
-        except Exception as error:
-            raise PsplibError(
-                f"The loss does not take outputs of shape {tuple(outputs.shape)} with labels of "
-                f"shape {tuple(y.shape)} and {y.dtype}: {first_line(error)}."
-            ) from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise PsplibError(f"A loss must be one number, the mean over samples; got {shape}.")
-        return loss
+        return loss_of(self.loss, outputs, y)
 
     def scores(self, split: str) -> list[Score]:
         """Of the validation data, whatever the `split`; the error is the share of wrong answers, or
@@ -173,6 +164,8 @@ class PlainTrainer(Trainer):
         with in_evaluation(self.full), torch.no_grad():
             for x, y in self._validation:
                 outputs = self.own(x)
+                if self.loss is F.cross_entropy:  # half precision is too rough for sums
+                    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
                 is_class = outputs.ndim == 2 and y.ndim == 1 and not y.is_floating_point()
                 total += float(self._mean_loss(outputs, y)) * len(y)
                 samples += len(y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError
 from psplib.nn.compact import Compact
 from psplib.nn.data import Data, Split
+from psplib.nn.faithful import Own
 from psplib.nn.masks import Mask
+from psplib.nn.minibatches import check_labels, check_pair
 from psplib.nn.wiring import is_plain
 from psplib.training.gradient import Term
 from psplib.training.precision import check_precision, of_activations, of_products
@@ -36,8 +38,19 @@ class Score:
 
 
 def evaluate(model: nn.Module, split: Split, precision: str = "float32") -> Score:
-    """Loss and error of a model over a split; the modules' modes are restored."""
-    return evaluate_each(model, split, precision, 1, EVALUATION_BATCH)[0]
+    """Loss and error of any network over a split; the modules' modes are restored. `PsplibError`
+    for what is none, or does not fit: see `psp.observe`."""
+    check_pair(split.x, split.y, 0)
+    own = Own(model)
+
+    def compute(x: Tensor) -> Tensor:
+        logits = own(x)
+        if logits.ndim != 2:
+            raise PsplibError(f"A network must put out logits (B, C); got {tuple(logits.shape)}.")
+        check_labels(split.y, logits.shape[1])
+        return logits
+
+    return evaluate_each(model, split, precision, 1, EVALUATION_BATCH, compute)[0]
 
 
 @contextmanager
@@ -53,11 +66,16 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate_each(
-    model: nn.Module, split: Split, precision: str, networks: int, batch: int
+    model: nn.Module,
+    split: Split,
+    precision: str,
+    networks: int,
+    batch: int,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Score]:
     """The same of each of the `networks` that a model holds side by side, see `psplib.nn.batched`;
-    `batch` images pass through all of them at once."""
-    device, dtype = split.x.device, split.x.dtype
+    `batch` images pass through all of them at once. `compute` stands in for the model."""
+    device, compute = split.x.device, compute or model
     loss = torch.zeros(networks, dtype=torch.float64, device=device)
     wrong = torch.zeros(networks, dtype=torch.int64, device=device)
     # What a network keeps of a pass in inference mode could not be trained any more: no_grad.
@@ -70,7 +88,9 @@ def evaluate_each(
         for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
             if networks > 1:
                 x = x[:, None].expand(-1, networks, *x.shape[1:]).flatten(1, 2)
-            logits = model(x).to(dtype).view(len(y), networks, -1).transpose(1, 2)
+            logits = compute(x)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = logits.view(len(y), networks, -1).transpose(1, 2)
             each = y[:, None].expand(-1, networks)
             if networks > 1:
                 loss += F.cross_entropy(logits, each, reduction="none").sum(0).double()

@@ -6,26 +6,33 @@ autograd through `functional_call`.
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import (
     DOUBLE,
     NETWORKS,
+    NOT,
     REFUSED,
-    SHAPE,
+    SAMPLES,
     Attention,
+    Between,
     Block,
     Cached,
     Functional,
     Quartered,
-    Words,
     images,
     mlp,
+    samples,
 )
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import psplib
@@ -35,6 +42,35 @@ from psplib.core.errors import PsplibError
 from psplib.nn.data import Split
 from psplib.nn.masks import Mask
 from psplib.training.trainer import flat
+
+T = TypeVar("T")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+class Spied(TorchDispatchMode):
+    """What PyTorch's own kernels of activations are given, one level below functions."""
+
+    KINDS = (
+        *("relu", "leaky_relu", "_prelu_kernel", "rrelu", "rrelu_with_noise", "elu", "celu"),
+        *("selu", "gelu", "silu", "mish", "hardswish", "softplus"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z: list[Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, limits = func.overloadpacket.__name__.removesuffix("_"), list(args[1:])
+        if (
+            name in self.KINDS
+            or (name == "threshold" and limits == [0, 0])
+            or (name == "hardtanh" and limits[0] == 0)
+            or (name in ("clamp", "clamp_min") and float(torch.as_tensor(limits[0]).sum()) == 0)
+        ):
+            self.z.append(args[0].clone())
+        elif name == "maximum":
+            self.z.append(args[1].clone())
+        return func(*args, **(kwargs or {}))
 
 
 def full_hessian(model: nn.Module, split: Split) -> Tensor:
@@ -47,7 +83,7 @@ def full_hessian(model: nn.Module, split: Split) -> Tensor:
             parts[n] = weights[start : start + s.numel()].view(s)
             start += s.numel()
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            return F.cross_entropy(functional_call(model, parts, (split.x,)), split.y)
+            return F.cross_entropy(functional_call(model, parts, (split.x.clone(),)), split.y)
 
     return torch.autograd.functional.hessian(loss, flat(model))
 
@@ -58,60 +94,92 @@ def difference(model: nn.Module, split: Split, v: Tensor, step: float = 1e-6) ->
     for sign in (step, -step):
         nn.utils.vector_to_parameters(before + sign * v, model.parameters())
         model.scale = None  # what `Cached` has made
-        loss = F.cross_entropy(model(split.x), split.y)
+        loss = F.cross_entropy(model(split.x.clone()), split.y)
         gradient = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
-        found.append(torch.cat([g.flatten() for g in gradient]))
+        found.append(torch.cat([g.to_dense().flatten() for g in gradient]))
     nn.utils.vector_to_parameters(before, model.parameters())
     return (found[0] - found[1]) / (2 * step)
 
 
 # Of these `functional_call` knows nothing (the weights are in a list, or in a closure), or PyTorch
 # has a wrong second derivative.
-DIFFERENCES = ("recurrent", "forward that holds a parameter", "cache", "weight norm")
+DIFFERENCES = {
+    *("recurrent", "GRU", "recurrent ReLU", "forward that holds a parameter", "forward of a part"),
+    *("cache", "remembers", "weight norm", "weight norm by hooks", "compiled", "data parallel"),
+    *("checkpointed", "sparse embedding"),
+}
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    return NETWORKS[name]().double().train()
+
+
+def looked_at(name: str, column: str, look: Callable[[nn.Module, Split], T]) -> T | None:
+    """What is found of a network, which is as it was, as its data are; None where it is refused."""
+    model = made(name)
+    torch.manual_seed(4)
+    split = samples(name, 20)
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    x, numbers, found = split.x.clone(), torch.get_rng_state(), None
+    modes = [m.training for m in model.modules()]
+    if message := NOT.get(name, {}).get(column):
+        with pytest.raises(PsplibError, match=message):
+            look(model, split)
+    else:
+        found = look(model, split)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert torch.equal(split.x, x)
+    assert [m.training for m in model.modules()] == modes
+    assert model.state_dict().keys() == state.keys()
+    for n, t in model.state_dict().items():
+        assert torch.equal(t, state[n]), n
+    return found
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_has_its_own_values_or_is_refused(name: str) -> None:
-    torch.manual_seed(3)
-    model, split = NETWORKS[name]().double(), images(12, *SHAPE[name])
-    model.train()
-    state = copy.deepcopy({n: t.clone() for n, t in model.state_dict().items()})
-    score, squares, first, pairs = psp.LossAndError(), psp.MeanSquare(), FirstOrder(), SecondOrder()
-    psp.observe(model, split, score, squares, first, pairs, batch=5)
-    operator = hessian.hessian(model, split, batch_size=5)
-    v = torch.randn(operator.size, dtype=DOUBLE)
-    product = operator @ v
-    assert all(m.training for m in model.modules())
-    for n, t in model.state_dict().items():
-        assert torch.equal(t, state[n]), n
+def test_every_network_is_observed_as_it_is_or_refused(name: str) -> None:
+    probes = psp.LossAndError(), psp.MeanSquare(), FirstOrder(), SecondOrder()
 
-    model.eval()
-    expected: list[Tensor] = []
-    relu = F.relu
+    def look(model: nn.Module, split: Split) -> Split:
+        psp.observe(model, split, *probes, batch=7)
+        return split
 
-    def spy(z: Tensor, inplace: bool = False) -> Tensor:
-        expected.append(z.detach().clone())
-        return relu(z, inplace)
-
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        if name not in ("module, function, method", "attention, position first"):
-            patch.setattr(F, "relu", spy)
-        logits = model(split.x)
+    if (split := looked_at(name, "observed", look)) is None:
+        return
+    score, squares, first, _ = probes
+    model = made(name).eval()
+    with Spied() as spied:  # with gradients: otherwise attention takes another way
+        logits = model(split.x.clone()).detach()
     assert score.loss == pytest.approx(float(F.cross_entropy(logits, split.y)), rel=1e-9)
-    if expected and len(expected) == len(squares.neurons):
-        for z, found, counted in zip(
-            expected, squares.by_layer.values(), first.counts.values(), strict=True
-        ):
-            z = z.flatten(1)
-            assert found == pytest.approx(float(z.square().mean()), rel=1e-9)
-            active = F.one_hot(split.y, 3).T @ (z > 0).long()
-            assert sorted(counted.sum(1).tolist()) == sorted(active.sum(1).tolist())
+    for z, found, counted in zip(
+        spied.z, squares.by_layer.values(), first.counts.values(), strict=True
+    ):
+        assert found == pytest.approx(float(z.square().mean()), rel=1e-9)
+        z = z.movedim(SAMPLES.get(name, 0), 0).flatten(1)
+        active = F.one_hot(split.y, 3).T @ (z > 0).long()
+        # Neurons of a convolution come in another order.
+        assert torch.equal(counted.sort(1).values, active.sort(1).values)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_its_own_hessian_or_is_refused(name: str) -> None:
+    def look(model: nn.Module, split: Split) -> tuple[Split, Tensor, Tensor]:
+        operator = hessian.hessian(model, split, batch_size=7)
+        generator = torch.Generator().manual_seed(5)
+        v = torch.randn(operator.size, dtype=DOUBLE, generator=generator)
+        return split, v, operator @ v
+
+    if (found := looked_at(name, "Hessian", look)) is None:
+        return
+    split, v, product = found
+    model = made(name).eval()
     if name in DIFFERENCES:
-        expected_product, rtol = difference(model, split, v), 1e-5
+        expected, rtol = difference(model, split, v), 1e-5
     else:
-        expected_product, rtol = full_hessian(model, split) @ v, 1e-6
-    scale = float(expected_product.abs().max())
-    torch.testing.assert_close(product, expected_product, rtol=rtol, atol=1e-3 * rtol * scale)
+        expected, rtol = full_hessian(model, split) @ v, 1e-6
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(product, expected, rtol=rtol, atol=1e-3 * rtol * scale)
 
 
 def test_each_call_of_an_activation_is_a_layer_with_a_name() -> None:
@@ -130,42 +198,38 @@ def loss_of(model: nn.Module, split: Split, weights: Tensor) -> float:
     """The mean loss with other weights, batch normalisation by the statistics of all samples."""
     before = flat(model)
     nn.utils.vector_to_parameters(weights, model.parameters())
+    model.scale = None  # what `Cached` has made
+    model.eval()
     for m in model.modules():
-        m.train(isinstance(m, nn.modules.batchnorm._BatchNorm))
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.training = True
     with torch.no_grad():
-        found = float(F.cross_entropy(model(split.x), split.y))
+        found = float(F.cross_entropy(model(split.x.clone()), split.y))
     nn.utils.vector_to_parameters(before, model.parameters())
     return found
 
 
-def words() -> tuple[nn.Module, Split]:
-    return Words().double(), Split(torch.randint(9, (20, 4)), torch.arange(20) % 3)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("BatchNorm1d", "SyncBatchNorm", "GroupNorm", "unfrozen batch norm", "closure", "tied"),
-        *("forward that holds a parameter", "sequential with a forward", "recurrent", "frozen"),
-        *("module, function, method", "hook before a pool", "attention, position first", "words"),
-    ],
-)
-def test_a_map_is_of_the_network_itself(name: str) -> None:
-    torch.manual_seed(1)
-    if name == "words":
-        model, split = words()
-    else:
-        model, split = NETWORKS[name]().double(), images(20, *SHAPE[name])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_map_is_of_the_network_itself_or_refused(name: str) -> None:
     # SyncBatchNorm is trained on a GPU only.
-    oracle = NETWORKS["BatchNorm1d"]().double() if name == "SyncBatchNorm" else model
-    state = {n: t.clone() for n, t in model.state_dict().items()}
-    modes = [m.train(i % 2 == 0).training for i, m in enumerate(model.children())]
-    mask = Mask.dense(model)
-    one, other = flat(model), flat(model) + 0.5 * torch.randn(len(mask.flat), dtype=DOUBLE)
-    plane = landscape.plane(one, other, mask, 0)
-    table = landscape.sweep(model, plane, split, [0.0, 0.5, 1.0], [0.0, 0.4], batch=7)
-    assert [m.training for m in model.children()] == modes
-    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+    oracle = made("BatchNorm1d" if name == "SyncBatchNorm" else name)
+    one = flat(oracle)
+    generator = torch.Generator().manual_seed(5)
+    other = one + 0.5 * torch.randn(one.shape, dtype=DOUBLE, generator=generator)
+    plane = landscape.plane(one, other, Mask.dense(oracle), 0)
+    probes = {"score": psp.LossAndError}
+    if name not in ("no activation", "recurrent ReLU"):
+        probes["first_order"] = FirstOrder
+
+    def look(model: nn.Module, split: Split) -> tuple[Split, pd.DataFrame]:
+        plane_of = replace(plane, mask=Mask.dense(model))
+        return split, landscape.sweep(
+            model, plane_of, split, [0.0, 0.5, 1.0], [0.0, 0.4], probes, batch=7
+        )
+
+    if (found := looked_at(name, "on a map", look)) is None:
+        return
+    split, table = found
     for _, row in table.iterrows():
         expected = loss_of(oracle, split, plane.at(row["alpha"], row["beta"]))
         assert row["loss"] == pytest.approx(expected, rel=1e-9)
@@ -297,7 +361,6 @@ def test_large_potentials_have_a_finite_square() -> None:
     assert 1e57 < squares.by_layer["1"] < 1e61
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_right_value_is_refused(name: str) -> None:
     make, message = REFUSED[name]
@@ -305,9 +368,15 @@ def test_what_has_no_right_value_is_refused(name: str) -> None:
     model = model if name == "lazy" else model.double()
     with pytest.raises(PsplibError, match=message):
         psp.observe(model, images(), psp.LossAndError())
-    if name != "nothing":
-        with pytest.raises(PsplibError, match=message):
-            hessian.hessian(model, images())
+    mask = Mask(torch.ones(5) > 0, (("of another", (5,)),))
+    if name not in ("lazy", "nothing"):
+        mask = Mask.dense(model)
+    one = torch.zeros(len(mask.flat), dtype=DOUBLE)
+    plane = landscape.Plane(one, one + 1, one, mask)
+    with pytest.raises(PsplibError, match=message):
+        landscape.sweep(model, plane, images(), [0.0], [0.0])
+    with pytest.raises(PsplibError, match=message):
+        hessian.hessian(model, images())
 
 
 def test_bad_labels_and_types_are_named() -> None:
@@ -383,3 +452,74 @@ def test_short_ways_give_what_the_probes_give() -> None:
     nn.utils.vector_to_parameters(there, model.parameters())
     psp.observe(model, split, score := psp.LossAndError())
     assert table["loss"][1] == pytest.approx(score.loss)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_it_matters_not_in_which_mode_of_gradients_one_asks(around: Callable[[], object]) -> None:
+    torch.manual_seed(3)
+    model, split = nn.Sequential(*mlp()).double(), images(30)
+    mask = Mask.dense(model)
+
+    def asked() -> list[float]:
+        given = Split(split.x.clone(), split.y.clone())  # inference tensors, in their mode
+        return [
+            psplib.entropy(model, given).mean,
+            float(psplib.eigenvalues(model, given, 1).values[0]),
+            psplib.retrain(model, mask, given, given, epochs=1).points["validation_loss"][0],
+            psplib.prune(model, given, given, max_epochs=1).points["validation_loss"][0],
+        ]
+
+    expected = asked()
+    with around():
+        assert asked() == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_a_network_computes_in_float32_itself_is_believed() -> None:
+    """There, differences of gradients tell nothing."""
+    model = Between(lambda z, _: z.float().exp().to(z.dtype)).double()
+    split, v = images(30), torch.randn(len(flat(model)), dtype=DOUBLE)
+    product = hessian.hessian(model, split) @ v
+    torch.testing.assert_close(product, full_hessian(model, split) @ v, rtol=1e-3, atol=1e-4)
+
+
+def test_activations_that_cannot_be_seen_are_refused() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.out = nn.Parameter(torch.randn(4, 6, 5)), nn.Linear(20, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            each = torch.func.vmap(lambda w: F.relu(x @ w))(self.w)
+            return self.out(each.transpose(0, 1).flatten(1))
+
+    with pytest.raises(PsplibError, match="The potentials of Mapped cannot be watched"):
+        psp.observe(Mapped().double(), images(), FirstOrder())
+
+
+def test_a_loss_of_ones_own_is_refused_in_words() -> None:
+    model, split = nn.Sequential(*mlp()).double(), images()
+    for loss, message in (
+        (nn.CrossEntropyLoss(), "The loss does not take outputs .* and reduction='sum': "),
+        (lambda out, y, reduction: out, "A loss must be one number, the sum over samples"),
+        (lambda out, y, reduction: F.mse_loss(out, y), "The loss does not take outputs of shape"),
+    ):
+        with pytest.raises(PsplibError, match=message):
+            hessian.hessian(model, split, loss=loss) @ flat(model)
+
+
+def test_data_that_are_no_tensors_are_refused() -> None:
+    model, split = nn.Sequential(*mlp()).double(), images()
+    one = flat(model)
+    for data, message in (
+        (Split(split.x, split.y[:5]), "needs as many labels as samples"),
+        (Split(split.x.numpy(), split.y.numpy()), "a pair .x, y. of tensors; got ndarray"),
+        (Split(split.x.to_sparse(), split.y), "dense tensors"),
+    ):
+        for look in (
+            lambda data: psp.observe(model, data, FirstOrder()),
+            lambda data: hessian.hessian(model, data),
+            lambda data: psplib.loss_landscape(model, one, one + 1, data, [0.0]),
+            lambda data: psplib.retrain(model, Mask.dense(model), data, data),
+        ):
+            with pytest.raises(PsplibError, match=message):
+                look(data)

@@ -434,9 +434,9 @@ def test_bad_networks_masks_and_data_are_named() -> None:
         h.hessian(model, split, mask.with_flat(torch.zeros_like(mask.flat)))
     with bad("The images must be finite"):
         h.hessian(model, Split(split.x * math.nan, split.y))
-    with bad("at least one; got 0 images and 0 labels"):
+    with bad("they have no samples"):
         h.hessian(model, Split(split.x[:0], split.y[:0]))
-    with bad("got 11 images and 5 labels"):
+    with bad("needs as many labels as samples along axis 0"):
         h.hessian(model, Split(split.x, split.y[:5]))
     with bad("Labels must be int64 of shape \\(N,\\) from 0 to 2"):
         h.hessian(model, Split(split.x, split.y + 1))

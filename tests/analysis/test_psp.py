@@ -275,7 +275,11 @@ class Functional(nn.Module):
 def test_what_computes_no_activation_is_refused() -> None:
     for model in (nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 3), nn.Tanh())):
         with pytest.raises(PsplibError, match=rf"{type(model).__name__} computes none"):
-            observe(model, samples(), LossAndError())
+            observe(model, samples(), LossAndError(), MeanSquare())
+        score, data = LossAndError(), samples()  # which needs none
+        observe(model, data, score)
+        with torch.no_grad():
+            assert score.loss == pytest.approx(float(F.cross_entropy(model(data.x), data.y)))
     functional = MeanSquare()
     observe(Functional(), samples(), functional)
     assert list(functional.neurons) == ["relu"]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, SHAPE, images, mlp
+from networks import NETWORKS, NOT, REFUSED, mlp, samples
 from torch import nn
 
 from psplib.core.errors import PsplibError
@@ -18,15 +18,7 @@ from psplib.training.fit import order
 from psplib.training.trainer import flat
 from psplib.training.update import Sgd
 
-# Why an engine that trains a copy refuses it; `psplib.retrain` trains all of them but the cache.
-REFUSED = {
-    "closure": "A copy of Sequential, with a forward put on itself, is another network",
-    "forward that holds a parameter": "with a forward put on itself, is another network",
-    "pruned by torch": r"Sequential cannot be copied \(Only Tensors created explicitly",
-    "frozen": "0.weight is frozen",
-}
-# A plain epoch of PyTorch fails as well.
-FAILS = ("cache",)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 def make(name: str) -> nn.Module:
@@ -36,7 +28,7 @@ def make(name: str) -> nn.Module:
 
 def data(name: str) -> Data:
     torch.manual_seed(4)
-    splits = (images(count, *SHAPE[name]) for count in (30, 11, 5))
+    splits = (samples(name, count) for count in (30, 11, 5))
     return Data("own", "tiny", "0" * 64, (0.0,), (1.0,), *splits)
 
 
@@ -52,29 +44,43 @@ def epoch_of_torch(model: nn.Module, mask: Mask, train: Split) -> None:
     for rows in order(len(train), 0, 1).split(7):
         sgd.zero_grad()
         F.cross_entropy(model(train.x[rows]), train.y[rows]).backward()
+        for p in model.parameters():  # PyTorch leaves alone what has none
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
         sgd.step()
         mask.apply_(model)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(FAILS)))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_engine_trains_the_network_itself_or_refuses_it(name: str) -> None:
     model, own = make(name), data(name)
-    mask = half(model)
-    if name in REFUSED:
-        with pytest.raises(PsplibError, match=REFUSED[name]):
-            CompactTrainer(model, [mask], own, 7)
+    mask, x = half(model), own.validation.x.clone()
+    sgd = Sgd(0.1, 0.9, 0.02)
+    if message := NOT.get(name, {}).get("in a form"):
+        with pytest.raises(PsplibError, match=message):
+            CompactTrainer(model, [mask], own, 7).epoch([order(30, 0, 1)], [sgd])
         return
     oracle, numbers = make(name), torch.get_rng_state()
     engine = CompactTrainer(model, [mask], own, 7)
     assert torch.equal(torch.get_rng_state(), numbers)
-    engine.epoch([order(30, 0, 1)], [Sgd(0.1, 0.9, 0.02)])
+    engine.epoch([order(30, 0, 1)], [sgd])
     torch.set_rng_state(numbers)
     epoch_of_torch(oracle, mask, own.train)
     torch.testing.assert_close(engine.weights[0], flat(oracle), rtol=1e-6, atol=1e-9)
     oracle.eval()
     with torch.no_grad():
-        loss = F.cross_entropy(oracle(own.validation.x), own.validation.y)
+        loss = F.cross_entropy(oracle(x.clone()), own.validation.y)
     assert engine.scores("validation")[0].loss == pytest.approx(float(loss), rel=1e-6)
+    assert torch.equal(own.validation.x, x)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_right_value_is_refused(name: str) -> None:
+    make_it, message = REFUSED[name]
+    model, own = make_it(), data("nested")
+    model = model if name == "lazy" else model.double()
+    mask = Mask(torch.ones(0) > 0, ()) if name == "lazy" else Mask.dense(model)
+    with pytest.raises(PsplibError, match=message):
+        CompactTrainer(model, [mask], own, 7)
 
 
 @pytest.mark.parametrize("ceil", [False, True])

@@ -188,6 +188,21 @@ def test_evaluation_weighs_samples_equally_and_restores_the_mode(
     assert model.weight.grad is None
 
 
+def test_evaluation_is_of_any_network_or_refused() -> None:
+    x, y = torch.randint(9, (12, 4)), torch.arange(12) % 3
+    words = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.Linear(20, 3)).to(torch.bfloat16)
+    with torch.no_grad():
+        loss = float(F.cross_entropy(words(x).double(), y))
+    assert evaluate(words, Split(x, y)).loss == pytest.approx(loss, rel=1e-6)
+    for data in (Split(x, y.int()), Split(x, y[:, None]), Split(x, y + 1)):
+        with pytest.raises(PsplibError, match="Labels must be int64"):
+            evaluate(words, data)
+    with pytest.raises(PsplibError, match=r"logits \(B, C\); got \(12, 4, 5\)"):
+        evaluate(words[0], Split(x, y))
+    with pytest.raises(PsplibError, match="as many labels"):
+        evaluate(words, Split(x, y[:5]))
+
+
 @pytest.mark.parametrize(
     ("name", "density", "batch"),
     [("lenet-300", 1.0, 30), ("lenet-300", 0.3, 30), ("lenet-300", 0.02, 30),
