@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import matplotlib as mpl
 import torch
+from IPython.display import HTML
 
 from psplib.core import checkout, errors
 from psplib.experiments import designs, scales, sweep
@@ -76,6 +78,32 @@ class Chapter:
         """Every claim of the ledger, with its verdict: from what is published, or computed here."""
         found = self.panels(), self.minima(), self.beyond()
         return ledger.entries(*found, self.transfer(), self.learning())
+
+    def run_again(self, notebook: str, *experiments: str) -> HTML:
+        """How to run a chapter's notebook again, and what that took: its experiments' runs that are
+        there, by scale."""
+        took = [
+            f"<li><code>{scale}</code>: {minutes}</li>"
+            for scale in ("quick", "paper")
+            if (minutes := self._took(scale, experiments))
+        ]
+        return HTML(
+            '<div class="psplib-panel"><p><strong>Run this chapter again</strong></p>'
+            f"<pre>papermill book/{notebook}.ipynb out.ipynb -p scale smoke</pre>"
+            "<ul><li><code>smoke</code>: a minute or two of a laptop, on small images; it "
+            "shows that everything works, and its verdicts mean nothing</li>"
+            f"{''.join(took)}</ul></div>"
+        )
+
+    def _took(self, scale: str, experiments: Sequence[str]) -> str:
+        asked = [scales.experiment(name, scale, self.seed) for name in experiments]
+        every = dict.fromkeys(run for design in asked for run in design.runs(self.store))
+        done = [run for run in every if self.store.has(run)]
+        if not done:
+            return ""
+        missing = f"; {len(every) - len(done)} runs are not there yet" if done != [*every] else ""
+        minutes = sum(self.store.seconds(run) for run in done) / 60
+        return f"{minutes:,.0f} minutes of computing, measured over {len(done)} runs{missing}"
 
     def _runs(self, name: str, kind: type[D]) -> tuple[D, runs.Store]:
         panel, store = self._experiment(name), self.store

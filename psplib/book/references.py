@@ -30,10 +30,10 @@ def note_equations(app: Sphinx, doctree: nodes.document) -> None:
     """Give equations with a number an anchor, and keep where they are."""
     known = app.env.__dict__.setdefault("psplib_equations", {})
     for block in doctree.findall(nodes.math_block):
-        if number := TAG.search(block.astext()):
-            name = f"eq-{number[1]}"
-            block["ids"].append(name)
-            known.setdefault(f"Eq. ({number[1]})", (app.env.docname, name))
+        if tag := TAG.search(block.astext()):
+            for number in tag[1].split(", "):
+                block["ids"].append(f"eq-{number}")
+                known.setdefault(f"Eq. ({number})", (app.env.docname, f"eq-{number}"))
 
 
 def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
