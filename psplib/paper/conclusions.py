@@ -4,10 +4,13 @@ one-shot pruning costs."""
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
+from psplib.core.config import read
+from psplib.experiments.kinds import KINDS
 from psplib.experiments.scales import PANELS
 from psplib.paper.beyond import FigureBeyond
-from psplib.paper.display import counted, percent
+from psplib.paper.display import counted, percent, plus_minus
 from psplib.paper.figure_1_claims import HIGH_SPARSITY
 from psplib.paper.figure_2 import GENERALISES, LOWER_LOSS, NARROWER_ALL
 from psplib.paper.figure_3 import LOWER_MAGNITUDE
@@ -38,6 +41,7 @@ from psplib.paper.statistics import (
     reported,
     reserved,
 )
+from psplib.pruning.magnitude import Magnitude
 
 # What the paper saw on LeNet-5 and MNIST, measured as its authors' tools measure it.
 OBSERVED = (
@@ -167,8 +171,7 @@ def _cost(claim: str, figure: FigureBeyond, network: str, epochs: int) -> Verdic
         recovers = is_at_most(
             interval((errors.loc[point] - dense).dropna()), MARGIN * dense.mean(), f"error {at}"
         )
-        reached = [run.loc[run["sparsity"] >= sparsity - 1e-9, "epoch"] for run in runs.values()]
-        factors = [float(run.iloc[0]) / epochs for run in reached if len(run)]
+        factors = [epoch / epochs for epoch in _reached(figure, network, sparsity).values()]
         logs = is_above(interval(np.log(factors)), f"epochs {at}")
         mean, low, high = np.exp([logs.effect.mean, logs.effect.low, logs.effect.high]).tolist()
         cheaper = Tested(logs.verdict, logs.p, Interval(mean, low, high, logs.effect.n), logs.where)
@@ -187,6 +190,49 @@ def _cost(claim: str, figure: FigureBeyond, network: str, epochs: int) -> Verdic
         f"{counted(len(dense), 'replica')} of magnitude pruning"
     )
     return reported(claim, "6", test, found, basis, units[found.where])
+
+
+def _reached(figure: FigureBeyond, network: str, sparsity: float) -> dict[int, float]:
+    """The epoch at which each gradual run has come so far, by its seed."""
+    found = {}
+    for seed, run in figure.gradual(network).items():
+        epochs = run.loc[run["sparsity"] >= sparsity - 1e-9, "epoch"]
+        if len(epochs):
+            found[seed] = float(epochs.iloc[0])
+    return found
+
+
+def cost_table(figure: FigureBeyond) -> pd.DataFrame:
+    """Epochs and minutes of one core to the moderate sparsities of `cost_of_one_shot`: of the
+    gradual runs, and of one network pruned in one shot. Minutes are a share of what a whole run
+    took, by its epochs; the first ones, dense, take longest, so that both are a little more."""
+    minutes = {read(a.config, KINDS): a.provenance["seconds"] / 60 for a in figure.artefacts}
+    rows = []
+    for rivals in figure.panel.networks:
+        network, gradual = rivals.title, figure.gradual(rivals.title)
+        (one_shot,) = [
+            minutes[m] / (len(m.replicas) * (1 + len(m.points)))
+            for m in minutes
+            if isinstance(m, Magnitude) and m.arm == "magnitude" and m.lobster in rivals.lobsters
+        ] or [np.nan]
+        an_epoch = {
+            r.seed: minutes.get(r, np.nan) / gradual[r.seed]["epoch"].max()
+            for r in rivals.lobsters
+            if r.seed in gradual
+        }
+        for sparsity in _moderate(figure, network).values():
+            reached = pd.Series(_reached(figure, network, sparsity), dtype=float)
+            rows.append(
+                {
+                    "network": network,
+                    "sparsity": percent(sparsity),
+                    "epochs, gradual": plus_minus(reached, 0),
+                    "epochs, one-shot": f"{2 * rivals.retrained.epochs}",
+                    "minutes, gradual": plus_minus(reached * pd.Series(an_epoch), 1),
+                    "minutes, one-shot": f"{2 * one_shot:.1f}",
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _moderate(figure: FigureBeyond, network: str) -> dict[int, float]:

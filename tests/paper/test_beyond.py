@@ -99,6 +99,16 @@ def test_verdicts_where_the_term_helps_and_saves_epochs() -> None:
     assert (epochs.effect, epochs.unit) == (pytest.approx(1.2, abs=0.01), "×")
 
 
+def test_verdicts_where_the_term_harms_and_every_mask_is_the_other_way_round() -> None:
+    bad = {"decay": -0.004, "iterative": 0.01, "rewound": 0.02, "lobster": 0.03}
+
+    def error(arm: str, density: float, number: int) -> float:
+        return 0.018 + bad.get(arm, 0.0) + noise(number)
+
+    figure = world(error, lambda arm, d, s: (8 if arm == "decay" else 10) / d + s)
+    assert verdicts(figure) == [FAILS] * 7
+
+
 def test_a_claim_about_several_points_is_mixed_where_one_of_them_fails() -> None:
     def error(arm: str, density: float, number: int) -> float:
         if density == 0.04 and arm == "rewound":
@@ -149,13 +159,17 @@ def renda(arm: str, density: float, number: int) -> float:
         ("learning-rate rewinding", 0.010, [FAILS, FAILS, HOLDS, HOLDS]),
         ("learning-rate rewinding", -0.005, [HOLDS, HOLDS, FAILS, HOLDS]),
         ("fine-tuning", -0.005, [HOLDS, FAILS, HOLDS, UNDECIDED]),
+        ("fine-tuning", -0.010, [HOLDS, FAILS, HOLDS, FAILS]),
+        ("learning-rate rewinding", 0.002, [UNDECIDED, HOLDS, HOLDS, HOLDS]),
+        ("learning-rate rewinding", 0.004, [FAILS, UNDECIDED, HOLDS, HOLDS]),
+        ("learning-rate rewinding", -0.001, [HOLDS, HOLDS, UNDECIDED, HOLDS]),
     ],
 )
 def test_rewinding_of_the_learning_rate_and_fine_tuning(
     arm: str, change: float, expected: list[str]
 ) -> None:
     def error(name: str, density: float, number: int) -> float:
-        return renda(name, density, number) + change * (name == arm)
+        return renda(name, density, number) + (change + noise(number // 2)) * (name == arm)
 
     found = claims(world(error, arms=beyond.RENDA))[7:]
     assert [v.verdict for v in found] == expected

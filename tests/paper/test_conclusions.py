@@ -1,12 +1,15 @@
 """Claims that no figure makes alone, on tables in which they hold, fail and stay undecided."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from worlds import Runs, censuses, world
 
+from psplib.core.config import canonical
 from psplib.experiments import designs, scales
 from psplib.paper import conclusions
 from psplib.paper.beyond import COLUMNS, FigureBeyond
@@ -123,6 +126,32 @@ def test_one_shot_is_cheaper_where_it_recovers_in_fewer_epochs() -> None:
     assert costs(0.0, 70) == UNDECIDED
     (unknown,) = conclusions.cost_of_one_shot(None)
     assert unknown.verdict == NOT_RUN
+
+
+def test_minutes_are_a_share_of_the_whole_run_by_its_epochs() -> None:
+    panel = scales.beyond("paper")
+    rivals = panel.networks[0]
+    one_shot = rivals.magnitudes([1.0, 0.2, 0.02])[0]
+    network = {"network": rivals.title, "lobster_seed": 0}
+    table = pd.DataFrame(
+        [
+            network | {"arm": arm, "point": p, "sparsity": s, "epoch": e, "replica": 0}
+            for arm in ("lobster", "magnitude")
+            for p, s, e in ((0, 0.0, 20), (1, 0.8, 50), (2, 0.98, 200))
+        ]
+    ).reindex(columns=list(COLUMNS))
+    made = ((rivals.lobsters[0], 400), (one_shot, 60 * 3 * len(one_shot.replicas)))
+    artefacts = [
+        SimpleNamespace(config=json.loads(canonical(c)), provenance={"seconds": s}) for c, s in made
+    ]
+    nothing = pd.DataFrame(columns=["network", "point"])
+    figure = FigureBeyond(panel, table, nothing, nothing, (), tuple(artefacts))
+    (row,) = conclusions.cost_table(figure).to_dict("records")
+    assert (row["sparsity"], row["epochs, gradual"]) == ("80.0 %", "50")
+    assert row["minutes, gradual"] == f"{400 / 60 * 50 / 200:.1f}"
+    # Dense and at two points: three trainings a replica, of a minute each; one-shot needs two.
+    assert len(one_shot.points) == 2
+    assert row["minutes, one-shot"] == "2.0"
 
 
 def test_without_censuses_nothing_is_concluded() -> None:

@@ -9,7 +9,7 @@ from worlds import ARMS, noise, panel, papers_world
 
 from psplib.experiments import scales
 from psplib.paper.figure_1 import Figure1
-from psplib.paper.figure_1_claims import claims_across, panel_claims, run_gaps
+from psplib.paper.figure_1_claims import VALUES, claims_across, panel_claims, run_gaps
 from psplib.paper.statistics import (
     FAILS,
     HOLDS,
@@ -56,27 +56,29 @@ def test_what_the_paper_says_holds_in_its_world() -> None:
     assert "gradual pruning has a lower error" in undecided[0], "one run has no interval"
 
 
+@pytest.mark.parametrize("name", ["figure_1a", "figure_1b"])
 @pytest.mark.parametrize(("shift", "verdict"), [(0.01, HOLDS), (-0.01, FAILS), (1e-6, UNDECIDED)])
-def test_gradual_and_one_shot_are_compared_run_by_run(shift: float, verdict: str) -> None:
+def test_gradual_and_one_shot_are_compared_run_by_run(
+    name: str, shift: float, verdict: str
+) -> None:
     def error(arm: str, density: float, replica: int) -> float:
         return 0.018 + shift * (arm == "rewound") + (arm == "rewound") * 1e-5 * 1.5
 
     # Replicas are many; the runs are four, and only they count.
-    found = claim("gradual pruning has a lower error", several(error))
+    found = claim("gradual pruning has a lower error", several(error, name=name))
     assert (found.verdict, found.n) == (verdict, 4)
     assert found.basis == "gradual runs 0, 1, 2, 3"
 
 
-def test_a_low_compression_regime_is_one_point_where_retraining_comes_back() -> None:
+@pytest.mark.parametrize(("arm", "values"), VALUES.items())
+def test_a_low_compression_regime_is_one_point_where_retraining_comes_back(
+    arm: str, values: str
+) -> None:
     def regime(at: dict[float, float], spread: float = 1e-5) -> str:
-        def error(arm: str, density: float, replica: int) -> float:
-            return (
-                0.018
-                + at.get(density, 0.02) * (arm == "rewound")
-                + spread * (-1) ** replica * (arm == "rewound")
-            )
+        def error(which: str, density: float, replica: int) -> float:
+            return 0.018 + (at.get(density, 0.02) + spread * (-1) ** replica) * (which == arm)
 
-        words = "retraining from original values recovers"
+        words = f"retraining from {values} values recovers"
         return claim(words, panel(error, ARMS, "figure_1b", POINTS)).verdict
 
     assert regime({}) == FAILS
@@ -104,6 +106,7 @@ def test_the_structure_matters_where_a_random_one_is_worse(
         (0.0, 5e-3, FAILS, HOLDS),
         (2e-4, 0.0, HOLDS, FAILS),
         (0.0, 0.0, HOLDS, UNDECIDED),
+        (0.0, 9e-4, UNDECIDED, HOLDS),
     ],
 )
 def test_the_gap_of_initial_values(rewound: float, random: float, minor: str, better: str) -> None:
@@ -153,15 +156,20 @@ def test_about_99_20_is_at_most_a_tenth_of_a_point_less(at_98: float, verdict: s
     assert original.effect == pytest.approx(100 * at_98 - 0.8)
     assert "98.5 %" in original.test
     assert (gradual.verdict, gradual.n) == (UNDECIDED, 1), "one gradual run has no interval"
+    runs = several(lambda _, density, r: at_98 if density == 0.01 else 0.008, name="figure_1b")
+    assert claim("LOBSTER left", runs).verdict == verdict
 
 
+@pytest.mark.parametrize(("arm", "values"), VALUES.items())
 @pytest.mark.parametrize(("gap", "verdict"), [(0.004, HOLDS), (-0.004, FAILS), (0.0, UNDECIDED)])
-def test_removing_80_percent_is_tested_at_the_first_such_point(gap: float, verdict: str) -> None:
-    def error(arm: str, density: float, replica: int) -> float:
-        worse = gap * (arm == "rewound") * (density == 0.15)
-        return 0.08 + worse + noise(replica // 2) * (arm == "rewound")
+def test_removing_80_percent_is_tested_at_the_first_such_point(
+    arm: str, values: str, gap: float, verdict: str
+) -> None:
+    def error(which: str, density: float, replica: int) -> float:
+        worse = gap * (density == 0.15)
+        return 0.08 + (worse + noise(replica // 2)) * (which == arm)
 
-    found = claim("network retrained from original", panel(error, ARMS, "figure_1c", POINTS))
+    found = claim(f"network retrained from {values}", panel(error, ARMS, "figure_1c", POINTS))
     assert found.verdict == verdict
     assert "85.0 %" in found.test
 

@@ -30,6 +30,13 @@ def test_where_there_is_no_difference_nothing_is_higher_and_all_is_comparable() 
     assert len(comparable) == 2
 
 
+def test_a_map_without_a_lower_region_says_nothing_of_one() -> None:
+    found = world()
+    found.map()["first_order"] = 2 + found.map()["alpha"].abs()
+    (claim,) = (v for v in figure_4.claims_of_figure_4(found) if "regions" in v.claim)
+    assert claim.verdict == UNDECIDED
+
+
 def test_definitions_that_disagree_are_named_and_joint_is_no_witness() -> None:
     found = figure_4.claims_of_figure_4(world(mutual=(0.04, 0.05)))
     said = display.in_one_sentence(found, figure_4.ANSWER)

@@ -12,7 +12,7 @@ from worlds import censuses, world
 from psplib.analysis import entropy, psp
 from psplib.experiments import scales
 from psplib.nn import models
-from psplib.paper import figure_2, figure_3, figure_4, minima
+from psplib.paper import conclusions, figure_2, figure_3, figure_4, minima
 from psplib.paper.figure_2 import claims_of_figure_2
 from psplib.paper.statistics import (
     FAILS,
@@ -91,6 +91,42 @@ def test_the_unit_is_the_gradual_run(comparison, gaps, verdict) -> None:
     assert found.claim.endswith("(LeNet-5, MNIST)")
     if verdict in (HOLDS, FAILS):
         assert found.p < 0.05
+
+
+EVERY = (
+    figure_2.LOWER_LOSS,
+    figure_2.GENERALISES,
+    *figure_2.NARROWER.values(),
+    figure_3.LOWER_MAGNITUDE,
+    figure_3.LOWER_WITH_LOGITS,
+    *figure_4.COMPARED,
+)
+
+
+@pytest.mark.parametrize("comparison", EVERY, ids=lambda c: c.column)
+@pytest.mark.parametrize(
+    ("gaps", "comparable", "verdict"),
+    [
+        ([0.3, 0.4, 0.5], [0.01, -0.01, 0.01], HOLDS),
+        ([-0.3, -0.4, -0.5], [0.3, 0.31, 0.3], FAILS),
+        ([0.01, -0.01, 0.01], [0.0, 0.06, 0.06], UNDECIDED),
+    ],
+)
+def test_each_claim_holds_fails_and_stays_undecided(comparison, gaps, comparable, verdict) -> None:
+    shown = comparable if comparison.margin else [comparison.sign * gap for gap in gaps]
+    runs = [(1 + gap, [1 - 0.02, 1 + 0.02] * 3) for gap in shown]
+    assert minima.compare(comparison, censuses(**{comparison.column: runs})).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("z2", "error", "verdict"), [(0.5, 0.01, HOLDS), (0.5, 0.03, FAILS), (1.0, 0.01, UNDECIDED)]
+)
+def test_the_better_solution_may_have_the_lower_magnitudes(z2, error, verdict) -> None:
+    found = censuses(
+        z2=[(z2 * (1 + 0.01 * (-1) ** i), [0.98, 1.02] * 3) for i in range(3)],
+        test_error=[(error, [0.02] * 6)] * 3,
+    )
+    assert minima.decide(conclusions.BETTER_IS_LOWER, found).verdict == verdict
 
 
 def test_the_interval_is_over_the_runs_and_the_p_value_that_of_a_t_test() -> None:
