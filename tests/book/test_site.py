@@ -174,6 +174,7 @@ def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
     page = context.new_page()
     for name in ("figure_4", "figure_2"):
         page.goto((site / "book" / f"{name}.html").as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         formulas, widgets = page.locator(".math"), page.locator(f'script[type="{markup.VIEW}"]')
         assert formulas.count() > 2
         assert not any(f.is_visible() for f in formulas.all())
