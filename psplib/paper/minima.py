@@ -581,7 +581,7 @@ def runs_plot(comparisons: Sequence[Comparison], figures: Figures2to4) -> Figure
             words = [*textwrap.wrap(comparison.quantity, 26), *textwrap.wrap(comparison.effect, 26)]
             row[0].set_ylabel("\n".join([*words, f"[{comparison.unit}]"]), fontsize=8)
         for top, bottom, one in zip(axes[0], axes[-1], networks, strict=True):
-            top.set_title(one.title, fontsize=10)
+            top.set_title(one.title.replace(", ", ",\n"), fontsize=9)
             bottom.set_xlabel("gradual run")
     return fig
 
