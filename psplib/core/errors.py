@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -37,10 +38,13 @@ def one_of(what: str, value: object, choices: Iterable[object]) -> None:
         raise PsplibError(f"{what} must be one of {listed}; got {value!r}.")
 
 
-def whole_number(what: str, value: object, least: int = 0) -> None:
-    """Raise `PsplibError` unless `value` is an int of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise PsplibError(f"{what} must be a whole number of at least {least}; got {value!r}.")
+def whole_number(what: str, value: object, least: int = 0, most: float = math.inf) -> None:
+    """Raise `PsplibError` unless `value` is an int of at least `least` and at most `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        bound = f" and at most {most}" if most < math.inf else ""
+        raise PsplibError(
+            f"{what} must be a whole number of at least {least}{bound}; got {value!r}."
+        )
 
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -96,7 +96,8 @@ class EntropyLearning:
             )
         least = {"point": 0, "wait": 0, "rise": 0, "pairs": 0, "epochs": 1, "draws": 1}
         for name, bound in least.items():
-            whole_number(name, getattr(self, name), bound)
+            # No file of a run tells how long it was: no more than anybody would wait for.
+            whole_number(name, getattr(self, name), bound, 10**6)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
 

@@ -41,7 +41,8 @@ class FineTuning:
         check_features(self.retraining)
         check_targets(self.targets)
         for name in ("epochs", "batch_size", "samples"):
-            whole_number(name, getattr(self, name), 1)
+            # No file of a run tells how long it was: no more than anybody would wait for.
+            whole_number(name, getattr(self, name), 1, 10**6)
 
     @property
     def parents(self) -> tuple[Retraining | Lobster, ...]:

@@ -116,5 +116,7 @@ def against_published(
         return None
     table = compared(numbers(yours), numbers(published()), shown)
     words = f"Yours ({scale}) against published; how many standard errors they are apart"
-    content = styled(table).to_html() if len(table) else "Nothing has been run yet."
-    return HTML(fold(words, f"<div>{content}</div>", " open"))
+    content = (
+        styled(table).to_html(table_uuid="yours") if len(table) else "Nothing has been run yet."
+    )
+    return HTML(fold(words, f'<div tabindex="0">{content}</div>', " open"))

@@ -122,7 +122,7 @@ def test_a_download_is_unpacked_and_a_link_shows_what_it_leads_to(
     site: Path, browser: Browser, tmp_path: Path
 ) -> None:
     with browsing.visit(browser, (site / "book" / "figure_4.html").as_uri(), site) as (page, _):
-        for name in ("figure_4a.csv", "figure_4.ipynb"):
+        for name in ("figure_4.csv", "figure_4.ipynb"):
             with page.expect_download() as saved:
                 page.locator(f'.psplib-downloads a[download="{name}.gz"]').first.click()
             assert saved.value.suggested_filename == name
@@ -137,7 +137,7 @@ def test_a_download_is_unpacked_and_a_link_shows_what_it_leads_to(
         page.keyboard.press("Escape")
         assert not shown.is_visible()
     assert nbformat.read(tmp_path / "figure_4.ipynb", as_version=4).cells
-    assert len(pd.read_csv(tmp_path / "figure_4a.csv")) > 1
+    assert len(pd.read_csv(tmp_path / "figure_4.csv")) > 1
 
 
 @needs_chromium

@@ -163,11 +163,11 @@ def test_the_narrow_arm_is_a_dense_network_of_the_live_widths(
 ) -> None:
     """As the sizes of its layers, and their initial values, would be had it been built so."""
     full = Mask.dense(build(architecture, 0))
-    few = full.with_flat(torch.rand(len(full.flat)) < 0.003)
+    few = full.with_flat(torch.rand(len(full.flat)) < 0.02)
     config = replace(CONFIG, lobster=Lobster(architecture, "digits", 7), arm="narrow")
     values, mask = tickets.initial(config, few, 0)
-    units = [inputs, *compact(build(architecture, 0), few).units, 10]
     weights = [(n, m) for n, m in mask.items() if n.endswith("weight")]
+    units = [inputs, *compact(build(architecture, 0), few).units[-len(weights) :]]
     parts = dict(mask.split(values))
     for (name, m), fan, own in zip(weights, units, units[1:], strict=False):
         layer = m.shape[1:].numel() // build_width(architecture, name)
