@@ -58,7 +58,8 @@ def without_scripts(page: str, stills: Mapping[str, str]) -> str:
 
 def formula(found: re.Match[str]) -> str:
     """A `FORMULA` in MathML, which needs no script; as it was typed, where that fails."""
-    tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", html.unescape(found[2]).strip())
+    typed = re.sub(r'<span id="[^"]*"></span>', "", found[2])  # what leads to its second number
+    tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", html.unescape(typed).strip())
     number = "".join(f" ({n})" for n in TAG.findall(tex))
     try:
         said = tex2mathml(TAG.sub("", tex), as_block=found[1] == "div")
