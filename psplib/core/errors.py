@@ -41,10 +41,9 @@ def one_of(what: str, value: object, choices: Iterable[object]) -> None:
 def whole_number(what: str, value: object, least: int = 0, most: float = math.inf) -> None:
     """Raise `PsplibError` unless `value` is an int of at least `least` and at most `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        bound = f" and at most {most}" if most < math.inf else ""
-        raise PsplibError(
-            f"{what} must be a whole number of at least {least}{bound}; got {value!r}."
-        )
+        is_large = isinstance(value, int) and value > most
+        bound = f"at most {most}" if is_large else f"at least {least}"
+        raise PsplibError(f"{what} must be a whole number of {bound}; got {value!r}.")
 
 
 DEVICES = ("auto", "cpu", "cuda")

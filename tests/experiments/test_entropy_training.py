@@ -101,6 +101,7 @@ def test_every_gamma_has_its_controls_and_no_run_is_asked_for_twice(store: Store
         ({"labels": "some"}, "labels must be one of classes, none, permuted; got 'some'"),
         ({"replicas": (1, 1)}, "replicas must be different numbers"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
+        ({"epochs": 10**9}, "epochs must be a whole number of at most 1000000; got 1000000000"),
         ({"lobster": Lobster("resnet-8", "cifar10", 0)}, "is for LeNets; got 'resnet-8'"),
     ],
 )
