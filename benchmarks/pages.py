@@ -3,6 +3,7 @@ measures `_build/html` in Chromium, from files. No ratio: for a quiet machine.""
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import sys
@@ -26,12 +27,17 @@ MEASURE = """() => new Promise(done => {
   look();
 })"""
 
+SCROLLED = """() => Promise.all([...document.images].map(image => {
+  image.loading = "eager";
+  return image.decode().catch(() => {});
+}))"""
+
 
 def visit(browser: Browser, page: Path) -> tuple[float, float, dict[str, int]]:
     """Milliseconds to the first paint and to the last live figure; the bytes of each file that a
     reader who scrolls to the end loads."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    opened, sizes = context.new_page(), {page.name: page.stat().st_size}
+    opened, sizes = context.new_page(), dict[str, int]()
 
     def loaded(address: str) -> None:
         path = Path(unquote(urlsplit(address).path))
@@ -43,9 +49,7 @@ def visit(browser: Browser, page: Path) -> tuple[float, float, dict[str, int]]:
     opened.goto(page.as_uri(), wait_until="commit")
     opened.wait_for_function("window.begun")
     paint, live = opened.evaluate(MEASURE)
-    opened.evaluate("for (const i of document.images) i.loading = 'eager'")
-    opened.wait_for_load_state("networkidle")
-    sizes.pop(str(page), None)
+    opened.evaluate(SCROLLED)
     context.close()
     return paint, live, sizes
 
@@ -59,7 +63,9 @@ def main(site: Path) -> None:
             seen = [visit(browser, page) for _ in range(REPEATS)]
             paint, live = (statistics.median(s[i] for s in seen) for i in (0, 1))
             sizes = seen[-1][2]
-            shared = sum(size for name, size in sizes.items() if "/_static/" in name)
+            shared = sum(
+                size for n, size in sizes.items() if re.search(r"/_static/|searchindex", n)
+            )
             own = sum(sizes.values()) - shared
             name = page.relative_to(site / "book").as_posix()
             ready = "" if live != live else f"{live:.0f}"

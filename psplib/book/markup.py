@@ -18,20 +18,23 @@ from docutils.utils.math.latex2mathml import tex2mathml
 FORMULA = re.compile(r'<(div|span) class="math notranslate nohighlight"[^>]*>(.*?)</\1>', re.DOTALL)
 TAG = re.compile(r"\\tag\{(.*?)\}")
 
-# The theme's names differ from what is read on the screen, or are missing, or no longer in use.
-_NAMES = (
+# The theme's names differ from what is read on the screen, or are missing, or no longer in use; and
+# the index of the search would hold up every page.
+_MENDED = (
     (r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1"),
     (r'(<i class="theme-switch [^>]*?) title="[^"]*"', r"\1"),
     (r"<summary aria-label=\"Toggle hidden content\">", "<summary>"),
     (r'<summary>(<span class="toctree-toggle")', r'<summary aria-label="Its pages">\1'),
     (r'<div (id="pst-primary-sidebar")', r'<div role="complementary" aria-label="Book" \1'),
     (r'role="doc-biblioentry"', 'role="listitem"'),
+    (r'<script (src="[^"]*/?(?:searchtools|language_data|searchindex)\.js)', r"<script defer \1"),
 )
 
 
-def named(page: str) -> str:
-    """A page whose parts have the names and roles that who hears it needs."""
-    for pattern, replacement in _NAMES:
+def mended(page: str) -> str:
+    """A page whose parts have the names and roles that who hears it needs, there before its
+    search is."""
+    for pattern, replacement in _MENDED:
         page = re.sub(pattern, replacement, page)
     return page
 
@@ -97,7 +100,7 @@ def packed(page: str, sources: Mapping[str, bytes]) -> str:
 _INLINE = re.compile(r'src=(\\?")data:image/png;base64,([A-Za-z0-9+/=]+)\\?"')
 
 
-def apart(page: str, put: Callable[[bytes], str]) -> str:
+def without_pictures(page: str, put: Callable[[bytes], str]) -> str:
     """A page without its pictures, which are loaded when they are seen; `put` keeps one, and says
     where."""
     return _INLINE.sub(

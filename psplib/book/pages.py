@@ -51,14 +51,14 @@ def render(wanted: Mapping[Path, Path | bytes], offered: Mapping[str, bytes], si
             ) from None
     made = work / "_build" / "html"
     written = {p.name: p.read_bytes() for p in (made / "_sources").rglob("*.*")}
-    finish(made, dict(_stills(source)), {**written, **offered})
+    prepare(made, dict(_stills(source)), {**written, **offered})
     slim(made)
     check_loads(made)
     replace(site, made)
     shutil.rmtree(work)
 
 
-def finish(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes]) -> None:
+def prepare(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes]) -> None:
     """Complete the pages of a site. `stills`: HTML that stands for a widget, by the name of its
     model; `sources`: what a page offers as its source, by name."""
     texts = {
@@ -77,9 +77,9 @@ def finish(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes]) 
             kept.write_bytes(png)
             return Path(os.path.relpath(kept, folder)).as_posix()
 
-        changed = markup.named(markup.previewed(text, path, said))
+        changed = markup.mended(markup.previewed(text, path, said))
         changed = markup.packed(markup.without_scripts(changed, stills), sources)
-        page.write_text(markup.apart(changed, put), encoding="utf-8")
+        page.write_text(markup.without_pictures(changed, put), encoding="utf-8")
 
 
 def _stills(source: Path) -> Iterator[tuple[str, str]]:

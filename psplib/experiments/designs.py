@@ -428,28 +428,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Transfers:
+class Transfers(_Several):
     """What the features of networks of several sources are worth on other data sets."""
 
     name: str
     scale: str
     seed: int
     title: str
-    sources: tuple[Source, ...]
+    networks: tuple[Source, ...]
     shots: tuple[int, ...]
     draws: int
     samples: int
     validation: int
-
-    @property
-    def lobsters(self) -> tuple[Lobster, ...]:
-        """The gradual runs of all sources."""
-        return tuple(run for source in self.sources for run in source.lobsters)
-
-    @property
-    def retrained(self) -> Retraining:
-        """How the first source's masks are retrained."""
-        return self.sources[0].retrained
 
     def transfer(self, source: Source, retraining: Retraining) -> Transfer:
         """The transfer of a retraining."""
@@ -462,7 +452,7 @@ class Transfers:
 
     def runs(self, store: Store) -> list[Any]:
         """Its runs in the order of their worth, see `Design.runs`."""
-        return [run for source in self.sources for run in self.runs_of(source, store)]
+        return [run for source in self.networks for run in self.runs_of(source, store)]
 
     def runs_of(self, source: Source, store: Store) -> list[Any]:
         """The runs of a source: its gradual runs, then retrainings with what is made of them where

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
 from psplib.core.schema import NAME, SHARE, Column, Files, Table
 from psplib.core.seeds import derive
+from psplib.experiments.solutions import OfRetraining
 from psplib.experiments.transfer import Network, check_features, check_targets, networks, target
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.training.engines import trainers
 from psplib.training.fit import Checkpoint, Trial, train_epoch
@@ -24,7 +23,7 @@ from psplib.training.update import Sgd
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(OfRetraining):
     """The networks of a `Transfer` trained on, all their layers, under their masks, on other data
     sets; scored at the last epoch, so that nothing is chosen."""
 
@@ -35,19 +34,12 @@ class FineTuning:
     batch_size: int = setting("ours", "as everywhere", default=100)
     samples: int = setting("ours", "training images of a target", default=10_000)
 
-    program = None
-
     def __post_init__(self) -> None:
         check_features(self.retraining)
         check_targets(self.targets)
         for name in ("epochs", "batch_size", "samples"):
             # No file of a run tells how long it was: no more than anybody would wait for.
             whole_number(name, getattr(self, name), 1, 10**6)
-
-    @property
-    def parents(self) -> tuple[Retraining | Lobster, ...]:
-        """The retraining, and the gradual run whose mask it has."""
-        return self.retraining, *self.retraining.parents
 
     @property
     def title(self) -> str:
@@ -60,10 +52,6 @@ class FineTuning:
         epoch = self.retraining.lobster.epoch_cost(not self.retraining.point)
         trained = (2 + len(self.retraining.replicas)) * len(self.targets) * self.epochs
         return trained * epoch * self.samples / 40_000
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the source."""
-        return self.retraining.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The table of `analyse`."""

@@ -369,10 +369,10 @@ def _rewarded(scale: str, seed: int) -> Transfers:
         tuple(runs),
         first.dense,
         dataclasses.replace(replication(scale, seed).retrained, lobster=runs[0]),
-        whole.sources[0].targets,
+        whole.networks[0].targets,
         arms=("rewound",),
     )
-    return dataclasses.replace(whole, sources=(source,))
+    return dataclasses.replace(whole, networks=(source,))
 
 
 PANELS: dict[str, Callable[[str, int], Panel]] = {

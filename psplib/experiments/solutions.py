@@ -71,8 +71,24 @@ def solutions(retraining: Retraining, parents: Parents) -> Solutions:
     )
 
 
+class OfRetraining:
+    """What all that is made of a retraining has in common."""
+
+    retraining: Retraining
+    program = None
+
+    @property
+    def parents(self) -> tuple[Retraining | Lobster, ...]:
+        """The retraining, and the gradual run whose mask it has."""
+        return self.retraining, *self.retraining.parents
+
+    def load(self, device: torch.device) -> Data:
+        """The images of the gradual run."""
+        return self.retraining.load(device)
+
+
 @dataclass(frozen=True)
-class Analysis(ABC):
+class Analysis(OfRetraining, ABC):
     """What the analyses of Figs. 2 to 4 have in common: they are of G and the replicas of a
     retraining from its mask."""
 
@@ -88,21 +104,10 @@ class Analysis(ABC):
             if hasattr(self, name):
                 whole_number(name, getattr(self, name), 1)
 
-    program = None
-
-    @property
-    def parents(self) -> tuple[Retraining | Lobster, ...]:
-        """The retraining, and the gradual run whose mask it has."""
-        return self.retraining, *self.retraining.parents
-
     @property
     def cost(self) -> float:
         """Seconds of one core, about; measured with LeNet-5 on MNIST."""
         return 900.0 * self.retraining.lobster.share
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.retraining.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `analyse`."""

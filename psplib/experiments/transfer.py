@@ -20,13 +20,12 @@ from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
 from psplib.core.seeds import derive
-from psplib.experiments.solutions import first_images, with_weights
+from psplib.experiments.solutions import OfRetraining, first_images, with_weights
 from psplib.nn import data as data_sets
 from psplib.nn import models
 from psplib.nn.compact import compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask, unpack_bits
-from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import flat
@@ -49,7 +48,7 @@ class Network(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(OfRetraining):
     """Ridge read-outs of frozen features on other data sets, of every replica of a retraining whose
     weights were kept, else of its best one; beside them of the gradual network with the same mask
     (arm `lobster`) and of the mask with its initial values (`untrained`), or, of the dense arm,
@@ -73,8 +72,6 @@ class Transfer:
         "ours", "validation images of a target that the penalty is chosen on", default=2_000
     )
 
-    program = None
-
     def __post_init__(self) -> None:
         check_features(self.retraining)
         check_targets(self.targets)
@@ -83,11 +80,6 @@ class Transfer:
             whole_number("shots", each, 1)
         for name in ("draws", "samples", "validation"):
             whole_number(name, getattr(self, name), 1)
-
-    @property
-    def parents(self) -> tuple[Retraining | Lobster, ...]:
-        """The retraining, and the gradual run whose mask it has."""
-        return self.retraining, *self.retraining.parents
 
     @property
     def title(self) -> str:
@@ -99,10 +91,6 @@ class Transfer:
         """Seconds of one core, about."""
         each = 60.0 if self.retraining.lobster.architecture == "lenet-5" else 15.0
         return each * (2 + len(self.retraining.replicas)) * self.draws / 20
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the source; those of the targets come one by one."""
-        return self.retraining.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `analyse`."""

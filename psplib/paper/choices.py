@@ -291,13 +291,13 @@ def line_of(subspace: str, definition: str = "converged") -> Callable[[Minima], 
 
 def transferred(panel: Transfers) -> Run:
     """What the features of the first source's networks are read out on."""
-    source = panel.sources[0]
+    source = panel.networks[0]
     return panel.transfer(source, source.retrained)
 
 
 def fine_tuned(panel: Transfers) -> Run:
     """How the first source's networks are fine-tuned."""
-    source = panel.sources[0]
+    source = panel.networks[0]
     return panel.fine_tuning(source, source.retrained)
 
 

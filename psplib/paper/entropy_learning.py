@@ -88,7 +88,7 @@ class FigureLearning:
                 if isinstance(config, EntropyLearning) and config in done:
                     name = _rewound(learner.title) if config.point else learner.title
                     frames.append(config.tables(done[config])["learnt"].assign(network=name))
-        (source,) = panel.gradual.sources
+        (source,) = panel.gradual.networks
         for config in panel.gradual.runs(store):
             if isinstance(config, Transfer) and config.retraining.point and config in done:
                 row = _gradual(config, done[config], store)
@@ -106,7 +106,7 @@ class FigureLearning:
             for n in self.panel.networks
             for name in (n.title, *([_rewound(n.title)] if n.rewinds else []))
         ]
-        return tuple(dict.fromkeys([*found, self.panel.gradual.sources[0].title]))
+        return tuple(dict.fromkeys([*found, self.panel.gradual.networks[0].title]))
 
     @property
     def seeds(self) -> str:
@@ -115,7 +115,7 @@ class FigureLearning:
 
     def cases(self, network: str) -> set[tuple[float, str]]:
         """The gammas and kinds of labels that a network is asked for."""
-        (source,) = self.panel.gradual.sources
+        (source,) = self.panel.gradual.networks
         if network == source.title:
             return {(run.gamma, "classes") for run in source.lobsters}
         own = [n for n in self.panel.networks if network in (n.title, _rewound(n.title))]

@@ -140,7 +140,7 @@ def probes(figure: FigureTransfer) -> Live:
     """Transfer: the probe error by sparsity and arm on a target, a value for each gradual run, for
     each depth that is read and number of labelled images; the dense network and the raw pixels as
     lines."""
-    ways = [(s, t) for s in figure.panel.sources if len(figure.at_last(s)) for t in s.targets]
+    ways = [(s, t) for s in figure.panel.networks if len(figure.at_last(s)) for t in s.targets]
     all_shots = sorted(figure.panel.shots, reverse=True)
     panels = []
     for i, (source, on) in enumerate(ways):

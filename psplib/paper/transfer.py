@@ -92,7 +92,7 @@ class FigureTransfer:
         """The table from the runs that a store has."""
         done, missing = divide(panel, store)
         frames, tuned = [], []
-        for source in panel.sources:
+        for source in panel.networks:
             for config in panel.runs_of(source, store):
                 if isinstance(config, Transfer) and config in done:
                     frames.append(_labelled(config, done[config], source, store))
@@ -108,7 +108,7 @@ class FigureTransfer:
         """How many gradual runs each source has, of those that are there."""
         return "; ".join(
             f"{s.title}: {counted(self.at_last(s)['lobster_seed'].nunique(), 'LOBSTER run')}"
-            for s in self.panel.sources
+            for s in self.panel.networks
         )
 
     @property
@@ -228,7 +228,7 @@ def is_worthwhile(effect: Interval, smallest: float = SMALLEST) -> Tested:
 
 def transfer_claims(figure: FigureTransfer) -> list[Verdict]:
     """Every claim, source by source."""
-    return [v for source in figure.panel.sources for v in _claims(figure, source)]
+    return [v for source in figure.panel.networks for v in _claims(figure, source)]
 
 
 def _claims(figure: FigureTransfer, source: Source) -> list[Verdict]:
@@ -340,7 +340,7 @@ def _is_below(effect: Interval) -> Tested:
 def answer_of_transfer(figure: FigureTransfer) -> str:
     """The chapter's first sentences (Markdown): does the paper's conjecture come true?"""
     said = []
-    for source in figure.panel.sources:
+    for source in figure.panel.networks:
         d, pixels = differences(figure, source, "rewound"), beyond_pixels(figure, source)
         if d.empty:
             continue
@@ -370,7 +370,7 @@ def answer_of_transfer(figure: FigureTransfer) -> str:
 def plot_errors(figure: FigureTransfer) -> Figure | None:
     """Probe error against sparsity, a row for each source and a panel for each target: single
     networks, their means, the dense network and the raw pixels as lines. None without runs."""
-    sources = [s for s in figure.panel.sources if len(figure.at_last(s))]
+    sources = [s for s in figure.panel.networks if len(figure.at_last(s))]
     if not sources:
         return None
     width = max(len(s.targets) for s in sources)
@@ -437,7 +437,7 @@ def plot_differences(figure: FigureTransfer) -> Figure | None:
     fine-tuning, with 95 % intervals over gradual runs; the smallest effect of interest shaded. None
     without runs."""
     bars = []
-    for source in figure.panel.sources:
+    for source in figure.panel.networks:
         for arm in COMPARED:
             color, _, name = LOOKS[arm]
             found = {f"{name}, mean": differences(figure, source, arm)}
@@ -474,7 +474,7 @@ def plot_differences(figure: FigureTransfer) -> Figure | None:
 def plot_entropy(figure: FigureTransfer) -> Figure | None:
     """Probe error (mean over targets) against second-order entropy of single networks at the last
     points, each as its difference from the mean of its gradual run. None without runs."""
-    sources = [s for s in figure.panel.sources if len(figure.at_last(s))]
+    sources = [s for s in figure.panel.networks if len(figure.at_last(s))]
     if not sources:
         return None
     with mpl.rc_context(STYLE):
@@ -507,7 +507,7 @@ def errors_by_shots(figure: FigureTransfer) -> pd.DataFrame:
     network and raw pixels without."""
     rows = []
     t = figure.table
-    for source in figure.panel.sources:
+    for source in figure.panel.networks:
         last = figure.at_last(source)[["lobster_seed", "point"]].drop_duplicates()
         own = t[t["network"] == source.title]
         kept = pd.concat([own[own["point"] == 0], own.merge(last, on=["lobster_seed", "point"])])
@@ -526,7 +526,7 @@ def orders_table(figure: FigureTransfer) -> pd.DataFrame:
     """The partial correlation of each entropy with the probe error, mean over gradual runs and its
     95 % interval."""
     rows = []
-    for source in figure.panel.sources:
+    for source in figure.panel.networks:
         row = {"network": source.title}
         for order in ORDERS:
             found = correlation(correlations(figure, source, order))
@@ -541,7 +541,7 @@ def orders_table(figure: FigureTransfer) -> pd.DataFrame:
 def transfer_in_words(figure: FigureTransfer) -> str:
     """The chapter in a line for each source (Markdown)."""
     lines = []
-    for source in figure.panel.sources:
+    for source in figure.panel.networks:
         found = {
             "1-S − G": differences(figure, source, "rewound"),
             "fine-tuned": tuned_differences(figure, source),

@@ -41,7 +41,7 @@ def numbers(results: Results) -> list[Numbers]:
     return [Numbers(figure.panel.title, figure.panel.scale, figure.table) for figure in results]
 
 
-def compared(
+def differences_from(
     yours: Sequence[Numbers], published: Sequence[Numbers], shown: Mapping[str, Quantity]
 ) -> pd.DataFrame:
     """A row for each network, arm and quantity at the last mask of the first gradual run: yours,
@@ -109,12 +109,12 @@ def _apart(a: pd.Series, b: pd.Series) -> str:
 def against_published(
     scale: str, yours: Results, published: Callable[[], Results], shown: Mapping[str, Quantity]
 ) -> Any:
-    """`compared` as HTML; None where what is shown is what is published."""
+    """`differences_from` as HTML; None where what is shown is what is published."""
     from IPython.display import HTML
 
     if scale == PUBLISHED:
         return None
-    table = compared(numbers(yours), numbers(published()), shown)
+    table = differences_from(numbers(yours), numbers(published()), shown)
     words = f"Yours ({scale}) against published; how many standard errors they are apart"
     content = (
         styled(table).to_html(table_uuid="yours") if len(table) else "Nothing has been run yet."

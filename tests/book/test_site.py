@@ -40,7 +40,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         assert pages[chapter].count('href="glossary.html#term-LOBSTER" data-preview="') == 1, (
             chapter
         )
-    assert pages["provenance"].count("digits (scikit-learn)") == 15 + 3 * 10 + 19 + 21 + 17 + 26
+    assert pages["provenance"].count("digits (scikit-learn)") == 15 + 3 * 10 + 19 + 21 + 17 + 9 + 17
     assert "Frankle" in pages["references"]
 
 

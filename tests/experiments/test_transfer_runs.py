@@ -134,7 +134,7 @@ def test_bad_configurations_are_named(changes: dict, sentence: str) -> None:
 
 def test_the_networks_of_a_store_are_those_of_its_tables(smoke_minima: Store) -> None:
     panel = scales.transfer("smoke")
-    (source,) = panel.sources
+    (source,) = panel.networks
     retraining = next(c for c in panel.runs(smoke_minima) if isinstance(c, Retraining) and c.point)
     these = networks(retraining, smoke_minima)
     assert [(n.arm, n.replica) for n in these] == [
@@ -174,7 +174,7 @@ def test_where_no_weights_were_kept_the_best_network_is_taken_and_pixels_with_th
 
 def test_on_the_way_weights_are_asked_for_where_they_were_kept() -> None:
     """Of 89.9 % none were, for it is no halving; and nothing is near to 95 % but what is there."""
-    source = scales.transfer("paper").sources[0]
+    source = scales.transfer("paper").networks[0]
     sparsity = [0.0, 0.8, 0.899, 0.925, 0.979, 0.99]
     points = pd.DataFrame({"sparsity": sparsity, "kept": [round(1e4 * (1 - s)) for s in sparsity]})
     found = source.retrainings(source.lobsters[3], points)

@@ -14,7 +14,7 @@ from psplib.paper.statistics import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from psplib.paper.transfer import COLUMNS, TUNED, FigureTransfer
 
 PANEL = scales.transfer("paper")
-SOURCE = PANEL.sources[0]
+SOURCE = PANEL.networks[0]
 Error = Callable[[str, str, int, int], float]
 
 
@@ -194,4 +194,4 @@ def test_figures_tables_and_ledger_show_what_is_there() -> None:
     assert transfer.orders_table(figure).iloc[0]["gradual runs"] == "4"
     panels = [panel(papers_world, ("dense", "rewound"), name) for name in scales.PANELS]
     listed = [e for e in ledger.entries(panels, minima(), None, figure) if e.chapter == "transfer"]
-    assert len(listed) == 6 * len(PANEL.sources)
+    assert len(listed) == 6 * len(PANEL.networks)

@@ -11,7 +11,7 @@ from worlds import ARMS, panel, papers_world, world
 from psplib.experiments.names import PUBLISHED
 from psplib.paper import figure_2, yours
 from psplib.paper.minima import Quantity
-from psplib.paper.yours import Numbers, compared
+from psplib.paper.yours import Numbers, differences_from
 
 SHOWN = {"test_error": Quantity("test error [%]", 2, 100)}
 
@@ -24,7 +24,9 @@ def networks(errors: list[float], sparsity: float = 0.9, seed: int = 0, arm: str
 
 
 def beside(mine: pd.DataFrame, theirs: pd.DataFrame, network: str = "A") -> dict[str, object]:
-    found = compared([Numbers("A", "quick", mine)], [Numbers(network, "paper", theirs)], SHOWN)
+    found = differences_from(
+        [Numbers("A", "quick", mine)], [Numbers(network, "paper", theirs)], SHOWN
+    )
     (row,) = found.to_dict("records")
     return row
 
@@ -71,6 +73,6 @@ def test_a_chapter_beside_itself_is_no_standard_error_apart() -> None:
     minima = world()
     minima.table["sparsity"] = 0.99
     shown = figure_2.QUANTITIES
-    table = compared(yours.numbers(minima), yours.numbers(minima), shown)
+    table = differences_from(yours.numbers(minima), yours.numbers(minima), shown)
     assert len(table) == 2 * len(set(shown) & set(minima.table))
     assert set(table["apart"]) == {"+0.0", "+0, no standard error"}
