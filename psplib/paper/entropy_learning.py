@@ -46,6 +46,8 @@ QUANTITIES = {
     "mutual": ("mutual information of pairs [bits]", 1),
     "probe_error": ("probe error on the targets [%]", 100),
 }
+# What is drawn of them; the others can be looked up.
+DRAWN = ("test_error", "first", "probe_error")
 # What `MEASURED` says, where it was.
 FURTHER = {
     "information": ("I(state; class) [bits]", 1),
@@ -303,7 +305,7 @@ def learning_in_words(figure: FigureLearning) -> str:
 
 
 def plot_learning(figure: FigureLearning) -> Figure | None:
-    """Error, entropies and transfer against gamma, a row for each network: means with 95 %
+    """Error, entropy and transfer against gamma, a row for each network: means with 95 %
     intervals for each kind of labels, single replicas faint. None without runs."""
     networks = [n for n in figure.networks if len(figure.values("test_error", n)) > 1]
     if not networks:
@@ -311,14 +313,15 @@ def plot_learning(figure: FigureLearning) -> Figure | None:
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(
             len(networks),
-            len(QUANTITIES),
-            figsize=(11, 0.8 + 2.3 * len(networks)),
+            len(DRAWN),
+            figsize=(7.2, 0.8 + 2.2 * len(networks)),
             layout="constrained",
             squeeze=False,
         )
         for line, network in zip(axes, networks, strict=True):
             gammas = sorted({gamma for gamma, _ in figure.cases(network)})
-            for ax, (quantity, (name, factor)) in zip(line, QUANTITIES.items(), strict=True):
+            for ax, quantity in zip(line, DRAWN, strict=True):
+                name, factor = QUANTITIES[quantity]
                 for labels, (color, marker, label) in LOOKS.items():
                     values = factor * figure.values(quantity, network, labels)
                     if len(values) < 2:

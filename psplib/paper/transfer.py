@@ -534,7 +534,8 @@ def orders_table(figure: FigureTransfer) -> pd.DataFrame:
                 bounds = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
                 row[order] = f"{found.mean:+.2f}{bounds}"
                 row["gradual runs"] = str(found.n)
-        rows.append(row)
+        if len(row) > 1:
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
