@@ -27,8 +27,8 @@ new MutationObserver(() => {
 }).observe(document, { childList: true, subtree: true });
 
 // The search would read the pages that it finds, which a browser forbids where they are files.
-// It begins at the same event, told to the document before the window.
-document.addEventListener("DOMContentLoaded", () => {
+// This event comes once the page is read, before its deferred scripts, of which the search is one.
+document.addEventListener("readystatechange", () => {
   if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined")
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 });

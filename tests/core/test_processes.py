@@ -18,7 +18,7 @@ CHILD = """
 import os, time
 from psplib.core.processes import end_when
 end_when(lambda: os.read(0, 1))
-print(os.getpid(), flush=True)
+os.write(1, f"{os.getpid()}\\n".encode())  # at once: two children share the pipe
 time.sleep(600)
 """
 PARENT = """

@@ -98,7 +98,7 @@ def test_the_figure_and_the_table_show_every_gamma() -> None:
     figure = world(lambda g, labels, network: 0.2)
     fig = learning.plot_learning(figure)
     assert fig is not None
-    assert len(fig.axes) == 5 * len(learning.QUANTITIES)
+    assert len(fig.axes) == 5 * len(learning.DRAWN)
     assert len(learning.by_gamma(figure)) == len(figure.table) / 5
     assert learning.further(figure).empty
 
