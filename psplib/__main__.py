@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SCALE = click.option("--scale", default="paper", show_default=True, help=", ".join(SCALES))
 ONLY = click.option("--only", multiple=True, help="An experiment; may be repeated. Default: all.")
 DEVICE = click.option("--device", default="auto", show_default=True, help=", ".join(checks.DEVICES))
+# How too little memory is told: by the loader of libraries, by torch on a CPU and on a GPU.
+_LACK = re.compile("failed to map segment|can(no|')t allocate memory|out of memory", re.IGNORECASE)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +75,11 @@ def command(function: Callable[..., None]) -> Any:
             raise SystemExit(130) from None
         except OSError as error:
             _fail(error)
+        except (ImportError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or _LACK.search(str(error))):
+                raise
+            click.echo(f"psplib: There is too little memory ({checks.brief(error)}).", err=True)
+            raise SystemExit(2) from None
 
     return cli.command()(guarded)
 

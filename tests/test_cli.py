@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from psplib.__main__ import cli
@@ -163,6 +165,31 @@ def test_without_a_home_there_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "psplib: There is no home folder; set HOME."
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else bounds the memory of a process")
+@pytest.mark.parametrize("words", ["--jobs 1", "--jobs 2"])
+def test_too_little_memory_for_torch_is_one_sentence(words: str, tmp_path: Path) -> None:
+    asked = f"ulimit -v 500000; exec {sys.executable} -m psplib reproduce --scale smoke {words}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(["sh", "-c", asked], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("psplib: There is too little memory (ImportError: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_too_little_memory_for_a_tensor_is_one_sentence_and_other_faults_are_none(
+    psplib: Psplib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("reproduce", "--scale", "smoke", "--jobs", "1")
+    for make in (np.empty, torch.empty):
+        monkeypatch.setattr("psplib.experiments.sweep.run", lambda *_, make=make: make(2**59))
+        done = psplib(*words, runs=tmp_path / "runs")
+        assert done.exit_code == 2
+        assert done.stderr.startswith("psplib: There is too little memory (")
+        assert done.stderr.count("\n") == 1
+    monkeypatch.setattr("psplib.experiments.sweep.run", lambda *_: torch.eye(2) @ torch.eye(3))
+    assert isinstance(psplib(*words, runs=tmp_path / "runs").exception, RuntimeError)
 
 
 LONG = "a" * 300

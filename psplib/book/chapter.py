@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import matplotlib as mpl
+import psutil
 import torch
 from IPython.display import HTML
 
@@ -131,6 +135,8 @@ def begin(scale: str, device: str, seed: int) -> Chapter:
         if name not in PATHS:
             errors.one_of("parameter", name, PARAMETERS)
     checkout.check_here()
+    if notebook := read_by_papermill():
+        checkout.check_here(notebook.parent)
     scales.check_scale(scale, seed)
     mpl.rcdefaults()
     return Chapter(scale, errors.device(device), seed)
@@ -151,3 +157,16 @@ def injected() -> list[str]:
                 if isinstance(node, ast.Assign):
                     names += [t.id for t in node.targets if isinstance(t, ast.Name)]
     return names
+
+
+def read_by_papermill() -> Path | None:
+    """The notebook that the command papermill was told to read: it runs one in any folder."""
+    for process in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if any(Path(word).stem == "papermill" for word in words):
+                # It may have gone to another folder since (--cwd).
+                places = Path(process.cwd()), Path(os.environ.get("PWD", ""))
+                paths = (p / word for word in words for p in places if word.endswith(".ipynb"))
+                return next((path.absolute() for path in paths if path.is_file()), None)
+    return None

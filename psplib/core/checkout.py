@@ -23,18 +23,16 @@ def _is_checkout(folder: Path) -> bool:
     return (folder / "_toc.yml").exists() and (folder / "psplib" / "__init__.py").exists()
 
 
-def check_here() -> None:
-    """Raise `PsplibError` in a checkout whose psplib is not the one that runs: what another one
-    shows is not what lies here."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if _is_checkout(folder):
-            if folder.resolve() != checkout():
-                raise PsplibError(
-                    f"{folder} has a psplib of its own, but the one of {_PACKAGE.parent} runs: "
-                    f"install this one (pip install -e {folder}) or go to another folder."
-                )
-            return
+def check_here(here: Path | None = None) -> None:
+    """Raise `PsplibError` in a checkout (where one is, unless given) whose psplib is not the one
+    that runs: what another one shows is not what lies there."""
+    here = here or Path.cwd()
+    folder = next(filter(_is_checkout, (here, *here.parents)), None)
+    if folder and folder.resolve() != checkout():
+        raise PsplibError(
+            f"{folder} has a psplib of its own, but the one of {_PACKAGE.parent} runs: "
+            f"install this one (pip install -e {folder}) or go to another folder."
+        )
 
 
 def git(root: Path, *words: str) -> str | None:

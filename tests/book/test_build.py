@@ -25,7 +25,7 @@ CHAPTER = ROOT / "book" / "figure_3.ipynb"  # the lightest one with a figure and
 
 def papermill(cwd: Path, *words: str, **surroundings: str) -> subprocess.CompletedProcess:
     tool = Path(sys.executable).with_name("papermill")
-    command = [str(tool), str(CHAPTER), "out.ipynb", *words, "--no-progress-bar"]
+    command = [str(tool), *words, "--no-progress-bar"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | surroundings
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -53,7 +53,8 @@ def test_a_chapter_shows_the_same_from_any_folder_and_whatever_its_user_has_set(
     surroundings = HOSTILE | {"MATPLOTLIBRC": str(rc), "TMPDIR": str(deep)}
     monkeypatch.setenv("TMPDIR", str(deep))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    done = papermill(cwd, "-p", "scale", "smoke", "--inject-paths", **surroundings)
+    words = (str(CHAPTER), "out.ipynb", "-p", "scale", "smoke", "--inject-paths")
+    done = papermill(cwd, *words, **surroundings)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in cwd.iterdir()) == ["out.ipynb"]
     by_papermill = nbformat.read(cwd / "out.ipynb", as_version=4)
@@ -65,6 +66,33 @@ def test_a_chapter_shows_the_same_from_any_folder_and_whatever_its_user_has_set(
     assert one == other
     assert any("psplib-verdict" in text for _, _, text in one)
     assert any(kind == "image/png" for _, kind, _ in one)
+
+
+def sources(folder: Path) -> Path:
+    """A clone, with a psplib of its own: that does not run."""
+    (folder / "psplib").mkdir(parents=True)
+    (folder / "psplib" / "__init__.py").touch()
+    (folder / "_toc.yml").touch()
+    (folder / "book").mkdir()
+    return Path(shutil.copy(CHAPTER, folder / "book"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_far", [False, True])
+def test_the_chapter_of_another_clone_is_refused_wherever_papermill_is_called(
+    is_far: bool, tmp_path: Path
+) -> None:
+    clone = tmp_path / "a clone"
+    words = [str(sources(clone).relative_to(tmp_path)), str(tmp_path / "out.ipynb")]
+    if is_far:  # its kernel runs where nothing is known of the clone
+        (tmp_path / "far").mkdir()
+        words += ["--cwd", str(tmp_path / "far")]
+    done = papermill(tmp_path, *words, PWD=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"PsplibError: {clone} has a psplib of its own, but the one of {ROOT} runs: "
+        f"install this one (pip install -e {clone}) or go to another folder."
+    )
 
 
 def shown(notebook: nbformat.NotebookNode) -> list[tuple[str, str, str]]:
