@@ -2,10 +2,10 @@
 the checks of `psplib.nn.faithful`, as a share of the whole run that they belong to; to stay below
 1 % of a run of real size.
 
-`python -m benchmarks.faithful`, about fifteen minutes. One thread, whose time nobody else's work adds to;
-of some repetitions the median share, and the smallest and the largest. A run on a few hundred
-images, as those of the smoke scale, takes milliseconds and pays more: a check costs the same,
-whatever the data. That of resnet18's Hessian is a product and two gradients in float64.
+`python -m benchmarks.faithful`, about fifteen minutes. One thread, whose time nobody else's work
+adds to; of some repetitions the median share, and the smallest and the largest. A run on a few
+hundred images, as those of the smoke scale, takes milliseconds and pays more: a check costs the
+same, whatever the data. That of resnet18's Hessian is a product and two gradients in float64.
 """
 
 from __future__ import annotations
