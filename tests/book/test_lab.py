@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
@@ -286,6 +289,30 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["nbconvert", "papermill"])
+def test_where_nobody_turns_the_knobs_the_chapter_shows_how_a_recorded_run_ended(
+    tool: str, tmp_path: Path
+) -> None:
+    """The chapter as far as its panel, with short runs."""
+    notebook = nbformat.read(ROOT / "book" / "lab.ipynb", as_version=4)
+    (last,) = (i for i, cell in enumerate(notebook.cells) if "show_panel(" in cell.source)
+    notebook.cells = notebook.cells[: last + 1]
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("seed=chapter.seed)", "seed=chapter.seed, epochs=3)")
+    nbformat.write(notebook, tmp_path / "lab.ipynb")
+    words = {
+        "nbconvert": ["nbconvert", "lab.ipynb", "--to", "notebook", "--execute", "--output", "out"],
+        "papermill": ["papermill", "lab.ipynb", "out.ipynb"],
+    }[tool]
+    command = [sys.executable, "-m", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (shown,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[last].outputs
+    assert shown.data["text/html"] == lab_panel.page_of(lab_panel.record_run(Setting(epochs=3)))
 
 
 def test_a_frame_has_the_numbers_of_its_snapshot_in_words(recording: Recording) -> None:

@@ -177,8 +177,14 @@ def test_a_run_is_made_once_and_loaded_from_then_on(store: Store, make: Make) ->
     assert not store.running(CONFIG)
 
 
-def test_provenance_says_what_made_the_run(store: Store, make: Make) -> None:
-    facts = store.compute(CONFIG, make).provenance
+def test_provenance_says_what_made_the_run_and_no_folder_of_this_machine(
+    store: Store, make: Make
+) -> None:
+    run = store.compute(CONFIG, make)
+    written = b"".join(path.read_bytes() for path in run.folder.iterdir())
+    for folder in (store.root, Path.cwd(), sys.prefix):
+        assert str(folder).encode() not in written
+    facts = run.provenance
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == 1
     assert facts["data"] == {"name": "synthetic", "variant": "tiny", "sha256": "0" * 64}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -244,6 +245,19 @@ def test_published_runs_name_the_known_digests_of_their_data() -> None:
     assert {data["name"] for data in named} == {"mnist", "fashion-mnist", "cifar10"}
     for data in named:
         assert DIGESTS[data["name"]][data["variant"]] == data["sha256"]
+
+
+def test_no_published_run_names_a_folder_of_the_machine_that_made_it() -> None:
+    folder = re.compile(rb"(?<![\w.])(?:/(?:home|root|tmp|work|mnt|var|Users)/|[A-Za-z]:\\\\)")
+    assert folder.search(b'"/home/me/runs"')
+    assert folder.search(json.dumps("C:\\runs").encode())
+    for run in RESULTS.all():
+        for path in run.iterdir():
+            with path.open("rb") as file:
+                # Of tensors the header, whose length comes first: numbers may look like anything.
+                is_tensors = path.suffix == ".safetensors"
+                text = file.read(int.from_bytes(file.read(8), "little") if is_tensors else -1)
+            assert not folder.search(text), path
 
 
 def test_nothing_to_verify_is_no_success(psplib: Callable[..., Result], tmp_path: Path) -> None:
