@@ -3,7 +3,8 @@
 import copy
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
@@ -369,6 +370,44 @@ def words(embedding: nn.Module) -> nn.Module:
     return nn.Sequential(embedding, nn.Flatten(), nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
+def held_otherwise(m: nn.Sequential) -> None:
+    """A weight that is a buffer."""
+    weight = m[0].weight.detach().clone()
+    del m[0].weight
+    m[0].register_buffer("weight", weight)
+
+
+class Shared(nn.Module):
+    """Keeps something made of a weight, in its memory."""
+
+    def __init__(self, keep: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 6).double(), nn.Linear(6, 3).double()
+        self.kept = keep(self.fc.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.kept[0] if isinstance(self.kept, list) else self.kept
+        return self.out(F.relu(F.linear(F.relu(self.fc(x)), kept)))
+
+
+def with_parameter(**made: Tensor) -> nn.Module:
+    return changed(
+        lambda m: [
+            m.register_parameter(n, nn.Parameter(t, t.is_floating_point())) for n, t in made.items()
+        ]
+    )
+
+
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Sequential(*mlp()).double()
+
+
+class Half(nn.Sequential):
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return self[0].parameters(recurse)
+
+
 def binarised(z: Tensor, _: nn.Module) -> Tensor:
     return z + (z.sign() - z).detach()
 
@@ -459,6 +498,16 @@ NETWORKS = {
     "no activation": lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)),
     "straight through": lambda: Between(binarised),
     "without gradients": lambda: Between(without_gradients),
+    "another parameter": lambda: with_parameter(temperature=torch.ones(())),
+    "another parameter of a layer": lambda: changed(
+        lambda m: m[0].register_parameter("gain", nn.Parameter(torch.ones(())))
+    ),
+    "an empty parameter": lambda: with_parameter(empty=torch.ones(0, 4)),
+    "a weight as a buffer": lambda: changed(held_otherwise),
+    "a buffer without memory of its own": lambda: changed(
+        lambda m: m.register_buffer("shift", torch.zeros(1).expand(5))
+    ),
+    "not to be copied": lambda: changed(lambda m: setattr(m[1], "lock", Lock())),
     "backward by hand": lambda: Around(lambda f, x: Written.apply(f(x))),
 }
 ACTIVATIONS = (
@@ -587,6 +636,8 @@ NOT = {
     "forward that holds a parameter": {"in a form": f"is another network: {IN_PLACE}"},
     "pruned by torch": {"in a form": HOOKED},
     "weight norm by hooks": {"in a form": HOOKED},
+    "a weight as a buffer": {"in a form": f"A copy of Sequential is another network: {IN_PLACE}"},
+    "not to be copied": {"in a form": "Sequential cannot be copied .cannot pickle"},
     "frozen": {"in a form": "0.weight is frozen"},
     "frozen bias": {"in a form": "2.bias is frozen"},
     "hook on a gradient": {"in a form": "The gradient of 2.weight is hooked"},
@@ -628,5 +679,17 @@ REFUSED = {
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(5), *mlp()[1:]), r"0 \(LazyLinear\) is lazy"),
     "script": (lambda: torch.jit.trace(nn.Sequential(*mlp()), torch.zeros(1, 6)), "TorchScript"),
     "wrong size": (lambda: nn.Sequential(*mlp()[2:]), r"shape \(\d+, 6\) and float64: 0 says"),
+    "a view of a weight": (lambda: Shared(lambda w: w.T), "fc.weight shares its memory"),
+    "a weight's data in a list": (lambda: Shared(lambda w: [w.data]), "fc.weight shares its mem"),
+    "tied by data": (
+        lambda: Shared(lambda w: nn.Parameter(w.data)),
+        "(kept|fc.weight) shares its memory",
+    ),
+    "complex": (lambda: with_parameter(z=torch.ones(2) * 1j), "z is of complex64"),
+    "whole numbers": (lambda: with_parameter(order=torch.arange(2)), "order is of int64"),
+    "sparse": (lambda: with_parameter(w=torch.eye(2).to_sparse()), "w is sparse"),
+    "meta": (lambda: nn.Sequential(*mlp()).to("meta"), "0.weight is on the meta device"),
+    "inference": (made_in_inference_mode, "0.weight is made in inference mode"),
+    "half of its parameters": (lambda: Half(*mlp()), r"Half has a parameters\(\) of its own"),
     "nothing": (lambda: nn.ReLU(), "has no parameters"),
 }

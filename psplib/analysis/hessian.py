@@ -229,7 +229,10 @@ def _rewritten(
     where there is none, or a product over a `few` samples is not the network's own."""
     if wire(own.model) is None or not x.is_floating_point():
         return None
-    form = compact(own.model, seen, sparse=False)
+    try:
+        form = compact(own.model, seen, sparse=False)
+    except Exception:  # of any kind: what a copy of the user's modules raises
+        return None
     small = form.model.to(x.device).eval()
 
     def engine(x: Tensor, y: Tensor) -> Product:

@@ -409,7 +409,10 @@ def compacted(model: nn.Module, sample: Tensor, mask: Mask, weights: Tensor) -> 
     wiring = wire(model)
     if wiring is None or not wiring.relus or not sample.is_floating_point():
         return None
-    form = Compacted(model, mask, weights)
+    try:
+        form = Compacted(model, mask, weights)
+    except Exception:  # of any kind: what a copy of the user's modules raises
+        return None
     same = Own(model).same_as(lambda x: form.model(form.read(x)), weights, sample)
     return form if same else None
 

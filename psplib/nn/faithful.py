@@ -6,12 +6,16 @@ optimisation: it is used where its outputs, on the first samples, are those of t
 
 from __future__ import annotations
 
+import functools
+import random
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,38 +28,81 @@ from psplib.nn.masks import shapes_of
 ROWS = 4
 
 
+# How containers are filled, by the type itself: what is derived from it may forbid changes.
+_CONTAINERS: dict[Any, Any] = {
+    OrderedDict: OrderedDict.update,
+    dict: dict.update,
+    list: list.extend,
+    set: set.update,
+    deque: deque.extend,
+}
+
+
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Whatever happens inside, even an exception: afterwards the modules, their attributes, modes
-    and hooks, the parameters, gradients and buffers, and the global random state are as before."""
+    and hooks, what these hold, the parameters, gradients and buffers, and the global random state,
+    also that of Python and NumPy, are as before."""
     parameters = [
         (p, p.data, p.requires_grad, p.grad, p._backward_hooks) for p in model.parameters()
     ]
-    buffers = [(b, b.data, b.data.clone()) for b in model.buffers()]
-    modules, held = [], []
-    for module in model.modules():
-        own = dict(vars(module))
-        modules.append((module, own))
-        # Its registers; also what it keeps in attributes of its own.
-        held += [(v, v.copy()) for v in own.values() if isinstance(v, dict | list | set)]
-        buffers += [(v, v.data, v.data.clone()) for v in own.values() if isinstance(v, Tensor)]
+    known = {id(p) for p, *_ in parameters}
+    undo = [
+        put_back for thing in _kept(model) if id(thing) not in known and (put_back := _undo(thing))
+    ]
     devices = {p.device for p, *_ in parameters if p.device.type == "cuda"}
+    numbers, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=list(devices)):
         try:
             yield
         finally:
-            for module, own in modules:
-                vars(module).clear()
-                vars(module).update(own)
-            for now, then in held:
-                now.clear()
-                now.extend(then) if isinstance(now, list) else now.update(then)
-            for buffer, data, before in buffers:
-                buffer.data = data.copy_(before)
+            random.setstate(numbers)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            for put_back in undo:
+                put_back()
             for p, data, requires_grad, gradient, hooks in parameters:
                 p.data = data
                 p.requires_grad_(requires_grad)
                 p.grad, p._backward_hooks = gradient, hooks
+
+
+def _kept(model: nn.Module) -> Iterator[Any]:
+    """What the modules of a network hold, once each: their registers and attributes, and what is
+    in these, if they are containers."""
+    seen: set[int] = set()
+    left: list[Any] = [*model.modules()]
+    while left:
+        thing = left.pop()
+        thing = vars(thing) if isinstance(thing, nn.Module) else thing
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            yield thing
+            if isinstance(thing, dict):
+                left += thing.values()
+            elif isinstance(thing, list | tuple | set | deque):
+                left += thing
+
+
+def _undo(thing: Any) -> Callable[[], object] | None:
+    """What makes a container, a tensor, an array or a generator what it is now; None for others."""
+    if isinstance(thing, Tensor) and thing.layout == torch.strided:
+        data, before = thing.data, thing.data.clone()
+
+        def put_back() -> None:
+            thing.data = data
+            if not torch.equal(data, before):  # what cannot be written to has not changed
+                data.copy_(before)
+
+        return put_back
+    if isinstance(thing, np.ndarray):
+        return functools.partial(np.copyto, thing, thing.copy())
+    if isinstance(thing, torch.Generator):
+        return functools.partial(thing.set_state, thing.get_state())
+    for kind, fill in _CONTAINERS.items():
+        if isinstance(thing, kind):
+            then = [*(thing.items() if isinstance(thing, dict) else thing)]
+            return lambda: (kind.clear(thing), fill(thing, then))
+    return None
 
 
 class Own:
@@ -74,6 +121,7 @@ class Own:
         self.parameters = list(model.parameters())
         if not self.parameters:
             raise PsplibError(f"{type(model).__name__} has no parameters.")
+        _refuse_parameters(model)
         self.device = self.parameters[0].device
 
     @contextmanager
@@ -259,3 +307,45 @@ def _refuse(name: str, module: nn.Module) -> None:
             f"{name} has no running statistics: in evaluation mode, too, what it puts out hangs on "
             "the batch size. Make it with track_running_stats=True."
         )
+
+
+def _refuse_parameters(model: nn.Module) -> None:
+    """`PsplibError` for parameters that cannot be exchanged, or not alone."""
+    named = dict(model.named_parameters())
+    if [*map(id, named.values())] != [*map(id, model.parameters())]:
+        raise PsplibError(
+            f"{type(model).__name__} has a parameters() of its own, which does not give what "
+            "named_parameters() gives."
+        )
+    for name, p in named.items():
+        for is_odd, what in (
+            (not p.is_floating_point(), f"of {p.dtype}".replace("torch.", "")),
+            (p.layout != torch.strided, "sparse"),
+            (p.is_meta, "on the meta device"),
+            (p.is_inference(), "made in inference mode"),
+        ):
+            if is_odd:
+                raise PsplibError(
+                    f"A parameter must be a dense tensor of real numbers that can change; {name} "
+                    f"is {what}."
+                )
+    # What a pre-hook makes anew, such as a normalised weight, is not read before.
+    anew = {id(v) for m in model.modules() if m._forward_pre_hooks for v in vars(m).values()}
+    kept = {id(t): t for t in _kept(model) if isinstance(t, Tensor) and id(t) not in anew}
+    names, until, last = {id(p): name for name, p in named.items()}, {True: 0, False: 0}, ""
+    spans = [(*span, names.get(i, "")) for i, t in kept.items() if (span := _span(t))]
+    for start, stop, name in sorted(spans):
+        if start < until[True] or (name and start < until[False]):
+            raise PsplibError(
+                f"{name or last} shares its memory with another tensor that the network keeps, and "
+                "would leave it: make them one parameter, or keep a copy."
+            )
+        until[bool(name)], last = max(until[bool(name)], stop), name or last
+
+
+def _span(t: Tensor) -> tuple[int, int] | None:
+    """Where a tensor's memory begins and ends; None where it has none."""
+    if t.layout != torch.strided or t.is_meta or not t.numel():
+        return None
+    reach = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (reach + 1) * t.element_size()

@@ -72,9 +72,15 @@ def is_plain(model: nn.Module) -> bool:
     )
 
 
+# What a layer holds by its letter; what has none holds nothing.
+HELD = {x: {"weight", "bias"} for x in "cln"}
+HELD["n"] |= {"running_mean", "running_var", "num_batches_tracked"}
+
+
 def wire(model: nn.Module) -> Wiring | None:
     """The wiring of a chain or a ResNet; None for every other network."""
-    if not is_plain(model):
+    held = ((m, {*m._parameters, *m._buffers}) for m in model.modules())
+    if not is_plain(model) or any(names != HELD.get(letter(m), set()) for m, names in held):
         return None
     if type(model) is nn.Sequential:
         fits = re.fullmatch(CHAIN, "".join(map(letter, model))) and not _overwrites(model)

@@ -141,11 +141,12 @@ class PlainTrainer(Trainer):
             loss.backward()
         except RuntimeError as error:
             raise no_gradient(self.full, error) from error
-        start = self._gradient.data_ptr()
+        start = 0
         for name, p in self._parameters.items():
-            if p.grad is None or p.grad.data_ptr() != start:
-                raise PsplibError(f"{name} has lost its gradient or its memory in a pass.")
-            start += p.numel() * p.element_size()
+            for found, whole in ((p, self._weights), (p.grad, self._gradient)):
+                if p.numel() and (found is None or found.data_ptr() != whole[0, start:].data_ptr()):
+                    raise PsplibError(f"{name} has lost its gradient or its memory in a pass.")
+            start += p.numel()
 
     def _mean_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.loss is F.cross_entropy:

@@ -5,11 +5,13 @@ autograd through `functional_call`.
 """
 
 import copy
-from collections import OrderedDict
+import random
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -425,6 +427,54 @@ def test_the_network_is_as_it_was_also_after_an_exception() -> None:
     assert called
     torch.set_rng_state(numbers)
     F.cross_entropy(model(split.x), split.y).backward()  # nothing was made in inference mode
+
+
+class Locked(dict):
+    """What forbids changes."""
+
+    def update(self, *_: object) -> None:
+        raise TypeError
+
+    clear = copy = update
+
+
+class Writes(nn.Sequential):
+    """Writes to what it keeps, wherever it is."""
+
+    def __init__(self) -> None:
+        super().__init__(*mlp())
+        self.seen, self.deep, self.array = deque([1], 9), {"in": [[], torch.ones(2)]}, np.ones(2)
+        self.generator, self.config = torch.Generator(), Locked(rate=[0.5])
+        self.norm = (nn.BatchNorm1d(3),)  # no module of its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(0)
+        self.deep["in"][0].append(0)
+        self.deep["in"][1] += 1
+        self.array += 1
+        self.config["rate"].append(random.random() + np.random.rand())  # noqa: NPY002
+        self.norm[0](torch.randn(4, 3, generator=self.generator))
+        return super().forward(x)
+
+    def kept(self) -> str:
+        found = self.generator.get_state().tolist(), self.norm[0].state_dict()
+        return str([self.seen, self.deep, self.array, self.config, *found])
+
+
+@pytest.mark.parametrize("column", ["observe", "sweep", "hessian", "retrain", "prune"])
+def test_all_that_a_network_keeps_is_as_it_was(column: str) -> None:
+    model, split = Writes().double(), images()
+    one, mask = flat(model), Mask.dense(model)
+    before, numbers = model.kept(), (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+    {
+        "observe": lambda: psp.observe(model, split, FirstOrder()),
+        "sweep": lambda: psplib.loss_landscape(model, one, one + 1, split, [0.0]),
+        "hessian": lambda: hessian.hessian(model, split) @ one,
+        "retrain": lambda: psplib.retrain(model, mask, split, split, epochs=1),
+        "prune": lambda: psplib.prune(model, split, split, max_epochs=1),
+    }[column]()
+    assert model.kept() == before
+    assert (random.getstate(), str(np.random.get_state())) == numbers  # noqa: NPY002
 
 
 def test_resnet_18_of_torchvision_just_works() -> None:
