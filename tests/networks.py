@@ -390,6 +390,23 @@ class Shared(nn.Module):
         return self.out(F.relu(F.linear(F.relu(self.fc(x)), kept)))
 
 
+class Scaled(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x + 0.5)
+
+
+class Counts(nn.Sequential):
+    """Counts its passes, in whatever mode."""
+
+    def __init__(self) -> None:
+        super().__init__(*mlp())
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x)
+
+
 def with_parameter(**made: Tensor) -> nn.Module:
     return changed(
         lambda m: [
@@ -508,6 +525,10 @@ NETWORKS = {
         lambda m: m.register_buffer("shift", torch.zeros(1).expand(5))
     ),
     "not to be copied": lambda: changed(lambda m: setattr(m[1], "lock", Lock())),
+    "relu of aten": lambda: Between(lambda z, _: torch.ops.aten.relu.default(z) - 0.1),
+    "relu that chooses": lambda: Between(lambda z, _: torch.where(z > 0, z, 0.0) - 0.1),
+    "BatchNorm1d of one's own": lambda: nn.Sequential(*mlp(Scaled(4))),
+    "counts": Counts,
     "backward by hand": lambda: Around(lambda f, x: Written.apply(f(x))),
 }
 ACTIVATIONS = (
@@ -611,6 +632,7 @@ WORDS = {
     "embedding": lambda: words(nn.Embedding(9, 5, padding_idx=0)),
     "sparse embedding": lambda: words(nn.Embedding(9, 5, sparse=True)),
     "embedding of bounded norm": lambda: words(nn.Embedding(9, 5, max_norm=1)),
+    "embedding by frequency": lambda: words(nn.Embedding(9, 5, scale_grad_by_freq=True)),
     "bag of words": lambda: nn.Sequential(
         nn.EmbeddingBag(9, 5), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)
     ),
@@ -647,6 +669,7 @@ NOT = {
     "straight through": {"Hessian": DETACHED},
     "without gradients": {"Hessian": DETACHED},
     "backward by hand": {"Hessian": DETACHED},
+    "embedding by frequency": {"Hessian": DETACHED},
     "embedding of bounded norm": {"Hessian": DETACHED},
     "bag of words": {"Hessian": "no second derivative of its loss: the derivative for '_embedding"},
     "tracked InstanceNorm": {"on a map": "1 .InstanceNorm2d. has no statistics of its own"},
@@ -664,14 +687,21 @@ class Mixing(nn.Sequential):
 
 
 class Random(nn.Sequential):
+    share = 0.5
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.dropout(x))
+        return super().forward(F.dropout(x, self.share))
+
+
+class Seldom(Random):
+    share = 0.01
 
 
 REFUSED = {
     "a tuple": (lambda: Tuple(*mlp()), "puts out a tuple"),
     "other samples": (lambda: Mixing(*mlp()), "depend on the other samples"),
     "random": (lambda: Random(*mlp()), "are random"),
+    "seldom random": (lambda: Seldom(*mlp()), "are random"),
     "no statistics": (
         lambda: nn.Sequential(*mlp(nn.BatchNorm1d(4, track_running_stats=False))),
         r"4 \(BatchNorm1d\) has no running statistics",

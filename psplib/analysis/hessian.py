@@ -17,7 +17,7 @@ from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import Compact, check_belongs, compact
 from psplib.nn.data import Split
-from psplib.nn.faithful import ROWS, Own, agrees, as_it_was
+from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, numbers_as_they_were
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, check_labels, gather
 from psplib.nn.wiring import live_units, wire
@@ -63,7 +63,10 @@ class Hessian:
                 f"A vector for this Hessian must have shape ({self.size},); "
                 f"got {tuple(vector.shape)}."
             )
-        return self._out(self._engine.product(self._in(vector)), vector)
+        product = self._engine.product(self._in(vector))
+        if bool(vector.isfinite().all()) and not bool(product.isfinite().all()):
+            raise PsplibError("A product with the Hessian is not finite.")
+        return self._out(product, vector)
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) in full coordinates (..., P); zero elsewhere."""
@@ -106,6 +109,7 @@ class Hessian:
         return out
 
 
+@numbers_as_they_were()
 def hessian(
     model: nn.Module,
     data: Minibatches,

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from psplib.analysis import entropy, psp
 from psplib.analysis.psp import Compacted, Observation, Probe, compacted, watching
@@ -20,7 +22,7 @@ from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.core.seeds import derive
 from psplib.nn.compact import check_belongs
 from psplib.nn.data import Split
-from psplib.nn.faithful import ROWS, Own, as_it_was
+from psplib.nn.faithful import ROWS, Own, as_it_was, numbers_as_they_were
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, gather
 from psplib.training.fit import Checkpoint
@@ -151,6 +153,7 @@ def columns(name: str, probe: Any) -> dict[str, float]:
     return row
 
 
+@numbers_as_they_were()
 def sweep(
     model: nn.Module,
     plane: Plane,
@@ -420,6 +423,8 @@ def recompute_(model: nn.Module, images: Tensor) -> None:
     if not norms:
         return
     measured: set[nn.Module] = set()
+    # By the mean: the norm, and of what its statistics are.
+    seen: dict[int, tuple[Any, Tensor]] = {}
 
     def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         if norm in measured or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
@@ -428,16 +433,35 @@ def recompute_(model: nn.Module, images: Tensor) -> None:
                 "a plane: only a BatchNorm that is used once in a pass has."
             )
         measured.add(norm)
-        dims = [d for d in range(inputs[0].ndim) if d != 1]
-        variance, mean = torch.var_mean(inputs[0], dims, correction=0)
-        for buffer, value in ((norm.running_mean, mean), (norm.running_var, variance)):
-            assert buffer is not None
-            buffer.copy_(value)
+        renew(norm, inputs[0])
+
+    def renew(norm: Any, x: Tensor) -> None:
+        variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        seen[id(norm.running_mean)] = norm, x
 
     handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _Normalising(renew, seen):
             model(images.clone())  # it may begin with an in-place ReLU
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Normalising(TorchFunctionMode):
+    """Renews the statistics of a norm that makes something else of what it receives."""
+
+    def __init__(
+        self, renew: Callable[[Any, Tensor], None], seen: dict[int, tuple[Any, Tensor]]
+    ) -> None:
+        super().__init__()
+        self.renew, self.seen = renew, seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm and id(args[1]) in self.seen:
+            norm, x = self.seen[id(args[1])]
+            if args[0] is not x:
+                self.renew(norm, args[0])
+        return func(*args, **(kwargs or {}))

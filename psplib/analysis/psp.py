@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from psplib.core.errors import PsplibError, whole_number
 from psplib.nn.compact import check_belongs, compact
-from psplib.nn.faithful import Own, agrees, first_line, two_sizes
+from psplib.nn.faithful import Own, agrees, first_line, numbers_as_they_were, two_sizes
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches, check_labels, minibatches
 from psplib.nn.wiring import wire
@@ -204,7 +204,7 @@ class AsItIs:
             return logits
 
         own.check_samples(sample, axis, outputs)
-        other, one = found
+        other, one, *_ = found
         if list(one) != list(other):
             raise PsplibError(
                 "Which activations the network calls hangs on the size of a minibatch."
@@ -315,7 +315,7 @@ ACTIVATIONS = (
 
 def _called(*names: str) -> set[Any]:
     """The functions and methods of these names, in place or not."""
-    places = (F, torch, torch.Tensor, torch._C._nn)
+    places = (F, torch, torch.Tensor, torch._C._nn, torch.ops.aten)
     names = (*names, *(f"{name}_" for name in names))
     return {getattr(place, name) for name in names for place in places if hasattr(place, name)}
 
@@ -323,7 +323,7 @@ def _called(*names: str) -> set[Any]:
 _KINDS = {func: kind for kind in ACTIVATIONS[:-1] for func in _called(kind)}
 _CLAMPS, _HARDTANHS = _called("clamp", "clip", "clamp_min"), _called("hardtanh")
 _THRESHOLDS, _MAXIMA = _called("threshold"), _called("maximum", "max", "fmax")
-_FUSED = _called("rnn_relu", "rnn_relu_cell")
+_FUSED, _CHOICES = _called("rnn_relu", "rnn_relu_cell"), _called("where")
 
 
 class _Calls(TorchFunctionMode):
@@ -339,6 +339,10 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         z = args[0] if args else kwargs.get("input")
+        called, func = (
+            func,
+            getattr(func, "overloadpacket", func),
+        )  # what is exported calls overloads
         kind = _KINDS.get(func)
         if func in _CLAMPS:
             kind = _clamped(*_given(args[1:], kwargs, min=None, max=None))
@@ -351,11 +355,14 @@ class _Calls(TorchFunctionMode):
             (other,) = _given(args[1:], kwargs, other=None)
             if isinstance(other, Tensor) and (_is_zero(other) or _is_zero(z)):
                 kind, z = "relu", z if _is_zero(other) else other
+        elif func in _CHOICES and len(args) == 3:
+            where, z, other = args if func is not torch.Tensor.where else (args[1], z, args[2])
+            kind = "relu" if _is_chosen(where, z, other) else None
         elif func in _FUSED:
             kind = func.__name__
         if kind:
             self.catch(kind, z)
-        return func(*args, **kwargs)
+        return called(*args, **kwargs)
 
 
 def _given(args: Sequence[Any], kwargs: dict[str, Any], **defaults: Any) -> list[Any]:
@@ -366,6 +373,17 @@ def _given(args: Sequence[Any], kwargs: dict[str, Any], **defaults: Any) -> list
 
 def _is_zero(value: Any) -> bool:
     return not (bool(value.any()) if isinstance(value, Tensor) else value)
+
+
+def _is_chosen(where: Any, z: Any, other: Any) -> bool:
+    """Whether z > 0 chooses between z and zero."""
+    if (
+        not isinstance(z, Tensor)
+        or where.shape != z.shape
+        or torch._C._functorch.is_batchedtensor(z)
+    ):
+        return False
+    return _is_zero(other) and torch.equal(where, z > 0)
 
 
 def _clamped(lower: Any, upper: Any) -> str | None:
@@ -446,6 +464,7 @@ def watching(
         yield AsItIs(own, sample, batch_axis, state, not _want_logits_alone(probes))
 
 
+@numbers_as_they_were()
 def observe(
     model: nn.Module,
     data: Minibatches,

@@ -116,18 +116,22 @@ class Autograd:
             yield loss_of(self.loss, self.own(x), y.clone(), reduction="sum") / self.samples
 
     def check(self) -> None:
-        """Raise `PsplibError` unless a product is the difference of two gradients: autograd knows
+        """Raise `PsplibError` unless products are those of a symmetric matrix, and differences of
+        gradients: autograd knows
         nothing of what is computed without it, and believes a backward pass written by hand."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(len(self.weights), generator=generator, dtype=torch.float64)
         # A weight of zero stays: moved, what it feeds alone would leave the kink of a dead ReLU.
         vector = self.weights * noise.to(self.weights)
-        product = self.product(vector).split(self.sizes)
+        other = self.weights * noise.to(self.weights).flip(0)
+        whole, turned = self.product(vector), self.product(other)
+        product = whole.split(self.sizes)
+        apart = float((other @ whole - vector @ turned).abs())
         for step in STEPS:
             ahead, behind = (self.gradient(self.weights + s * vector) for s in (step, -step))
             rounding = 1e3 * torch.finfo(vector.dtype).eps * (1 + float(ahead.abs().max())) / step
             differences = ((ahead - behind) / (2 * step)).split(self.sizes)
-            if all(
+            if apart <= 1e-6 * float(other.norm() * whole.norm()) and all(
                 float((d - p).abs().max()) <= 1e-3 * float(p.abs().max()) + rounding
                 for d, p in zip(differences, product, strict=True)
                 if len(p)

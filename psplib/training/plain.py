@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from psplib.core.errors import PsplibError, whole_number
 from psplib.nn.compact import Compact
 from psplib.nn.data import Data, Split
-from psplib.nn.faithful import Own, loss_of, no_gradient
+from psplib.nn.faithful import Own, as_it_was, loss_of, no_gradient
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import (
     Minibatches,
@@ -24,7 +24,7 @@ from psplib.nn.minibatches import (
     has_numbers,
     minibatches,
 )
-from psplib.training.trainer import Score, Trainer, flat, flatten_, in_evaluation
+from psplib.training.trainer import Score, Trainer, flat, flatten_
 from psplib.training.update import Update
 
 # Takes what a network puts out and the labels; gives the mean over the samples of a minibatch.
@@ -162,16 +162,25 @@ class PlainTrainer(Trainer):
         """Of the validation data, whatever the `split`; the error is the share of wrong answers, or
         NaN where answers are not classes."""
         total, wrong, samples = 0.0, 0.0, 0
-        with in_evaluation(self.full), torch.no_grad():
-            for x, y in self._validation:
-                outputs = self.own(x)
-                if self.loss is F.cross_entropy:  # half precision is too rough for sums
-                    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                is_class = outputs.ndim == 2 and y.ndim == 1 and not y.is_floating_point()
-                total += float(self._mean_loss(outputs, y)) * len(y)
-                samples += len(y)
-                wrong += int((outputs.argmax(1) != y).sum()) if is_class else nan
+        with as_it_was(self.full), torch.no_grad():
+            self.full.eval()
+            parts = [(self.own(x), y) for x, y in self._validation]
+        if all(outputs.ndim == 2 for outputs, _ in parts):
+            # A loss that weighs the classes, say, is no mean of those of minibatches.
+            parts = [tuple(map(torch.cat, zip(*parts, strict=True)))]  # type: ignore[list-item]
+        for outputs, y in parts:
+            if self.loss is F.cross_entropy:  # half precision is too rough for sums
+                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            total += float(self._mean_loss(outputs, y)) * len(y)
+            samples += len(y)
+            wrong += int((outputs.argmax(1) != y).sum()) if _are_classes(y, outputs) else nan
         return [Score(total / samples, wrong / samples)]
+
+
+def _are_classes(y: Tensor, outputs: Tensor) -> bool:
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or y.ndim != 1 or y.is_floating_point():
+        return False
+    return int(y.min()) >= 0 and int(y.max()) < outputs.shape[1]
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

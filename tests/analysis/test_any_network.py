@@ -70,7 +70,7 @@ class Spied(TorchDispatchMode):
             or (name in ("clamp", "clamp_min") and float(torch.as_tensor(limits[0]).sum()) == 0)
         ):
             self.z.append(args[0].clone())
-        elif name == "maximum":
+        elif name in ("maximum", "where"):
             self.z.append(args[1].clone())
         return func(*args, **(kwargs or {}))
 
@@ -475,6 +475,26 @@ def test_all_that_a_network_keeps_is_as_it_was(column: str) -> None:
     }[column]()
     assert model.kept() == before
     assert (random.getstate(), str(np.random.get_state())) == numbers  # noqa: NPY002
+
+
+def test_a_loader_draws_no_numbers_of_others() -> None:
+    model, split = nn.Sequential(*mlp()).double(), images()
+    loader, one = DataLoader(TensorDataset(split.x, split.y), 5, shuffle=True), flat(model)
+    numbers = torch.get_rng_state()
+    psp.observe(model, loader, FirstOrder())
+    psplib.eigenvalues(model, loader, 1)
+    psplib.loss_landscape(model, one, one + 1, loader, [0.0])
+    assert torch.equal(torch.get_rng_state(), numbers)
+
+
+def test_a_product_that_is_not_finite_is_refused() -> None:
+    model, split = Between(lambda z, _: F.relu(z).sqrt()).double(), images()
+    with torch.no_grad():
+        model.fc1.bias.fill_(5)
+    split.x[:4] *= 0.01
+    split.x[-1] *= 1e3
+    with pytest.raises(PsplibError, match="product with the Hessian is not finite"):
+        hessian.hessian(model, split) @ flat(model)
 
 
 def test_resnet_18_of_torchvision_just_works() -> None:

@@ -291,6 +291,29 @@ def test_any_loss_and_any_outputs() -> None:
     assert result.points["validation_loss"][0] == pytest.approx(float(loss))
 
 
+def test_a_loss_that_weighs_is_that_of_all_validation_samples() -> None:
+    model, (train, validation) = make("nested"), data("nested")
+    loss = nn.CrossEntropyLoss(torch.tensor([0.2, 1.0, 3.0]).double(), label_smoothing=0.1)
+    result = retrain(model, Mask.dense(model), train, validation, loss=loss, epochs=1, **SETTINGS)
+    result.apply_(model)
+    with torch.no_grad():
+        expected = float(loss(model.eval()(validation.x), validation.y))
+    assert result.points["validation_loss"][0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_answers_that_are_no_classes_have_no_error() -> None:
+    model, splits = nn.Sequential(*mlp(), nn.Linear(3, 1)).double(), data("nested")
+    result = retrain(
+        model,
+        Mask.dense(model),
+        *splits,
+        loss=lambda out, y: F.binary_cross_entropy_with_logits(out[:, 0], (y > 0).double()),
+        epochs=2,
+    )
+    assert result.points["validation_error"].isna().all()
+    assert result.points["best_epoch"][0] == result.history["validation_loss"].idxmin() + 1
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_right_value_is_refused(name: str) -> None:
     make_it, message = REFUSED[name]
