@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -19,7 +21,7 @@ from click.testing import CliRunner
 from psplib.__main__ import cli
 from psplib.book import build
 from psplib.core.errors import PsplibError
-from psplib.experiments import cluster, sweep
+from psplib.experiments import sweep
 
 pytestmark = pytest.mark.slow
 TIMES = int(os.environ.get("PSPLIB_FUZZ", "1"))
@@ -79,7 +81,7 @@ def test_whatever_is_typed_there_is_no_traceback(
     run = sweep.run
     monkeypatch.setattr(sweep, "run", lambda *given: run(*given[:3], 1, 0.0, True))
     monkeypatch.setattr(build, "apart", stop)
-    monkeypatch.setattr(cluster, "_import", stop)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=stop, shutdown=lambda: None))
     ended: Counter[str] = Counter()
     wrong = []
     here = tmp_path / "here"

@@ -14,13 +14,9 @@ import os
 import re
 import secrets
 import socket
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from psplib.core import errors as checks
 from psplib.core import files
@@ -31,14 +27,11 @@ from psplib.experiments.designs import Design
 from psplib.experiments.plan import lacking
 from psplib.runs.store import Store
 
-# How often Ray begins a loop anew whose worker was killed.
-_RETRIES = 3
-# Seconds after which every machine sees a new file of a shared file system.
-_PATIENCE = 60.0
-_OBJECTS = 80 * 2**20  # bytes, near the least that Ray takes: what goes through it is a few names
+# Ray reads these when it is imported: listen on the loopback, answer who has the token.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+_ADDRESS = re.compile(r"auto|([^\s:/]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
 # What opens HTTP/2, which Ray speaks, and the type of the frame that answers (RFC 9113, 3.4).
 _GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
-_ADDRESS = re.compile(r"auto|(?:ray://)?([^\s:/]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
 
 
 def work(
@@ -46,14 +39,11 @@ def work(
 ) -> str:
     """What a worker does: sweep until nothing lacks or the deadline has come; returns what went
     wrong, if anything. The folder `sign` shows that it sees the store that the others see."""
-    start = time.monotonic()
-    while not sign.exists():
-        if time.monotonic() - start > _PATIENCE:
-            return (
-                f"A worker on {socket.gethostname()} does not see {sign}: the runs must be on a "
-                "file system that all machines share."
-            )
-        time.sleep(1)
+    if not sign.exists():
+        return (
+            f"A worker on {socket.gethostname()} does not see {sign}: the runs must be on a file "
+            "system that all machines share."
+        )
     try:
         sweep.run(panels, store, checks.device(device), deadline=deadline, quiet=True)
     except PsplibError as error:
@@ -74,26 +64,31 @@ def run_on_ray(
 
     `address` is that of an existing cluster, else `$RAY_ADDRESS`; without either a cluster of this
     machine is started for the time of the sweep, which no other machine and no other user can
-    reach. `jobs` runs share a GPU; on this machine's CPU it is the number of workers.
+    reach. `jobs` runs share a GPU; on CPUs it is the number of workers, one for each unless given.
     """
     if not lacking(panels, store):
         return True
+    checks.one_of("device", device, checks.DEVICES)
+    if jobs is not None:
+        checks.whole_number("jobs", jobs, 1)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":  # another cluster's device is not this machine's
+        device = checks.device(device).type
     shared = Store(store.root.resolve())
     with (
-        _cluster(address, device, jobs) as (ray, where),
+        _joined(address, jobs) as ray,
         files.scratch(shared.root / ".work") as sign,
     ):
-        share = 1 / checks.jobs(where, jobs) if where.type == "cuda" else 0
-        loop = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work)
-        asked = panels, shared, sign, where.type, deadline
-        loops = [loop.remote(*asked) for _ in range(_places(ray.cluster_resources(), share))]
+        where, count, share = _places(ray.cluster_resources(), device, jobs)
+        loop = ray.remote(num_cpus=1, num_gpus=share)(work)
+        loops = [loop.remote(panels, shared, sign, where, deadline) for _ in range(count)]
 
         def is_going() -> bool:
             nonlocal loops
             ended, loops = ray.wait(loops, timeout=1)
             for wrong in filter(None, map(ray.get, ended)):
                 raise PsplibError(wrong)
-            return bool(loops)
+            return bool(loops and lacking(panels, store))  # some may never get their place
 
         try:
             sweep.follow(panels, store, is_going, quiet)
@@ -103,55 +98,52 @@ def run_on_ray(
     return not lacking(panels, store)
 
 
-def _places(resources: dict[str, float], share: float) -> int:
-    """How many loops a cluster has a place for now; one, where machines are yet to come."""
-    processors = int(resources.get("CPU", 0))
-    return max(1, min(processors, round(resources.get("GPU", 0) / share)) if share else processors)
+def _places(resources: dict[str, float], device: str, jobs: int | None) -> tuple[str, int, float]:
+    """The device of a cluster's runs (`auto` is CUDA where it has a GPU), how many loops it has a
+    place for now (one, where machines are yet to come), and the share of a GPU that each has."""
+    processors, cards = int(resources.get("CPU", 0)), resources.get("GPU", 0)
+    if device == "cuda" and not cards:
+        raise PsplibError(
+            "device 'cuda' was asked for, but the Ray cluster has no GPU; use cpu or auto."
+        )
+    if device == "cpu" or not cards:
+        return "cpu", max(1, min(processors, jobs or processors)), 0
+    return "cuda", max(1, min(processors, int(cards * (jobs or 1)))), 1 / (jobs or 1)
 
 
 @contextlib.contextmanager
-def _cluster(
-    address: str | None, device: str, jobs: int | None
-) -> Iterator[tuple[Any, torch.device]]:
-    """Join a cluster, or start one of this machine; leave or end it afterwards. Ray itself, and
-    the device of the runs."""
-    checks.one_of("device", device, checks.DEVICES)
-    if jobs is not None:
-        checks.whole_number("jobs", jobs, 1)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    here, asked = None, dict[str, Any]()
+def _joined(address: str, jobs: int | None) -> Iterator[Any]:
+    """Ray, joined to a cluster or to one of this machine that is started; left or ended then."""
+    folders = {name: named(name) for name in ("PSPLIB_DATA", "XDG_CACHE_HOME")}
+    given = sweep.environment() | {name: str(path) for name, path in folders.items() if path}
+    asked = {}
     with contextlib.ExitStack() as stack:
         if address == "local":
-            here = checks.device(device)  # another cluster's is not this machine's
-            # Its sockets lie there, and their paths may have a hundred letters.
-            short = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
-            asked = {"include_dashboard": False, "object_store_memory": _OBJECTS}
-            asked["_temp_dir"] = str(stack.enter_context(files.scratch(short)))
-            if here.type == "cpu":
-                asked |= {"num_cpus": checks.jobs(here, jobs), "num_gpus": 0}
-            # Ray reads these when it is imported: listen on the loopback, answer who has the token.
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            os.environ |= _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            asked = {
+                "num_cpus": max(os.cpu_count() or 1, checks.jobs(checks.device("cpu"), jobs)),
+                "include_dashboard": False,
+                "object_store_memory": 80 * 2**20,  # about the least: a few names go through it
+                # Its sockets lie there, and their paths may have a hundred letters.
+                "_temp_dir": str(stack.enter_context(files.scratch(Path("/tmp")))),
+            }
         else:
             _reach(address)
-        ray = _import()
-        stack.callback(ray.shutdown)  # of what has started, should the rest not
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
-            ray.init(
-                address,
-                runtime_env={"env_vars": _environment()},
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **asked,
-            )
+            ray = importlib.import_module("ray")
+        except ImportError:
+            raise PsplibError("The engine ray needs the extra psplib[cluster].") from None
+        stack.callback(ray.shutdown)  # of what has started, should the rest not
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        try:
+            ray.init(address, runtime_env={"env_vars": given}, **quiet, **asked)
         except Exception as error:  # Ray raises plain ones, too, where its processes do not start
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            hint = "" if here else " (one with a token needs RAY_AUTH_MODE=token here too)"
+            hint = "" if asked else "; one with a token needs RAY_AUTH_MODE=token here too"
             raise PsplibError(
-                f"The Ray cluster at {address!r} could not be used: {said.rstrip('.')}{hint}."
+                f"The Ray cluster at {address!r} could not be used ({checks.brief(error)}){hint}."
             ) from None
-        yield ray, here or _device(device, ray.cluster_resources(), jobs)
+        yield ray
 
 
 def _reach(address: str) -> None:
@@ -159,7 +151,7 @@ def _reach(address: str) -> None:
     minutes."""
     found = _ADDRESS.fullmatch(address)
     if not found:
-        raise PsplibError(f"address must be HOST:PORT, ray://HOST:PORT or auto; got {address!r}.")
+        raise PsplibError(f"address must be HOST:PORT or auto; got {address!r}.")
     host, port = found.groups()
     is_encrypted = os.environ.get("RAY_USE_TLS", "0") not in ("", "0")
     try:
@@ -170,32 +162,3 @@ def _reach(address: str) -> None:
                     raise OSError("what is there is something else")
     except (OSError, OverflowError) as error:
         raise PsplibError(f"No Ray cluster answers at {address!r}: {error}.") from None
-
-
-def _device(name: str, resources: dict[str, float], jobs: int | None) -> torch.device:
-    """The device of a cluster's runs: `auto` is CUDA where the cluster has a GPU."""
-    has_gpu = bool(resources.get("GPU"))
-    if name == "cuda" and not has_gpu:
-        raise PsplibError(
-            "device 'cuda' was asked for, but the Ray cluster has no GPU; use cpu or auto."
-        )
-    device = torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
-    if device.type == "cpu" and jobs is not None:
-        raise PsplibError(
-            f"jobs is for one machine or for GPUs; got {jobs} for an existing Ray cluster, "
-            "which makes one run on each of its CPUs."
-        )
-    return device
-
-
-def _environment() -> dict[str, str]:
-    folders = {name: named(name) for name in ("PSPLIB_DATA", "XDG_CACHE_HOME")}
-    return sweep.environment() | {name: str(folder) for name, folder in folders.items() if folder}
-
-
-def _import() -> Any:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it when it starts
-    try:
-        return importlib.import_module("ray")
-    except ImportError:
-        raise PsplibError("The engine ray needs the extra psplib[cluster].") from None

@@ -19,6 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from psplib.__main__ import cli
+from psplib.core import files
 from psplib.core.config import key
 from psplib.core.errors import PsplibError
 from psplib.experiments import cluster, scales
@@ -26,7 +27,6 @@ from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
 PANEL = scales.figure_1a("smoke")
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 DRIVER = """
 import functools, os, sys
@@ -68,22 +68,27 @@ __main__.cli()
 """
 
 
+ENGINE = ("reproduce", "--scale", "smoke", "--only", "figure_1a", "--engine", "ray")
+# Ray is polite by default: beside other work its workers would hardly get on.
+BUSY = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}
+
+
 @contextmanager
 def reproducing(runs: Path, log: Path) -> Iterator[subprocess.Popen]:
     """Fig. 1a at smoke scale is being reproduced by two workers of Ray."""
-    asked = ["--scale", "smoke", "--only", "figure_1a", "--engine", "ray", "--jobs", "2"]
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PSPLIB_RUNS": str(runs),
-        # Ray is polite by default: beside other work its workers would hardly get on.
-        "RAY_worker_niceness": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
-        "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
-    }
+    environment = (
+        os.environ
+        | BUSY
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PSPLIB_RUNS": str(runs),
+            "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
+        }
+    )
     Path(environment["TMPDIR"]).mkdir(exist_ok=True)
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(log), "reproduce", *asked],
+        [sys.executable, "-c", DRIVER, str(log), *ENGINE, "--jobs", "2"],
         env=environment,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -200,8 +205,56 @@ def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
+HEAD = """
+import sys, ray
+ray.init("local", num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[1], log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def head(surroundings: dict[str, str]) -> Iterator[str]:
+    """The address of a cluster that runs already."""
+    with files.scratch(Path("/tmp")) as short:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HEAD, str(short)],
+            env=os.environ | surroundings,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdout
+            yield process.stdout.readline().strip()
+
+
+def test_a_cluster_that_runs_already_makes_what_lacks(
+    smoke: Store, store: Store, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    configs = PANEL.runs(smoke)
+    for config in configs[:-2]:
+        store.adopt(smoke.load(config))
+    alone = BUSY | cluster._ALONE | {"RAY_AUTH_TOKEN": "0" * 64}
+    with head(alone) as address:
+        assert address.startswith("127.0.0.1:")
+        surroundings = alone | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(store.root)}
+        done = subprocess.run(
+            [sys.executable, "-m", "psplib", *ENGINE, "--address", address, "--jobs", "1"],
+            env=os.environ | surroundings,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"figure_1a at smoke scale is complete ({store.root}).\n"
+    for config in configs:
+        theirs, ours = smoke.load(config).provenance, store.load(config).provenance
+        assert theirs["files"] == ours["files"]
+
+
 def test_a_worker_sweeps_until_nothing_lacks_and_says_what_is_wrong(
-    smoke: Store, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke: Store, store: Store, tmp_path: Path
 ) -> None:
     sign = tmp_path / "sign"
     sign.touch()
@@ -210,7 +263,6 @@ def test_a_worker_sweeps_until_nothing_lacks_and_says_what_is_wrong(
     assert not store.root.exists(), "the deadline had come"
     wrong = cluster.work([PANEL], store, sign, "tpu", None)
     assert wrong == "device must be one of auto, cpu, cuda; got 'tpu'."
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
     wrong = cluster.work([PANEL], store, tmp_path / "elsewhere", "cpu", None)
     assert wrong.endswith("the runs must be on a file system that all machines share.")
     assert not store.root.exists()
@@ -222,10 +274,10 @@ class Rehearsal:
     exceptions = SimpleNamespace(RayError=RuntimeError)
 
     def __init__(self, answer: Callable[[], str]) -> None:
-        self.answer, self.begun, self.places = answer, 0, 3
+        self.answer, self.begun, self.waited, self.places = answer, 0, 0, 3
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self.places)}
+        return {"CPU": float(self.places), "GPU": 1.0}
 
     def remote(self, *arguments: object, **options: object) -> Any:
         if options:
@@ -234,6 +286,7 @@ class Rehearsal:
         return self.begun
 
     def wait(self, workers: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        self.waited += 1
         return workers[:1], workers[1:]
 
     def get(self, worker: int) -> str:
@@ -244,7 +297,9 @@ def rehearse(
     monkeypatch: pytest.MonkeyPatch, store: Store, answer: Callable[[], str]
 ) -> tuple[bool, Rehearsal]:
     rehearsal = Rehearsal(answer)
-    monkeypatch.setattr(cluster, "_cluster", lambda *_: nullcontext((rehearsal, CPU)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # so a GPU is none to torch
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_joined", lambda *_: nullcontext(rehearsal))
     return cluster.run_on_ray([PANEL], store, quiet=True), rehearsal
 
 
@@ -260,6 +315,7 @@ def test_every_place_of_the_cluster_has_a_worker_until_nothing_lacks(
     is_complete, rehearsal = rehearse(monkeypatch, store, adopt)
     assert is_complete
     assert rehearsal.begun == 3
+    assert rehearsal.waited == 1, "the others may never get their place"
     assert not list((store.root / ".work").glob("psplib-*"))
 
 
@@ -277,18 +333,16 @@ def test_what_a_worker_says_is_wrong_ends_the_sweep(
 
 def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
     resources = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
-    assert cluster._places(resources, 0) == 8
-    assert cluster._places(resources, 1) == 2
-    assert cluster._places(resources, 1 / 3) == 6
-    assert cluster._places(resources, 1 / 6) == 8
-    assert cluster._places({}, 0) == 1, "its machines come when work waits"
-    assert cluster._device("auto", resources, 3) == CUDA
-    assert cluster._device("cpu", resources, None) == CPU
-    assert cluster._device("auto", {"CPU": 8.0}, None) == CPU
+    assert cluster._places(resources, "cpu", None) == ("cpu", 8, 0)
+    assert cluster._places({"CPU": 8.0}, "auto", None) == ("cpu", 8, 0)
+    assert cluster._places({"CPU": 8.0}, "auto", 3) == ("cpu", 3, 0)
+    assert cluster._places({"CPU": 8.0}, "auto", 10**9) == ("cpu", 8, 0)
+    assert cluster._places({}, "auto", None) == ("cpu", 1, 0), "its machines come when work waits"
+    assert cluster._places(resources, "auto", None) == ("cuda", 2, 1)
+    assert cluster._places(resources, "cuda", 3) == ("cuda", 6, 1 / 3)
+    assert cluster._places(resources, "cuda", 6) == ("cuda", 8, 1 / 6)
     with pytest.raises(PsplibError, match="'cuda' was asked for, but the Ray cluster has no GPU"):
-        cluster._device("cuda", {"CPU": 8.0}, None)
-    with pytest.raises(PsplibError, match="jobs is for one machine or for GPUs; got 3 for an"):
-        cluster._device("auto", {"CPU": 8.0}, 3)
+        cluster._places({"CPU": 8.0}, "cuda", None)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +366,15 @@ def test_a_cluster_has_a_place_for_every_cpu_or_share_of_a_gpu() -> None:
         *(
             (
                 ("--engine", "ray", "--address", address),
-                f"address must be HOST:PORT, ray://HOST:PORT or auto; got {address!r}.",
+                f"address must be HOST:PORT or auto; got {address!r}.",
             )
-            for address in ("localhost", "localhost:port", "http://localhost:1", "a b:1")
+            for address in (
+                "localhost",
+                "localhost:port",
+                "http://localhost:1",
+                "ray://localhost:1",
+                "a b:1",
+            )
         ),
     ],
 )
@@ -355,7 +415,6 @@ def test_what_answers_and_is_not_ray_is_refused_at_once(answer: bytes, tmp_path:
     assert time.process_time() - start < 10
     with answering(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:  # as every server of HTTP/2
         cluster._reach(address)
-        cluster._reach(f"ray://{address}")
 
 
 def test_without_ray_its_engine_names_what_is_missing(
