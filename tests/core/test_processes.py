@@ -59,6 +59,24 @@ def test_workers_end_with_their_parent(how: signal.Signals) -> None:
     parent.stdout.close()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are listed in /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_of_a_sweep_end_with_it(how: signal.Signals, tmp_path: Path) -> None:
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "psplib", "reproduce", "--scale", "smoke", "--jobs", "2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        assert sweep.poll() is None
+        time.sleep(0.01)
+    sweep.send_signal(how)
+    sweep.wait()
+    assert all(is_gone(int(worker)) for worker in workers)
+
+
 def asleep(note: Path) -> None:
     note.write_text(str(os.getpid()))
     time.sleep(600)
