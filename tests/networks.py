@@ -699,6 +699,7 @@ class Seldom(Random):
 
 REFUSED = {
     "a tuple": (lambda: Tuple(*mlp()), "puts out a tuple"),
+    "complex outputs": (lambda: Around(lambda f, x: f(x) * 1j), "puts out a complex Tensor"),
     "other samples": (lambda: Mixing(*mlp()), "depend on the other samples"),
     "random": (lambda: Random(*mlp()), "are random"),
     "seldom random": (lambda: Seldom(*mlp()), "are random"),

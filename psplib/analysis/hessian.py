@@ -162,7 +162,12 @@ def hessian(
         outputs = own(x[:1].to(own.device))
     few, labels = x[:ROWS].double() if x.is_floating_point() else x[:ROWS], split.y[:ROWS]
     if loss is F.cross_entropy:
-        check_labels(split.y, outputs.shape[-1] if outputs.ndim else 0)
+        if outputs.ndim != 2:
+            raise PsplibError(
+                f"Cross-entropy is of logits (B, C); {type(model).__name__} puts out "
+                f"{tuple(outputs.shape)}: give a loss of your own."
+            )
+        check_labels(split.y, outputs.shape[1])
         # Labels that it does not foresee, so that the gradient is large.
         labels = torch.arange(len(few), device=device) % outputs.shape[-1]
     found = _rewritten(own, values, seen, x, split.y, few, labels, batch_size, loss)

@@ -172,10 +172,11 @@ class Own:
                 f"{self._culprit(error)} says {first_line(error)}"
                 f"{alone if self.model.training and len(x) == 1 else ''}."
             ) from error
-        if not isinstance(outputs, Tensor):
+        if not isinstance(outputs, Tensor) or outputs.is_complex():
+            what = "complex Tensor" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise PsplibError(
                 f"A network must put out one tensor, the logits (B, C); {type(self.model).__name__}"
-                f" puts out a {type(outputs).__name__}: wrap it in a module that returns them."
+                f" puts out a {what}: wrap it in a module that returns them."
             )
         return outputs
 

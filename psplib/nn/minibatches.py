@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from psplib.core.errors import PsplibError
 from psplib.nn.data import Split
+from psplib.nn.faithful import first_line
 
 Minibatches = Split | Dataset | Iterable[tuple[Tensor, Tensor]]
 
@@ -25,7 +26,7 @@ def minibatches(data: Minibatches, size: int, axis: int = 0) -> Iterator[tuple[T
         pairs = zip(data.x.split(size, axis), data.y.split(size), strict=True)
         pairs = pairs if len(data.y) else ()
     elif has_numbers(data):
-        pairs = DataLoader(data, size)
+        pairs = loaded(data, size)
     else:
         pairs = data  # type: ignore[assignment]  # looked at below
     try:
@@ -38,12 +39,23 @@ def minibatches(data: Minibatches, size: int, axis: int = 0) -> Iterator[tuple[T
     for pair in found:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise PsplibError(
-                f"A minibatch must be a pair (x, y) of tensors; got a {type(pair).__name__}."
+                f"A minibatch must be a pair (x, y) of tensors; got a {type(pair).__name__}"
+                f"{f' of {len(pair)}' if isinstance(pair, tuple | list) else ''}."
             )
         x, y = pair
         check_pair(x, y, axis)
         if len(y):
             yield x, y
+
+
+def loaded(data: Dataset, size: int, order: Sequence[int] | None = None) -> Iterator[Any]:
+    """The samples of a data set, `size` at a time; `PsplibError` where it does not give them."""
+    try:
+        yield from DataLoader(data, size, sampler=order)
+    except Exception as error:
+        raise PsplibError(
+            f"The samples of a {type(data).__name__} do not make minibatches: {first_line(error)}."
+        ) from error
 
 
 def as_split(data: Minibatches) -> Minibatches:
@@ -56,7 +68,8 @@ def as_split(data: Minibatches) -> Minibatches:
 
 def has_numbers(data: Minibatches) -> TypeGuard[Dataset]:
     """Whether the samples are a data set's, which gives each by its number."""
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    is_one = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    return is_one and hasattr(data, "__len__")
 
 
 def gather(data: Minibatches, device: torch.device) -> Split:
@@ -91,8 +104,10 @@ def check_pair(x: Any, y: Any, axis: int) -> None:
             "A minibatch must be a pair (x, y) of tensors; "
             f"got {type(x).__name__} and {type(y).__name__}."
         )
-    if x.layout != torch.strided or y.layout != torch.strided:
-        raise PsplibError("A minibatch must be of dense tensors; call to_dense() on its own.")
+    if any(t.layout != torch.strided or t.is_nested or t.is_meta for t in (x, y)):
+        raise PsplibError(
+            "A minibatch must be of dense tensors with values; call to_dense() on its own."
+        )
     if not -x.ndim <= axis < x.ndim or y.ndim == 0 or x.shape[axis] != len(y):
         raise PsplibError(
             f"A minibatch needs as many labels as samples along axis {axis} of x; got x of shape "

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from psplib.core.errors import PsplibError, whole_number
 from psplib.nn.compact import Compact
@@ -22,6 +21,7 @@ from psplib.nn.minibatches import (
     check_labels,
     check_pair,
     has_numbers,
+    loaded,
     minibatches,
 )
 from psplib.training.trainer import Score, Trainer, flat, flatten_
@@ -128,11 +128,11 @@ class PlainTrainer(Trainer):
     def _drawn(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         source: Any = self.source
         if isinstance(source, Split):
-            for rows in order.to(source.y.device).split(self.batch_size):
+            for rows in order.to(source.y.device).split(self.batch_size) if len(order) else ():
                 yield source.x.index_select(self.axis, rows), source.y.index_select(0, rows)
             return
         if has_numbers(source):
-            source = DataLoader(source, self.batch_size, sampler=order.tolist())
+            source = loaded(source, self.batch_size, order.tolist())
         yield from minibatches(source, self.batch_size, self.axis)
 
     def _differentiate(self, x: Tensor, y: Tensor) -> None:
@@ -184,10 +184,13 @@ def _are_classes(y: Tensor, outputs: Tensor) -> bool:
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient; `PsplibError` unless they share type and device."""
+    """The parameters that require a gradient; `PsplibError` unless they are finite, and share type
+    and device."""
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not found:
         raise PsplibError(f"{type(model).__name__} has no parameter that requires a gradient.")
+    if lost := [name for name, p in found.items() if not bool(p.isfinite().all())]:
+        raise PsplibError(f"{lost[0]} is not finite: there is nothing to train from.")
     kinds = {f"{p.dtype} on {p.device}".removeprefix("torch.") for p in found.values()}
     if len(kinds) > 1:
         raise PsplibError(

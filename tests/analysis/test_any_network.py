@@ -577,6 +577,11 @@ def test_a_loss_of_ones_own_is_refused_in_words() -> None:
             hessian.hessian(model, split, loss=loss) @ flat(model)
 
 
+class Ragged(TensorDataset):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.tensors[0][i, i:], 0
+
+
 def test_data_that_are_no_tensors_are_refused() -> None:
     model, split = nn.Sequential(*mlp()).double(), images()
     one = flat(model)
@@ -584,6 +589,13 @@ def test_data_that_are_no_tensors_are_refused() -> None:
         (Split(split.x, split.y[:5]), "needs as many labels as samples"),
         (Split(split.x.numpy(), split.y.numpy()), "a pair .x, y. of tensors; got ndarray"),
         (Split(split.x.to_sparse(), split.y), "dense tensors"),
+        (
+            Split(torch.nested.nested_tensor([*split.x], layout=torch.jagged), split.y),
+            "dense tensors",
+        ),
+        (Split(split.x.to("meta"), split.y), "dense tensors"),
+        (TensorDataset(split.x, split.y, split.y), "got a list of 3"),
+        (Ragged(split.x), "The samples of a Ragged do not make minibatches: stack expects"),
     ):
         for look in (
             lambda data: psp.observe(model, data, FirstOrder()),

@@ -349,6 +349,7 @@ def test_bad_input_is_one_sentence() -> None:
     refused("generator", ((x, y) for x, y in [(train.x, train.y)]), validation)
     refused("Data must be a Split", 3, validation)
     refused("no samples in this epoch", [], validation)
+    refused("no samples in this epoch", Split(train.x[:0], train.y[:0]), validation)
     refused("validation data have no samples", train, [])
     refused("needs as many labels", Split(train.x, train.y[:5]), validation)
     refused("give a loss of your own", model=nn.Sequential(model, nn.Unflatten(1, (3, 1))))
@@ -365,6 +366,9 @@ def test_bad_input_is_one_sentence() -> None:
     refused(r"1 says Expected more than 1 value .*drop_last", alone, validation, model=norm)
     mixed = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3).double())
     refused("of one type on one device", model=mixed)
+    lost = make("nested")
+    nn.init.constant_(lost[0][0].bias, torch.nan)
+    refused(r"0\.0\.bias is not finite", model=lost)
     with pytest.raises(PsplibError, match="target_sparsity must be a number"):
         prune(model, train, validation, target_sparsity=1)
     with pytest.raises(PsplibError, match="The mask belongs to another network"):
