@@ -90,6 +90,8 @@ def command(function: Callable[..., None]) -> Any:
 @click.option("--pdf", is_flag=True, help="Print it to _build/html/psplib.pdf, too, by Chromium.")
 def book(scale: str, device: str, pdf: bool) -> None:
     """Run the chapters and build _build/html/index.html."""
+    if sys.flags.optimize > 1:
+        raise PsplibError("Python -OO leaves out what the pages of the library show; unset it.")
     from psplib.book import build as book
 
     click.echo(f"The book is ready: {os.path.relpath(book.build_book(scale, device, pdf=pdf))}")

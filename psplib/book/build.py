@@ -49,8 +49,6 @@ def build_book(
     root = runs.checkout()
     if root is None:
         raise PsplibError("The book is built from a checkout of the repository.")
-    if sys.flags.optimize > 1:
-        raise PsplibError("Python -OO leaves out what the pages of the library show; unset it.")
     chapters(root)
     if scale != scales.PUBLISHED:
         apart([(make_runs, scale, device)])

@@ -182,10 +182,10 @@ class Narrower(Comparison):
 
     def over(self, found: Sequence[Effects], censuses: Censuses) -> Interval:
         """The interval over runs, or replicas, with the standard error over samples of images."""
-        seeds = {e.seed for e in found}
+        seeds = [e.seed for e in found]
         columns = [c for c in censuses.table.columns if c.startswith(f"{self.column}.")]
         on_each = [
-            [e.values.mean() for e in replace(self, column=c).measure(censuses) if e.seed in seeds]
+            [e.values.mean() for e in replace(self, column=c).measure(censuses, seeds)]
             for c in columns
         ]
         by_images = interval([float(np.mean(effects)) for effects in on_each])

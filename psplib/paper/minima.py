@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -81,6 +82,14 @@ class Censuses:
     def scale(self) -> str:
         """The scale of the runs."""
         return self.panel.scale
+
+    @cached_property
+    def by_run(self) -> Mapping[int, Mapping[str, pd.DataFrame]]:
+        """The networks of each gradual run, by its seed, and of each arm."""
+        if self.table.empty:
+            return {}
+        runs = self.table.groupby("lobster_seed")
+        return {int(seed): dict(iter(rows.groupby("arm"))) for seed, rows in runs}
 
 
 @dataclass(frozen=True)
@@ -274,16 +283,16 @@ class Beside(NamedTuple):
     replicas: pd.Series
 
 
-def beside(censuses: Censuses, column: str, arm: str = "rewound") -> Iterator[Beside]:
-    """For each gradual run whose replicas are there: a column of the censuses."""
-    table = censuses.table
-    if column not in table:
-        return
-    table = table.dropna(subset=[column])
-    for seed, rows in table.groupby("lobster_seed") if len(table) else []:
-        gradual, replicas = (rows.loc[rows["arm"] == a, column] for a in ("lobster", arm))
-        if len(gradual) and len(replicas):
-            yield Beside(int(seed), float(gradual.iloc[0]), replicas)
+def beside(
+    censuses: Censuses, column: str, arm: str = "rewound", seeds: Collection[int] | None = None
+) -> Iterator[Beside]:
+    """For each gradual run whose replicas are there, or those of `seeds`: a column of the
+    censuses."""
+    for seed, arms in censuses.by_run.items() if column in censuses.table else ():
+        if {"lobster", arm} <= arms.keys() and (seeds is None or seed in seeds):
+            gradual, replicas = (arms[a][column].dropna() for a in ("lobster", arm))
+            if len(gradual) and len(replicas):
+                yield Beside(seed, float(gradual.iloc[0]), replicas)
 
 
 def both_in_words(censuses: Censuses, column: str, digits: int, scale: float = 1) -> str:
@@ -351,8 +360,8 @@ class Comparison:
             return is_comparable(effect, self.margin * level, where)
         return is_above(effect, where)
 
-    def measure(self, censuses: Censuses) -> list[Effects]:
-        """The effects of every gradual run that has replicas."""
+    def measure(self, censuses: Censuses, seeds: Collection[int] | None = None) -> list[Effects]:
+        """The effects of every gradual run that has replicas, or of those of `seeds`."""
         scale = 100 if self.unit == "points" else 1
         return [
             Effects(
@@ -362,7 +371,7 @@ class Comparison:
                 else self.sign * scale * (found.gradual - found.replicas),
                 scale * float(found.gradual + found.replicas.mean()) / 2,
             )
-            for found in beside(censuses, self.column)
+            for found in beside(censuses, self.column, seeds=seeds)
         ]
 
     def over(self, found: Sequence[Effects], censuses: Censuses) -> Interval:
@@ -388,15 +397,15 @@ class OfTheBetter(Comparison):
         """What over what."""
         return "the one of higher / the one of lower test error"
 
-    def measure(self, censuses: Censuses) -> list[Effects]:
+    def measure(self, censuses: Censuses, seeds: Collection[int] | None = None) -> list[Effects]:
         """The effects of every gradual run, whose `sign` its test errors give."""
-        errors = {found.seed: found for found in beside(censuses, "test_error")}
+        errors = {found.seed: found for found in beside(censuses, "test_error", seeds=seeds)}
         return [
             effects._replace(
                 values=effects.values
                 * np.sign(errors[effects.seed].gradual - errors[effects.seed].replicas.mean())
             )
-            for effects in super().measure(censuses)
+            for effects in super().measure(censuses, seeds)
         ]
 
 

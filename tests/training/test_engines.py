@@ -26,7 +26,8 @@ R, BATCH = 3, 4
 W = torch.zeros(3, 1)
 RATES, DENSITIES = (1.0, 2.0, 0.5), (1.0, 0.6, 0.2)
 # Slow in float32: where rounding opens or closes a ReLU, the gradient jumps.
-RATE = {"lenet-300": 0.02, "lenet-5": 5e-4, "resnet-8": 1e-4, "resnet-32": 5e-6}
+RATE = {"lenet-300": 0.02, "lenet-5": 5e-4, "resnet-8": 1e-4, "resnet-32": 5e-5}
+STEPS = {"lenet-300": 100, "lenet-5": 50, "resnet-8": 50, "resnet-32": 10}
 
 
 def as_double(data: Data) -> Data:
@@ -74,7 +75,7 @@ UPDATES: dict[str, Callable[[float], Any]] = {
 
 
 def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
-    """Few images, so that a hundred steps are several epochs."""
+    """Few images, so that the steps are whole epochs."""
     if name.startswith("resnet"):
         return replace(tiny_colour, name="cifar10")
     return replace(tiny, train=Split(tiny.train.x[:42], tiny.train.y[:42]))
@@ -96,13 +97,13 @@ def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
         ),
     ],
 )
-def test_a_hundred_steps_side_by_side_equal_those_alone(
+def test_steps_side_by_side_equal_those_alone(
     name: str, rule: str, tiny: Data, tiny_colour: Data
 ) -> None:
     """Own weights, masks, orders, crops, learning rates and shrinkages, in float32."""
     data = colour(name, tiny, tiny_colour)
     updates = [UPDATES[rule](RATE[name] * factor) for factor in RATES]
-    team, alone = side_by_side_and_alone(name, data, updates, 100)
+    team, alone = side_by_side_and_alone(name, data, updates, STEPS[name])
     weights = team.weights
     for r, learner in enumerate(alone):
         torch.testing.assert_close(weights[r], learner.weights, rtol=0, atol=1e-5)
