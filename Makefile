@@ -100,7 +100,6 @@ $(ASSETS): package.json package-lock.json .npmrc $(SETUP)
 	@echo "Fetching the browser scripts"
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --loglevel=error > /dev/null
 	@rm -rf $(@D) && mkdir -p $(@D)/input/tex
-	@cp node_modules/@jupyter-widgets/html-manager/dist/{embed.js,*.woff2} $(@D)
 	@cp node_modules/mathjax/es5/tex-svg.js $(@D)
 	@cp -R node_modules/mathjax/es5/input/tex/extensions $(@D)/input/tex
 	@# For the tests alone: a hidden name is not copied into the site.

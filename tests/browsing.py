@@ -23,7 +23,7 @@ CHROMIUM = next(
 )
 AXE = Path(__file__).parents[1] / "book" / "_static" / "vendor" / ".axe.js"
 WIDE, NARROW = 1280, 390
-PATIENCE = 2_000  # milliseconds in which a picture changes
+PATIENCE = 500  # milliseconds in which a picture changes
 READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text of normal size
 
 
@@ -49,23 +49,9 @@ def visit(
     try:
         page.goto(address, wait_until="load")
         page.evaluate("window.MathJax?.startup ? MathJax.startup.promise : null")
-        rendered(page, faults)
         yield page, faults
     finally:
         context.close()
-
-
-def rendered(page: Page, faults: list[str]) -> None:
-    """Wait for the widgets: each is put in the place of the script that describes it."""
-    views = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
-    try:
-        page.wait_for_function(
-            "n => document.querySelectorAll('.widget-subarea > *, .jupyter-widgets').length >= n",
-            arg=views,
-            timeout=20_000,
-        )
-    except Error:
-        faults.append(f"of {views} widgets not all were drawn")
 
 
 def mathematics(page: Page) -> list[str]:
@@ -100,11 +86,15 @@ def pictures(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> list[str]:
-    """Nothing makes the page itself wider than the window; the fault names what does."""
+    """Nothing makes the page itself wider than the window, and a wider formula can be scrolled to
+    its end; the fault names what is too wide."""
     return page.evaluate(
         """() => {
           const width = document.documentElement.clientWidth;
-          if (document.documentElement.scrollWidth <= width) return [];
+          const cut = [...document.querySelectorAll("div.math")].filter(
+            e => e.scrollWidth + 1 < e.firstElementChild?.getBoundingClientRect().width).map(
+            e => `cut off: ${e.textContent}`);
+          if (document.documentElement.scrollWidth <= width) return cut;
           const wide = [...document.querySelectorAll("body *")].filter(
             e => e.getBoundingClientRect().right > width + 1).slice(0, 5).map(
             e => `${e.tagName}.${e.className?.baseVal ?? e.className}`);
@@ -188,58 +178,46 @@ def found(page: Page) -> list[str]:
 
 # --- controls -------------------------------------------------------------------------------------
 
-SLIDER, LIST, BUTTON, PLAY = (
-    ".widget-slider [role=slider], .widget-slider .noUi-handle, .widget-slider input[type=range]",
-    ".widget-dropdown select, .widget-select select",
-    ".widget-toggle-buttons button:not(.mod-active)",
-    ".widget-play button:first-of-type",
-)
 KEYS = {
-    SLIDER: ("ArrowRight", "ArrowLeft", "Home", "End"),
-    LIST: ("ArrowDown", "ArrowUp", "Home", "End"),
-    BUTTON: ("Enter", "Space"),
-    PLAY: ("Enter", "Space"),
+    "input[type=checkbox], button": ("Space",),
+    "select": ("ArrowDown", "ArrowUp", "Home", "End"),
+    "input[type=range]": ("ArrowRight", "ArrowLeft", "Home", "End"),
 }
 
 
 def controls(page: Page) -> tuple[int, list[str]]:
-    """How many controls a page has, and those that, operated by keyboard, change no picture: not
-    even with all sliders at their end, where settings differ that begin alike."""
+    """How many controls its live figures have, and those that, operated by keyboard, change no
+    picture."""
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    count, idle = 0, []
-    for kind, keys in KEYS.items():
-        for handle in page.locator(kind).element_handles():
-            if not handle.is_visible():
-                continue
-            count += 1
-            if not any(_changes(page, handle, key) for key in keys):
-                idle.append((kind, handle))
-            if kind == PLAY and handle.is_visible():
-                handle.press("Enter")  # it would go on playing
-    for slider in page.locator(SLIDER).element_handles() if idle else ():
-        if slider.is_visible():
-            slider.press("End")
-    faults = []
-    for kind, handle in idle:
-        if not any(_changes(page, handle, key) for key in KEYS[kind]):
-            name = handle.evaluate("e => (e.closest('.jupyter-widgets') ?? e).innerText")
-            faults.append(f"{kind.split()[0]} {name!r} changes no picture")
+    count, faults = 0, []
+    for figure in page.locator(".psplib-live").all():
+        for kind, keys in KEYS.items():
+            for handle in figure.locator(f":is({kind})").all():
+                if handle.is_visible():
+                    count += 1
+                    if not any(_changes(figure, handle, key) for key in keys):
+                        named = handle.evaluate("e => (e.labels?.[0] ?? e).textContent")
+                        faults.append(f"{kind} {named!r} changes no picture")
     return count, faults
 
 
-def _changes(page: Page, control: Locator, key: str) -> bool:
-    before = page.evaluate(_SEEN)
+def _changes(figure: Locator, control: Locator, key: str) -> bool:
+    before = figure.evaluate(_SEEN)
     control.press(key)
     try:
-        page.wait_for_function(f"before => ({_SEEN})() !== before", arg=before, timeout=PATIENCE)
+        figure.page.wait_for_function(
+            f"([figure, before]) => ({_SEEN})(figure) !== before",
+            arg=[figure.element_handle(), before],
+            timeout=PATIENCE,
+        )
     except Error:
         return False
     return True
 
 
-# Only what is seen counts: a widget that shows one picture of several holds them all.
-_SEEN = """() => JSON.stringify([...document.querySelectorAll("img, .jupyter-widgets svg")]
-  .filter(e => e.checkVisibility()).map(e => e.currentSrc ?? e.outerHTML))"""
+# Only what is seen counts.
+_SEEN = """figure => JSON.stringify([...figure.querySelectorAll(":is(img, svg)")]
+  .filter(e => e.checkVisibility()).map(e => e.outerHTML))"""
 
 
 # --- links: read from the files, no browser needed ------------------------------------------------

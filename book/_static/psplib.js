@@ -1,31 +1,3 @@
-// Font Awesome would replace the icons inside a Play widget's buttons, and their clicks with them.
-window.FontAwesomeConfig = { autoReplaceSvg: "nest" };
-
-// The widgets call MathJax 2 to typeset their labels; the book has MathJax 3.
-addEventListener("DOMContentLoaded", () => {
-  if (window.MathJax)
-    MathJax.Hub = {
-      Queue: ([, , element]) =>
-        MathJax.startup.promise.then(() => MathJax.typesetPromise([element])),
-    };
-});
-
-// The widgets name neither the handle of a slider nor the buttons of a player, which hold icons only.
-// Nor do they say what a handle's place means: the words beside it do.
-new MutationObserver(() => {
-  for (const handle of document.querySelectorAll(".jupyter-widgets .noUi-handle:not([aria-label])")) {
-    const label = handle.closest(".jupyter-widgets").querySelector(".widget-label");
-    handle.setAttribute("aria-label", label ? label.textContent : "");
-  }
-  for (const words of document.querySelectorAll(".jupyter-widgets .widget-readout"))
-    words.parentElement.querySelector(".noUi-handle")?.setAttribute("aria-valuetext", words.textContent);
-  const names = ["Play or pause", "Stop, back to the start"];
-  for (const player of document.querySelectorAll(".widget-play"))
-    player.querySelectorAll("button:not([title])").forEach((button, i) => {
-      if (names[i]) button.title = names[i];
-    });
-}).observe(document, { childList: true, subtree: true });
-
 // The search would read the pages that it finds, which a browser forbids where they are files.
 // This event comes once the page is read, before its deferred scripts, of which the search is one.
 document.addEventListener("readystatechange", () => {

@@ -17,7 +17,7 @@ from IPython.display import HTML
 
 from psplib.core import checkout, errors
 from psplib.experiments import designs, scales, sweep
-from psplib.paper import ledger, tables
+from psplib.paper import display, ledger, tables
 from psplib.paper.beyond import FigureBeyond
 from psplib.paper.controls import FigureControls
 from psplib.paper.entropy_learning import FigureLearning
@@ -105,9 +105,12 @@ class Chapter:
         done = [run for run in every if self.store.has(run)]
         if not done:
             return ""
-        missing = f"; {len(every) - len(done)} runs are not there yet" if done != [*every] else ""
+        lacking = len(every) - len(done)
+        are = "are" if lacking > 1 else "is"
+        missing = f"; {display.counted(lacking, 'run')} {are} not there yet" if lacking else ""
         minutes = sum(self.store.seconds(run) for run in done) / 60
-        return f"{minutes:,.0f} minutes of computing, measured over {len(done)} runs{missing}"
+        over = display.counted(len(done), "run")
+        return f"{minutes:,.0f} minutes of computing, measured over {over}{missing}"
 
     def _runs(self, name: str, kind: type[D]) -> tuple[D, runs.Store]:
         panel, store = self._experiment(name), self.store

@@ -21,15 +21,13 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import publish_display_data
 from IPython.utils.capture import RichOutput, capture_output
-from ipywidgets import Widget
 from traitlets.config import Config
 
-from psplib.book import lab_panel, widgets
+from psplib.book import lab_panel
 from psplib.core.errors import PsplibError
-from psplib.paper import ledger
+from psplib.paper import ledger, live
 
-PRELOADED = (scipy.stats, lab_panel, widgets, ledger)  # what chapters import
-WIDGETS = "application/vnd.jupyter.widget-state+json"
+PRELOADED = (scipy.stats, lab_panel, ledger, live)  # what chapters import
 
 
 class Hook(DisplayHook):
@@ -47,7 +45,7 @@ class Hook(DisplayHook):
 
 
 class Here(papermill.engines.Engine):
-    """Runs a notebook's cells in this process, and keeps the state of the widgets they make."""
+    """Runs a notebook's cells in this process."""
 
     @classmethod
     def execute_managed_notebook(cls, manager: Any, kernel_name: str, **_: Any) -> None:
@@ -68,7 +66,6 @@ class Here(papermill.engines.Engine):
                     f"cell {done.execution_count} failed: {type(error).__name__}: {error}"
                 )
             manager.cell_complete(cell, index)
-        manager.nb.metadata["widgets"] = {WIDGETS: Widget.get_manager_state()}
 
 
 papermill.engines.papermill_engines.register("here", Here)
@@ -126,6 +123,6 @@ def alternative_text(cell: Any) -> str | None:
 
 
 def with_notebook(html: str, name: str) -> str:
-    """A figure's downloads with the notebook that draws it, which lies beside its page."""
+    """A figure's first downloads with the notebook that draws it, which lies beside its page."""
     link = f'<a download href="{name}">notebook</a>'
-    return re.sub(r'(<p class="psplib-downloads">.*?)</p>', rf"\1 {link}</p>", html)
+    return re.sub(r'(<p class="psplib-downloads">.*?)</p>', rf"\1 {link}</p>", html, count=1)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import gzip
 import html
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -41,34 +40,33 @@ def mended(page: str) -> str:
 
 # --- without scripts ------------------------------------------------------------------------------
 
-VIEW = "application/vnd.jupyter.widget-view+json"
-_WIDGET = re.compile(rf'<script type="{re.escape(VIEW)}">\s*(\{{.*?\}})\s*</script>', re.DOTALL)
 _NO_FORMULAS = "<noscript><style>.math { display: none !important }</style></noscript></head>"
 
 
-def without_scripts(page: str, stills: Mapping[str, str]) -> str:
-    """A page with what stands for formulas and widgets where no script runs; `stills`: HTML by the
-    name of a widget's model."""
-
-    def widget(found: re.Match[str]) -> str:
-        still = stills.get(str(json.loads(found[1])["model_id"]), "")
-        return f"{found[0]}<noscript>{still}</noscript>"
-
+def without_scripts(page: str) -> str:
+    """A page with what stands for formulas where no script runs."""
     changed = FORMULA.sub(lambda found: f"{found[0]}<noscript>{formula(found)}</noscript>", page)
-    changed = _WIDGET.sub(widget, changed)
     return changed if changed == page else changed.replace("</head>", _NO_FORMULAS, 1)
 
 
 def formula(found: re.Match[str]) -> str:
     """A `FORMULA` in MathML, which needs no script; as it was typed, where that fails."""
-    typed = re.sub(r'<span id="[^"]*"></span>', "", found[2])  # what leads to its second number
-    tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", html.unescape(typed).strip())
+    tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", html.unescape(found[2]).strip())
     number = "".join(f" ({n})" for n in TAG.findall(tex))
     try:
         said = tex2mathml(TAG.sub("", tex), as_block=found[1] == "div")
         return re.sub(r">\s+<", "><", said) + number
     except MathError:
         return f"<code>{html.escape(tex)}</code>"
+
+
+_DRAWS = re.compile(r"<script>// Figures that answer.*?</script>", re.DOTALL)
+
+
+def drawn_once(page: str) -> str:
+    """A page in which the script of all live figures stands with the first of them only."""
+    first = _DRAWS.search(page)
+    return page[: first.end()] + _DRAWS.sub("", page[first.end() :]) if first else page
 
 
 # --- downloads ------------------------------------------------------------------------------------
@@ -115,12 +113,13 @@ _ENTRY = re.compile(r'<div class="citation" id="([^"]+)".*?(<p>.*?)</div>', re.D
 _EQUATION = re.compile(
     r'<div class="math notranslate nohighlight" id="([^"]+)">.*?</div>', re.DOTALL
 )
+_CAPTION = re.compile(r'<p class="psplib-caption" id="([^"]+)">(.*?)</p>', re.DOTALL)
 _LINK = re.compile(r'<a class="reference internal" href="([^"#]*)#([^"]+)"(?: title="[^"]*")?')
 
 
 def previews(pages: Mapping[str, str]) -> dict[str, str]:
-    """What terms of the glossary, references and equations say, as HTML without links, by address;
-    `pages` by their paths."""
+    """What terms of the glossary, references, captions and equations say, as HTML without links, by
+    address; `pages` by their paths."""
     return {f"{path}#{name}": said for path, page in pages.items() for name, said in _said(page)}
 
 
@@ -129,7 +128,7 @@ def _said(page: str) -> Iterator[tuple[str, str]]:
     found = [
         (name, f[2]) for f in _TERM.finditer(page) for name in re.findall(r'id="([^"]+)"', f[1])
     ]
-    found += [(f[1], f[2]) for f in _ENTRY.finditer(page)]
+    found += [(f[1], f[2]) for of in (_ENTRY, _CAPTION) for f in of.finditer(page)]
     found += [(f[1], f[0]) for f in _EQUATION.finditer(page)]
     for name, said in found:
         yield name, re.sub(r"</?(?:a|div)\b[^>]*>", "", FORMULA.sub(formula, said)).strip()

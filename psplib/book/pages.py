@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import html
 import io
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -51,16 +49,15 @@ def render(wanted: Mapping[Path, Path | bytes], offered: Mapping[str, bytes], si
             ) from None
     made = work / "_build" / "html"
     written = {p.name: p.read_bytes() for p in (made / "_sources").rglob("*.*")}
-    prepare(made, dict(_stills(source)), {**written, **offered})
+    prepare(made, {**written, **offered})
     slim(made)
     check_loads(made)
     replace(site, made)
     shutil.rmtree(work)
 
 
-def prepare(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes]) -> None:
-    """Complete the pages of a site. `stills`: HTML that stands for a widget, by the name of its
-    model; `sources`: what a page offers as its source, by name."""
+def prepare(made: Path, sources: Mapping[str, bytes]) -> None:
+    """Complete the pages of a site. `sources`: what a page offers as its source, by name."""
     texts = {
         path.relative_to(made).as_posix(): path.read_text(encoding="utf-8")
         for path in made.rglob("*.html")
@@ -78,25 +75,8 @@ def prepare(made: Path, stills: Mapping[str, str], sources: Mapping[str, bytes])
             return Path(os.path.relpath(kept, folder)).as_posix()
 
         changed = markup.mended(markup.previewed(text, path, said))
-        changed = markup.packed(markup.without_scripts(changed, stills), sources)
+        changed = markup.packed(markup.drawn_once(markup.without_scripts(changed)), sources)
         page.write_text(markup.without_pictures(changed, put), encoding="utf-8")
-
-
-def _stills(source: Path) -> Iterator[tuple[str, str]]:
-    """What chapters put beside their widgets, by the name of a widget's model."""
-    for path in source.rglob("*.ipynb"):
-        for cell in json.loads(path.read_bytes())["cells"]:
-            for output in cell.get("outputs", []):
-                data = output.get("data", {})
-                if markup.VIEW not in data:
-                    continue
-                name = data[markup.VIEW]["model_id"]
-                if "image/png" in data:
-                    words = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
-                    png = "".join(data["image/png"].split())
-                    yield name, f'<img src="data:image/png;base64,{png}" alt="{words}">'
-                elif "text/html" in data:
-                    yield name, "".join(data["text/html"])
 
 
 def check_loads(html: Path) -> None:

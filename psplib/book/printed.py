@@ -14,9 +14,6 @@ from psplib.core.errors import PsplibError
 NAME = "psplib.pdf"
 BUTTON = f' <a href="../{NAME}">PDF</a></p>'
 _ARTICLE = re.compile(r'<article class="bd-article".*?>(.*)</article>', re.DOTALL)
-_WIDGET = re.compile(
-    r'<script type="[^"]*widget-view\+json">.*?</script><noscript>(.*?)</noscript>', re.DOTALL
-)
 _SCRIPT = re.compile(r"<(script|noscript)\b.*?</\1>", re.DOTALL)
 _HIDDEN = re.compile(r'<p class="psplib-(?:downloads|buttons)">.*?</p>', re.DOTALL)
 _HEAD = re.compile(
@@ -87,7 +84,7 @@ def _title(text: str) -> str:
 def _section(path: str, text: str, pages: Sequence[str]) -> str:
     found = _ARTICLE.search(text)
     assert found, path
-    article = _HIDDEN.sub("", _SCRIPT.sub("", _WIDGET.sub(r"\1", found[1])))
+    article = _HIDDEN.sub("", _SCRIPT.sub("", found[1]))
     article = article.replace(' loading="lazy"', "").replace("<details", "<details open")
     folder = path.rpartition("/")[0]
 

@@ -1,5 +1,6 @@
-"""An extension of Sphinx: where a page first uses a word of the glossary, or names an equation by
-its number, this leads there. So chapters need no roles, which other viewers show as they are typed.
+"""An extension of Sphinx: where a page first uses a word of the glossary, or names an equation or a
+figure by its number, this leads there. So chapters need no roles, which other viewers show as they
+are typed.
 """
 
 from __future__ import annotations
@@ -14,33 +15,47 @@ from sphinx.application import Sphinx
 from psplib.book.markup import TAG
 
 GLOSSARY = "book/glossary"
+CAPTION = re.compile(r"(Fig\. (\d+[a-z]?|[A-Z]))\.")  # how one begins, in bold
 PROSE = (nodes.paragraph, nodes.term)
 # Where a word is no prose, or leads somewhere already.
-NOT_IN = (nodes.reference, nodes.title, nodes.literal, nodes.raw, nodes.math, nodes.strong)
+NOT_IN = (
+    nodes.reference,
+    nodes.title,
+    nodes.literal,
+    nodes.raw,
+    nodes.math,
+    nodes.strong,
+    nodes.citation,
+)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls."""
-    app.connect("doctree-read", note_equations)
+    app.connect("doctree-read", note_numbered)
     app.connect("doctree-resolved", link)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
 
 
-def note_equations(app: Sphinx, doctree: nodes.document) -> None:
-    """Give equations with a number an anchor, and keep where they are."""
-    known = app.env.__dict__.setdefault("psplib_equations", {})
+def note_numbered(app: Sphinx, doctree: nodes.document) -> None:
+    """Give equations and captions with a number an anchor, and keep where they are."""
+    known = app.env.__dict__.setdefault("psplib_numbered", {})
+    for bold in doctree.findall(nodes.strong):
+        found = CAPTION.fullmatch(bold.astext())
+        if found and bold.parent.astext().startswith(found[0]):
+            bold.parent["classes"].append("psplib-caption")
+            bold.parent["ids"].append(f"fig-{found[2]}")
+            known[found[1]] = (app.env.docname, f"fig-{found[2]}")
     for block in doctree.findall(nodes.math_block):
         if tag := TAG.search(block.astext()):
-            for number in tag[1].split(", "):
-                block["ids"].append(f"eq-{number}")
-                known.setdefault(f"Eq. ({number})", (app.env.docname, f"eq-{number}"))
+            block["ids"].append(f"eq-{tag[1]}")
+            known.setdefault(f"Eq. ({tag[1]})", (app.env.docname, f"eq-{tag[1]}"))
 
 
 def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Link what a page says first of each word of the glossary and each equation."""
+    """Link what a page says first of each word of the glossary, equation and figure."""
     if page == GLOSSARY or page.startswith("book/api"):
         return
-    targets = dict(app.env.__dict__["psplib_equations"])
+    targets = dict(app.env.__dict__["psplib_numbered"])
     for _, word, kind, where, name, _ in app.env.get_domain("std").get_objects():
         if kind == "term":
             forms = word, word[0].lower() + word[1:]

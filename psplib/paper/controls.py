@@ -26,6 +26,7 @@ from psplib.paper.display import (
     counted,
     percent,
     plus_minus,
+    ranges,
     unbroken,
 )
 from psplib.paper.statistics import (
@@ -198,7 +199,7 @@ def controls_claims(figure: FigureControls) -> list[Verdict]:
 
 
 def _basis(values: pd.Series) -> str:
-    return f"gradual run{'s' * (len(values) > 1)} {', '.join(map(str, values.index))}"
+    return f"gradual run{'s' * (len(values) > 1)} {ranges(list(values.index))}"
 
 
 def _remains(figure: FigureControls, network: str, pair: Condition, of: Measured) -> Verdict:
@@ -365,7 +366,8 @@ def networks_table(figure: FigureControls) -> pd.DataFrame:
 
 def gaps_table(figure: FigureControls) -> pd.DataFrame:
     """A row per network and quantity: the gap between one-shot and gradual networks in the
-    direction that the paper says, as published and under each condition; factors as such."""
+    direction that the paper says, as published and under each condition that was run; factors as
+    such."""
     columns = {"as published": _AS_PUBLISHED} | {pair.test: pair for pair in CONDITIONS}
     rows = []
     for network in (n.title for n in figure.panel.networks):
@@ -374,7 +376,7 @@ def gaps_table(figure: FigureControls) -> pd.DataFrame:
             if any(len(gap) for gap in found.values()):
                 shown = {c: _shown(gap, of.unit) for c, gap in found.items()}
                 rows.append({"network": network, "the paper": of.words, **shown})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
 
 
 def _shown(gap: pd.Series, unit: str) -> str:
@@ -393,8 +395,8 @@ ANSWER = dict(
         (f"{pair.words}, {QUANTITIES[0].words}" for pair in CONDITIONS),
         (
             "G has the lower test error where both are trained with the regulariser",
-            "it has where neither is",
-            "it has where 1-S is trained for long",
+            "it still has the lower one where neither is",
+            "it still has the lower one where 1-S is trained for long",
         ),
         strict=True,
     )

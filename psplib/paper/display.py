@@ -249,10 +249,12 @@ def effect_in_words(verdict: Verdict) -> str:
 def tally(verdicts: Sequence[str], form: str = "{} {}") -> str:
     """How many there are of each verdict.
 
-    >>> tally(["undecided", "holds", "undecided"])
-    '1 holds, 2 undecided'
+    >>> tally(["undecided", "holds", "undecided", "does not hold", "does not hold"])
+    '1 holds, 2 do not hold, 2 undecided'
     """
-    return ", ".join(form.format(verdicts.count(v), v) for v in VERDICTS if v in verdicts)
+    several = {HOLDS: "hold", FAILS: "do not hold"}
+    counts = {v: verdicts.count(v) for v in VERDICTS if v in verdicts}
+    return ", ".join(form.format(n, several.get(v, v) if n > 1 else v) for v, n in counts.items())
 
 
 def verdict_label(verdict: str) -> str:

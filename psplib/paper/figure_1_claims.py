@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from psplib.paper.display import counted, percent
+from psplib.paper.display import counted, percent, ranges
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.statistics import (
     MARGIN,
@@ -165,7 +165,7 @@ def _gradual_is_better(figure: Figure1) -> Verdict:
     )
     if found.effect.n == 1:
         test += "; one run has no interval"
-    basis = f"gradual run{'s' * (len(gaps) > 1)} {', '.join(map(str, gaps.index))}"
+    basis = f"gradual run{'s' * (len(gaps) > 1)} {ranges(list(gaps.index))}"
     why = unequal(figure) or figure.chances
     return reserved(reported(claim, "5.1", test, found, basis), why)
 
@@ -260,7 +260,7 @@ def _still_99(figure: Figure1) -> list[Verdict]:
         found.append(_about(named, where, values, _one_mask(figure)))
     rows = figure.runs.sort_values("point")
     left = 100 * rows[rows["sparsity"] >= SPARSITY_B].groupby("lobster_seed").first()["test_error"]
-    basis = f"gradual run{'s' * (len(left) > 1)} {', '.join(map(str, left.index))}"
+    basis = f"gradual run{'s' * (len(left) > 1)} {ranges(list(left.index))}"
     return [*found, _about(claim.format("that LOBSTER left"), "", left, basis)]
 
 

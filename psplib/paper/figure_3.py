@@ -89,7 +89,7 @@ def training_plot(figures: Figures2to4) -> Figure | None:
                 rewound, gradual = (rows[rows["arm"] == arm] for arm in ("rewound", "lobster"))
                 ax.plot(rewound["best_epoch"], rewound["z2"], "o", ms=4, color=color)
                 ax.axhline(gradual["z2"].iloc[0], color=color, lw=0.8, ls="--", zorder=0)
-            ax.set(xlabel="best epoch", title=one.title)
+            ax.set(xlabel="best epoch", title=one.title.replace(", ", ",\n"))
         axes[0].set_ylabel("mean z², hidden layers")
     return fig
 

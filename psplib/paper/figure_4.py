@@ -169,7 +169,7 @@ ANSWER = {
     "first-order entropies: layers of equal weight": "G and the rewound networks have comparable "
     "entropies of first order",
     "second-order entropy: mutual": "G has the higher one of second order by *mutual*",
-    "second-order entropy: agreement": "it has by *agreement*",
+    "second-order entropy: agreement": "it has the higher one by *agreement*",
 }
 
 

@@ -128,9 +128,10 @@ def count(found: Sequence[Entry]) -> str:
     lines = [f"{len(found)} tests:", ""]
     for where in (*reversed(SCALES), SEVERAL, ""):
         verdicts = [e.verdict.verdict for e in found if e.scale == where]
-        name = {SEVERAL: "at several scales at once", "": "at none"}.get(where, f"at {where} scale")
+        name = "several scales at once" if where == SEVERAL else f"{where} scale"
+        head = f"{len(verdicts)} at {name}: " if where else ""
         if verdicts:
-            lines.append(f"- {len(verdicts)} {name}: {display.tally(verdicts, '{} *{}*')}")
+            lines.append(f"- {head}{display.tally(verdicts, '{} *{}*')}")
     return "\n".join(lines)
 
 

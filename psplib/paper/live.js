@@ -1,5 +1,5 @@
 // Figures that answer: curves with arms to choose from, a plane of the space of weights and a walk over
-// it, thresholds, panels. Plain JavaScript, from the numbers in the page: no kernel, network, library.
+// it, thresholds, panels, slides. Plain JavaScript, from the numbers in the page: no kernel, network, library.
 window.psplibLive ??= (() => {
   const NS = "http://www.w3.org/2000/svg";
   const STYLE = `
@@ -534,11 +534,32 @@ window.psplibLive ??= (() => {
     draw();
   }
 
+  // Pictures, one for each setting of the knobs; a knob that is alone is a slider.
+  function slides(stage, spec) {
+    const set = spec.knobs.map(() => 0), alone = spec.knobs.length === 1, [{ name, options }] = spec.knobs;
+    const controls = node(stage, "div", { class: "controls" });
+    if (!alone) spec.knobs.forEach((knob, k) => knob.options.length > 1 && choice(controls, knob.name, knob.options, i => { set[k] = i; draw(); }));
+    else if (options.length > 1) {
+      const label = node(stage, "label", { class: "wide" }, name + " ");
+      const slider = node(label, "input", { type: "range", min: 0, max: options.length - 1, value: 0, "aria-label": name });
+      const said = node(label, "span");
+      const turn = () => { said.textContent = options[set[0]]; slider.setAttribute("aria-valuetext", options[set[0]]); };
+      slider.addEventListener("input", () => { set[0] = +slider.value; turn(); draw(); });
+      turn();
+    }
+    const picture = node(stage, "div", { "aria-live": "polite" });
+
+    function draw() {
+      picture.innerHTML = spec.slides.find(s => s.at.every((i, k) => i === set[k]))?.is ?? "Not computed.";
+    }
+    draw();
+  }
+
   document.head.appendChild(document.createElement("style")).textContent = STYLE;
   return id => {
     const figure = document.getElementById(id), spec = JSON.parse(figure.querySelector("script").textContent);
     const stage = figure.querySelector("div");
     stage.replaceChildren();
-    ({ curves, plane, walk, threshold, panels })[spec.kind](stage, spec, id);
+    ({ curves, plane, walk, threshold, panels, slides })[spec.kind](stage, spec, id);
   };
 })();

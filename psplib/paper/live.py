@@ -1,7 +1,7 @@
 """Figures that answer: drawn in the browser, by `live.js`, from the numbers in the page.
 
-They need no kernel, no network and no widget's machinery, so that they are the same in the built
-page and in JupyterLab. Where scripts do not run, in print and in a preview, a picture stands for
+They need no kernel, no network and no widgets, so that they are the same in the built page and in
+JupyterLab. Where scripts do not run, in print and in a preview, a picture stands for
 them.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,16 +26,18 @@ from psplib.experiments.designs import spread
 from psplib.experiments.scales import TITLES
 from psplib.experiments.solutions import SUBSPACES, solutions
 from psplib.experiments.transfer import DEPTHS
+from psplib.paper import figure_1_slides, figure_4
 from psplib.paper.entropy_learning import FURTHER, QUANTITIES, FigureLearning, plot_learning
 from psplib.paper.entropy_learning import LOOKS as LEARNT_LOOKS
 from psplib.paper.figure_1 import Figure1, plot_panel
 from psplib.paper.figure_2 import eigenvalues_plot
 from psplib.paper.minima import Figures2to4
 from psplib.paper.plane import LABELS, SOLUTIONS, layer_columns, map_plot
-from psplib.paper.slide import Slide, draw_slide
+from psplib.paper.slide import Slide, Slides, draw_slide
 from psplib.paper.style import ARMS, STYLE, Look
 from psplib.paper.transfer import LOOKS as TRANSFER_LOOKS
 from psplib.paper.transfer import FigureTransfer, levels, plot_errors
+from psplib.pruning.lobster import Lobster
 from psplib.pruning.thresholds import Thresholds
 from psplib.runs.store import Store
 
@@ -65,15 +66,10 @@ class Live:
         text = json.dumps(self.numbers, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         text = text.replace("</", "<\\/")
         name = f"live-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        width, height = self.still.size
-        picture = base64.b64encode(self.still.png).decode()
         return (
-            f'<figure class="psplib-live" id="{name}"><div>'
-            f'<img alt="{html.escape(self.still.alt)}" width="{width}" height="{height}" '
-            'style="max-width: 100%; height: auto; background: white" '
-            f'src="data:image/png;base64,{picture}"></div>'
+            f'<figure class="psplib-live" id="{name}"><div>{self.still.picture}</div>'
             f'<script type="application/json">{text}</script></figure>'
-            f'<script>{_script()}psplibLive("{name}")</script>'
+            f'<script>{_script()}</script><script>psplibLive("{name}")</script>'
         )
 
 
@@ -353,3 +349,32 @@ def _losses_still(rows: pd.DataFrame, name: str) -> Slide:
             f"{rows['loss'].iloc[0]:.4f} before."
         )
         return draw_slide(fig, alt)
+
+
+def survivors(config: Lobster, store: Store) -> Live:
+    """What survives of a gradual run's first layer, by sparsity."""
+    return _chosen_slide(figure_1_slides.survivors_slides(config, store), "sparsity")
+
+
+def classes(figures: Figures2to4) -> Live:
+    """PSP-entropy by class, for each definition and layer."""
+    return _chosen_slide(figure_4.class_slides(figures), "definition", "layer")
+
+
+def neurons(figures: Figures2to4) -> Live:
+    """The neurons of G and 1-S sorted by first-order entropy, for each layer and class."""
+    return _chosen_slide(figure_4.neuron_slides(figures), "layer", "class")
+
+
+def _chosen_slide(pictures: Slides, *names: str) -> Live:
+    """Pictures between which knobs choose: `names`, those of the labels in their keys."""
+    if not pictures:
+        return Live({}, None)
+    options = [list(dict.fromkeys(labels)) for labels in zip(*pictures, strict=True)]
+    slides = [
+        {"at": [o.index(label) for o, label in zip(options, key, strict=True)], "is": s.picture}
+        for key, s in pictures.items()
+    ]
+    knobs = [{"name": n, "options": o} for n, o in zip(names, options, strict=True)]
+    numbers = {"kind": "slides", "knobs": knobs, "slides": slides}
+    return Live(numbers, next(iter(pictures.values())))

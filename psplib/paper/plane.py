@@ -43,6 +43,13 @@ def layer_columns(points: pd.DataFrame, quantity: str) -> list[str]:
     return [c for c in points.columns if c.partition(".")[0] == quantity]
 
 
+def drawn(points: pd.DataFrame | None, *quantities: str) -> pd.DataFrame | None:
+    """A map's places with these quantities alone; None without a map."""
+    if points is None:
+        return None
+    return points[["alpha", "beta", *(c for q in quantities for c in layer_columns(points, q))]]
+
+
 def map_plot(points: pd.DataFrame, column: str) -> Figure:
     """One map, in colours."""
     with mpl.rc_context(STYLE):

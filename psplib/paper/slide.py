@@ -1,7 +1,9 @@
-"""A slide: one of the pictures between which a widget's controls choose, and its words."""
+"""A slide: one of the pictures between which a reader chooses, and its words."""
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import struct
 from dataclasses import dataclass
@@ -23,6 +25,16 @@ class Slide:
         """Width and height in pixels, from the PNG's header."""
         width, height = struct.unpack(">II", self.png[16:24])
         return width, height
+
+    @property
+    def picture(self) -> str:
+        """The slide as HTML, which carries it."""
+        width, height = self.size
+        source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return (
+            f'<img src="{source}" alt="{html.escape(self.alt)}" width="{width}" height="{height}" '
+            'style="max-width: 100%; height: auto; background: white">'
+        )
 
 
 Slides = dict[tuple[str, ...], Slide]

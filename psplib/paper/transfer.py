@@ -107,8 +107,9 @@ class FigureTransfer:
     def seeds(self) -> str:
         """How many gradual runs each source has, of those that are there."""
         return "; ".join(
-            f"{s.title}: {counted(self.at_last(s)['lobster_seed'].nunique(), 'LOBSTER run')}"
+            f"{s.title}: {counted(runs, 'LOBSTER run')}"
             for s in self.panel.networks
+            if (runs := self.at_last(s)["lobster_seed"].nunique())
         )
 
     @property
@@ -127,6 +128,13 @@ class FigureTransfer:
         rows = self.rows(source, layers)
         rows = rows[rows["point"] > 0]
         return rows[rows["point"] == rows.groupby("lobster_seed")["point"].transform("max")]
+
+    @property
+    def last(self) -> pd.DataFrame:
+        """What the comparisons at the last points rest on: their rows of every source, and those of
+        fine-tuning, of which only `error` is known."""
+        tuned = self.tuned.assign(layers="fine-tuned")
+        return pd.concat([*(self.at_last(s) for s in self.panel.networks), tuned])
 
 
 def _labelled(config: Transfer, artefact: Artefact, source: Source, store: Store) -> pd.DataFrame:
@@ -527,15 +535,14 @@ def orders_table(figure: FigureTransfer) -> pd.DataFrame:
     95 % interval."""
     rows = []
     for source in figure.panel.networks:
-        row = {"network": source.title}
+        row: dict[str, str] = {}
         for order in ORDERS:
             found = correlation(correlations(figure, source, order))
             if found.n:
                 bounds = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
-                row[order] = f"{found.mean:+.2f}{bounds}"
-                row["gradual runs"] = str(found.n)
-        if len(row) > 1:
-            rows.append(row)
+                row |= {"gradual runs": str(found.n), order: f"{found.mean:+.2f}{bounds}"}
+        if row:
+            rows.append({"network": source.title} | row)
     return pd.DataFrame(rows)
 
 
@@ -550,7 +557,7 @@ def transfer_in_words(figure: FigureTransfer) -> str:
             "dense of the live widths − G": differences(figure, source, "narrow"),
             "raw pixels − G": beyond_pixels(figure, source),
         }
-        said = [f"{what} {plus_minus(d.mean(axis=1))}" for what, d in found.items() if len(d)]
+        said = [f"{what}: {plus_minus(d.mean(axis=1))}" for what, d in found.items() if len(d)]
         if said:
             lines.append(f"- {source.title}: {'; '.join(said)}.")
     if not lines:

@@ -95,7 +95,7 @@ class Lobster:
     )
     gamma: float = setting(
         "ours",
-        f"weight of the entropy in bits that is rewarded, see `EntropyTerm`: none for {WAIT} "
+        f"weight of the entropy in bits that is rewarded (EntropyTerm): none for {WAIT} "
         f"epochs, then rising for {RISE}; its gradient is in the sensitivity",
         default=0.0,
         added=True,

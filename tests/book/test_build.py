@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from psplib.book import build, markup
+from psplib.book import build, references
 from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
 from psplib.experiments.plane import Map
@@ -106,7 +107,7 @@ def shown(notebook: nbformat.NotebookNode) -> list[tuple[str, str, str]]:
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         for kind, content in output.get("data", {}).items()
-        if kind not in ("text/plain", markup.VIEW)  # widgets have new names each time
+        if kind != "text/plain"
     ]
 
 
@@ -148,9 +149,24 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
         assert code[0].source == 'scale = "smoke"\ndevice = "auto"\nseed = 0'
         assert notebook.metadata.kernelspec.name == "python3", path.name
         for cell in code:
+            if {"hide-cell", "hide-input"} & {*cell.metadata.get("tags", [])}:
+                assert "code_prompt_show" in cell.metadata.mystnb, "what is folded has a title"
             if "hide-cell" in cell.metadata.get("tags", []):  # an answer, folded in JupyterLab too
                 folded = {"outputs_hidden": True, "source_hidden": True}
                 assert cell.metadata.get("jupyter") == folded, (path.name, cell.id)
+
+
+def test_every_figure_has_a_caption_with_a_number_of_its_own() -> None:
+    numbers, asked = [], 0
+    for path in CHAPTER.parent.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        for cell, below in pairwise(cells):
+            numbers += re.findall(r"^\*\*(Fig\. \w+)\.\*\*", cell.source, re.MULTILINE)
+            is_drawn = re.search(r"\.show_(figure|panels)\(", cell.source)
+            if is_drawn and "hide-input" in cell.metadata.tags:
+                asked += 1
+                assert references.CAPTION.match(below.source.removeprefix("**")), (path, cell.id)
+    assert len(numbers) == len(set(numbers)) == asked + 1, "of one picture two panels, 4a and 4b"
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ All are in this file: a process takes whole files of tests, and so builds the si
 from __future__ import annotations
 
 import base64
+import html
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import browsing
@@ -43,6 +44,9 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         )
     assert pages["provenance"].count("digits (scikit-learn)") == 15 + 3 * 10 + 19 + 21 + 17 + 9 + 17
     assert "Frankle" in pages["references"]
+    assert 'href="figure_2.html#fig-2a" data-preview="<strong>Fig. 2a' in html.unescape(
+        pages["index"]
+    )
 
 
 def test_pages_load_nothing_from_outside(site: Path) -> None:
@@ -168,7 +172,7 @@ def test_on_paper_every_page_is_black_on_white(site: Path, browser: Browser, the
 
 
 @needs_chromium
-def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
+def test_without_javascript_formulas_and_figures_have_what_stands_for_them(
     site: Path, browser: Browser
 ) -> None:
     context = browser.new_context(java_script_enabled=False)
@@ -176,28 +180,34 @@ def test_without_javascript_formulas_and_widgets_have_what_stands_for_them(
     for name in ("figure_4", "figure_2"):
         page.goto((site / "book" / f"{name}.html").as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        formulas, widgets = page.locator(".math"), page.locator(f'script[type="{markup.VIEW}"]')
+        formulas, figures = page.locator(".math"), page.locator(".psplib-live img")
         assert formulas.count() > 2
         assert not any(f.is_visible() for f in formulas.all())
         assert page.locator("noscript > math").count() == formulas.count()
-        assert widgets.count() > 0
-        for widget in widgets.all():
-            still = widget.locator("xpath=following-sibling::*[1][self::noscript]//img").first
+        assert figures.count() > 1
+        for still in figures.all():
             assert still.is_visible()
             assert still.get_attribute("alt")
+            still.scroll_into_view_if_needed()
+            still.evaluate("i => i.decode()")
             assert still.evaluate("i => i.naturalWidth") > 300
     context.close()
 
 
 def test_what_is_no_mathml_is_shown_as_it_was_typed() -> None:
     formula = '<span class="math notranslate nohighlight">\\({}\\)</span>'
-    widget = f'<script type="{markup.VIEW}">{{"model_id": "none"}}</script>'
-    page = "<head></head>" + formula.format("a &lt; b \\tag{4}") + formula.format("\\none") + widget
-    text = markup.without_scripts(page, {})
+    page = "<head></head>" + formula.format("a &lt; b \\tag{4}") + formula.format("\\none")
+    text = markup.without_scripts(page)
     assert "<mi>a</mi><mo>&lt;</mo><mi>b</mi></math> (4)</noscript>" in text
     assert "<noscript><code>\\none</code></noscript>" in text
-    assert text.endswith("</script><noscript></noscript>")
     assert text.count("<style>") == 1
+
+
+def test_the_script_of_live_figures_is_in_a_page_once(site: Path) -> None:
+    for page in (site / "book").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        figures = text.count('<figure class="psplib-live"')
+        assert text.count("window.psplibLive ??=") == (figures > 0), page.name
 
 
 def test_the_site_offers_and_tells_no_more_than_it_should(site: Path) -> None:
@@ -288,6 +298,12 @@ def test_what_goes_wrong_in_loading_is_noticed(page_of, body: str, fault: str) -
             '<pre style="width: 600px">x</pre>',
         ),
         (
+            browsing.overflow,
+            '<div class="math" style="overflow: auto"><p style="width: 600px">x</p></div>',
+            '<div class="math" style="display: flex; flex-direction: row-reverse; overflow: auto; '
+            'justify-content: flex-end"><p style="min-width: 600px">x</p></div>',
+        ),
+        (
             browsing.contrast,
             '<p style="color: #767676">x</p>',
             '<p style="color: #777">x</p>',
@@ -324,49 +340,20 @@ def test_links_that_lead_nowhere_are_noticed(tmp_path: Path, body: str, fault: s
     assert fault in only
 
 
-def widget_page(folder: Path, linked: bool) -> Path:
-    """A page without a kernel: one control of each kind, each beside a stack of two pictures."""
-    import ipywidgets as widgets
-    from ipywidgets.embed import embed_minimal_html
-
-    def picture(fill: str) -> widgets.HTML:
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9" fill="{fill}"/>'
-        data = base64.b64encode(svg.encode()).decode()
-        return widgets.HTML(f'<img alt="{fill}" src="data:image/svg+xml;base64,{data}">')
-
-    options = {"options": ["red", "blue"]}
-    boxes = []
-    for control, index in (
-        (widgets.IntSlider(max=1), "value"),
-        (widgets.SelectionSlider(**options), "index"),
-        (widgets.Dropdown(**options), "index"),
-        (widgets.ToggleButtons(**options), "index"),
-        (widgets.Play(max=1, interval=50), "value"),
-    ):
-        stack = widgets.Stack([picture("red"), picture("blue")], selected_index=0)
-        link = [widgets.jslink((control, index), (stack, "selected_index"))] if linked else []
-        boxes.append(widgets.VBox([control, stack]))
-        boxes[-1].links = link
-    path = folder / "widgets.html"
-    embed_minimal_html(
-        path, widgets.VBox(boxes), embed_url=(VENDOR / "embed.js").as_uri(), cors=False
-    )
-    text = path.read_text()
-    assert VENDOR.as_uri() in text
-    # Another script that the template names comes from the network, and is not needed.
-    path.write_text("\n".join(t for t in text.split("\n") if "https:" not in t))
-    return path
-
-
 @needs_chromium
-@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("answers", [True, False])
 def test_controls_that_change_no_picture_are_noticed(
-    browser: Browser, tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
+    page_of: Callable, answers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = widget_page(tmp_path, linked)
-    if not linked:
-        monkeypatch.setattr(browsing, "PATIENCE", 100)  # it would wait in vain at every key
-    with browsing.visit(browser, path.as_uri(), Path(path.anchor)) as (page, _):
+    monkeypatch.setattr(browsing, "PATIENCE", 100)  # it would wait in vain at every key
+    change = "onchange='draw()' oninput='draw()' onclick='draw()'" if answers else ""
+    controls = (
+        f"<select {change}><option>a<option>b</select><input type=range {change}>"
+        f"<input type=checkbox {change}><button {change}>x</button>"
+    )
+    script = "<script>let n = 0; const draw = () => (drawn.alt = `picture ${n++}`)</script>"
+    body = f'<figure class="psplib-live">{controls}<img id="drawn" alt="x"></figure>{script}'
+    with page_of(body) as (page, _):
         count, faults = browsing.controls(page)
-    assert count == 5
-    assert len(faults) == (0 if linked else 5), faults
+    assert count == 4
+    assert len(faults) == (0 if answers else 4), faults

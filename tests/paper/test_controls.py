@@ -70,7 +70,7 @@ def test_every_gap_remains_in_the_papers_world() -> None:
     assert (entropy.effect, entropy.unit) == (pytest.approx(0.5, abs=0.01), "bits")
     assert (z2.effect, z2.unit) == (pytest.approx(2.0, abs=0.01), "×")
     assert (narrow.effect, narrow.n) == (pytest.approx(3.0, abs=0.01), 4)
-    assert error.basis == "gradual runs 0, 1, 2, 3"
+    assert error.basis == "gradual runs 0–3"
 
 
 @pytest.mark.parametrize("at", range(3))

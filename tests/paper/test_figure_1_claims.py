@@ -67,7 +67,7 @@ def test_gradual_and_one_shot_are_compared_run_by_run(
     # Replicas are many; the runs are four, and only they count.
     found = claim("gradual pruning has a lower error", several(error, name=name))
     assert (found.verdict, found.n) == (verdict, 4)
-    assert found.basis == "gradual runs 0, 1, 2, 3"
+    assert found.basis == "gradual runs 0–3"
 
 
 @pytest.mark.parametrize(("arm", "values"), VALUES.items())
@@ -308,7 +308,7 @@ def test_further_gradual_runs_enter_with_points_of_their_own(
     found = replace(first, replicated=pd.concat(tables))
     better = claim("lower error than one-shot", found)
     assert (better.verdict, better.n) == (verdict, 4)
-    assert better.basis == "gradual runs 0, 1, 2, 3"
+    assert better.basis == "gradual runs 0–3"
     without_its_last = tables[1][(tables[1]["arm"] != "rewound") | (tables[1]["point"] < 30)]
     tables[1] = without_its_last
     found = replace(first, replicated=pd.concat(tables))

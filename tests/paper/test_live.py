@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from psplib.paper.entropy_learning import COLUMNS, FigureLearning
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, collect_minima
 from psplib.paper.plane import LABELS
+from psplib.paper.slide import Slide
+from psplib.pruning.lobster import Lobster
 from psplib.runs.store import Store
 
 needs_chromium = pytest.mark.skipif(browsing.CHROMIUM is None, reason="there is no Chromium")
@@ -104,6 +107,9 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
         live.curves(panels),
         live.maps(nothing, tuple(LABELS)),
         live.walk(nothing, empty),
+        live.survivors(Lobster("lenet-300", "digits", 0), empty),
+        live.classes(nothing),
+        live.neurons(nothing),
     ):
         assert live.MISSING in figure._repr_mimebundle_()["text/html"]
 
@@ -250,3 +256,29 @@ def test_panels_answer_to_their_knobs_and_to_keys(page_of: Callable) -> None:
     assert answer(page) == "given the class, 0: 5 [5, 5], n = 2"
     page.get_by_label("quantity").select_option("λ₁")
     assert answer(page) == "Not computed."
+
+
+# The head of a picture of 3 × 2 pixels.
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">II", 3, 2)
+
+
+@needs_chromium
+def test_slides_answer_to_their_knobs(page_of: Callable) -> None:
+    both = {(a, b): Slide(f"{a}, {b}", PNG) for a in ("joint", "first") for b in ("relu1", "relu2")}
+    del both["first", "relu2"]
+    page = page_of(live._chosen_slide(both, "definition", "layer"))
+    shown = page.locator("[aria-live] img")
+    assert shown.get_attribute("alt") == "joint, relu1"
+    page.get_by_label("layer").select_option("relu2")
+    assert shown.get_attribute("alt") == "joint, relu2"
+    page.get_by_label("definition").select_option("first")
+    assert page.locator("[aria-live]").inner_text() == "Not computed."
+
+
+@needs_chromium
+def test_a_single_knob_is_a_slider_that_says_where_it_is(page_of: Callable) -> None:
+    page = page_of(live._chosen_slide({(s,): Slide(s, PNG) for s in ("1 %", "2 %")}, "sparsity"))
+    slider = page.get_by_role("slider", name="sparsity")
+    slider.press("End")
+    assert slider.get_attribute("aria-valuetext") == "2 %"
+    assert page.get_by_role("img").get_attribute("alt") == "2 %"

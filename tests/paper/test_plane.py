@@ -3,7 +3,7 @@
 import pytest
 from worlds import world
 
-from psplib.paper import figure_2, figure_3, figure_4
+from psplib.paper import figure_2, figure_3, figure_4, plane
 
 
 def test_maps_are_drawn_against_their_value_at_g() -> None:
@@ -28,3 +28,11 @@ def test_the_line_is_drawn_beside_the_map() -> None:
     line = figure_2.loss_map(found).axes[1].lines[0]
     points = found.map()
     assert line.get_ydata().tolist() == points.loc[points["beta"] == 0, "loss"].tolist()
+
+
+def test_what_is_drawn_of_a_map_is_offered_and_no_more() -> None:
+    points = world().map()
+    shown = plane.drawn(points, "loss", "magnitude")
+    expected = [c for c in points if c in ("alpha", "beta", "loss") or c.startswith("magnitude")]
+    assert shown.equals(points[expected])
+    assert plane.drawn(None, "loss") is None

@@ -116,7 +116,7 @@ def test_the_path_and_fine_tuning_have_verdicts_of_their_own() -> None:
     assert verdicts(world(papers))[4:] == [HOLDS, HOLDS]
     assert verdicts(world(error))[4:] == [HOLDS, FAILS]
     assert verdicts(world(papers, seeds=1))[4:] == [UNDECIDED, UNDECIDED]
-    assert "fine-tuned 2.00" in transfer.transfer_in_words(world(papers))
+    assert "fine-tuned: 2.00" in transfer.transfer_in_words(world(papers))
 
 
 def test_networks_stand_at_the_goal_that_is_nearest_or_at_the_end() -> None:
@@ -188,6 +188,8 @@ def test_figures_tables_and_ledger_show_what_is_there() -> None:
     figure = world(papers)
     for plot in (transfer.plot_errors, transfer.plot_differences, transfer.plot_entropy):
         assert plot(figure) is not None
+    assert set(figure.last["point"].dropna()) == {4, 5, 6, 7}, "that of each gradual run"
+    assert (figure.last["layers"] == "fine-tuned").sum() == len(figure.tuned) > 0
     shown = transfer.errors_by_shots(figure).iloc[0]
     assert shown["raw pixels"] == "30.01"
     assert shown["gradual (G)"].startswith("20.00")
