@@ -144,7 +144,8 @@ def ledger_table(found: Sequence[Entry]) -> Any:
     axes = forest.axes(e.verdict for e in found)
     for entry, after_holm in zip(found, survives(found), strict=True):
         v = entry.verdict
-        claim = html.escape(v.claim)
+        said, where = display.split_claim(v.claim)
+        claim = html.escape(said.removesuffix(".") + (f" ({where})." if where else "."))
         if entry.chapter:
             claim = f'<a href="{entry.chapter}.html">{claim}</a>'
         is_run = v.verdict != NOT_RUN
@@ -157,7 +158,7 @@ def ledger_table(found: Sequence[Entry]) -> Any:
             line + html.escape(display.effect_in_words(v)),
             str(v.n or "–"),
             html.escape(entry.basis) if is_run else "–",
-            html.escape(v.test),
+            html.escape(v.test or "its runs are not there yet"),
         )
         rows.append(cells)
         marks.append({"chapter": entry.chapter, "verdict": v.verdict, "scale": entry.scale})

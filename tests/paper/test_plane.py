@@ -36,3 +36,13 @@ def test_what_is_drawn_of_a_map_is_offered_and_no_more() -> None:
     expected = [c for c in points if c in ("alpha", "beta", "loss") or c.startswith("magnitude")]
     assert shown.equals(points[expected])
     assert plane.drawn(None, "loss") is None
+
+
+def test_what_is_drawn_of_entropy_is_offered_on_the_grids_that_are_drawn() -> None:
+    found = world()
+    offered = figure_4.entropies_on_plane(found)
+    for pairs, column in ((False, "first_order"), (True, "joint")):
+        shown = found.map(pairs=pairs)[["alpha", "beta", column]]
+        there = offered.dropna(subset=column)[["alpha", "beta", column]]
+        order = ["alpha", "beta"]
+        assert there.sort_values(order).values.tolist() == shown.sort_values(order).values.tolist()
