@@ -407,6 +407,13 @@ class Counts(nn.Sequential):
         return super().forward(x)
 
 
+def shared_in_a_closure() -> nn.Module:
+    model = Shared(lambda w: w.detach().clone())
+    turned = model.fc.weight.T
+    model.forward = lambda x: model.out(F.relu(F.relu(model.fc(x)) @ turned))
+    return model
+
+
 def with_parameter(**made: Tensor) -> nn.Module:
     return changed(
         lambda m: [
@@ -712,6 +719,7 @@ REFUSED = {
     "wrong size": (lambda: nn.Sequential(*mlp()[2:]), r"shape \(\d+, 6\) and float64: 0 says"),
     "a view of a weight": (lambda: Shared(lambda w: w.T), "fc.weight shares its memory"),
     "a weight's data in a list": (lambda: Shared(lambda w: [w.data]), "fc.weight shares its mem"),
+    "a view in a closure": (shared_in_a_closure, "fc.weight shares its memory"),
     "tied by data": (
         lambda: Shared(lambda w: nn.Parameter(w.data)),
         "(kept|fc.weight) shares its memory",

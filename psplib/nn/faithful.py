@@ -11,8 +11,9 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,9 @@ def numbers_as_they_were(*devices: torch.device) -> Iterator[None]:
             np.random.set_state(of_numpy)  # noqa: NPY002
 
 
-def _kept(model: nn.Module) -> Iterator[Any]:
+def _kept(model: nn.Module, functions: bool = False) -> Iterator[Any]:
     """What the modules of a network hold, once each: their registers and attributes, and what is
-    in these, if they are containers."""
+    in these, if they are containers or, where it is asked for, `functions` and what these hold."""
     seen: set[int] = set()
     left: list[Any] = [*model.modules()]
     while left:
@@ -91,6 +92,12 @@ def _kept(model: nn.Module) -> Iterator[Any]:
                 left += thing.values()
             elif isinstance(thing, list | tuple | set | deque):
                 left += thing
+            elif functions and isinstance(thing, functools.partial):
+                left += (thing.func, *thing.args, *thing.keywords.values())
+            elif functions and isinstance(thing, FunctionType | MethodType):
+                left += thing.__defaults__ or ()
+                with suppress(ValueError):  # of one that is not made yet
+                    left += [cell.cell_contents for cell in thing.__closure__ or ()]
 
 
 def _undo(thing: Any) -> Callable[[], object] | None:
@@ -353,7 +360,7 @@ def _refuse_parameters(model: nn.Module) -> None:
                 )
     # What a pre-hook makes anew, such as a normalised weight, is not read before.
     anew = {id(v) for m in model.modules() if m._forward_pre_hooks for v in vars(m).values()}
-    kept = {id(t): t for t in _kept(model) if isinstance(t, Tensor) and id(t) not in anew}
+    kept = {id(t): t for t in _kept(model, True) if isinstance(t, Tensor) and id(t) not in anew}
     names, until, last = {id(p): name for name, p in named.items()}, {True: 0, False: 0}, ""
     spans = [(*span, names.get(i, "")) for i, t in kept.items() if (span := _span(t))]
     for start, stop, name in sorted(spans):
