@@ -1,6 +1,6 @@
 """What it costs to be sure that what is computed is the user's network: seconds of the processor in
 the checks of `psplib.nn.faithful`, as a share of the whole run that they belong to; to stay below
-1 % of a run of real size.
+1 % of a run of real size: of the entropies, what a census observes.
 
 `python -m benchmarks.faithful`, about fifteen minutes. One thread, whose time nobody else's work
 adds to; of some repetitions the median share, and the smallest and the largest. A run on a few
@@ -23,7 +23,7 @@ from torchvision.models import resnet18
 
 from benchmarks import problem
 from psplib.analysis import eigen, hessian, landscape, psp
-from psplib.analysis.entropy import FirstOrder
+from psplib.analysis.entropy import FirstOrder, SecondOrder
 from psplib.nn import data, models
 from psplib.nn.data import Data, Split
 from psplib.nn.faithful import Own
@@ -84,7 +84,9 @@ def runs_of(model: nn.Module, mask: Mask, loaded: Data) -> dict[str, Callable[[]
     plane = landscape.plane(weights, weights * 1.1 + mask.flat, mask, 0)
     few = first(loaded.train, 5000)
     return {
-        "entropy, 10,000 images": lambda: psp.observe(model, loaded.test, FirstOrder(), mask=mask),
+        "both entropies, 10,000 images": lambda: psp.observe(
+            model, loaded.test, FirstOrder(), SecondOrder(), mask=mask
+        ),
         "a row of a map, 5,000 images": lambda: landscape.sweep(
             model, plane, few, [k / 10 for k in range(11)], [0.0]
         ),
