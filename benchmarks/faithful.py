@@ -2,7 +2,7 @@
 the checks of `psplib.nn.faithful`, as a share of the whole run that they belong to; to stay below
 1 % of a run of real size: of the entropies, what a census observes.
 
-`python -m benchmarks.faithful`, about fifteen minutes. One thread, whose time nobody else's work
+`python -m benchmarks.faithful`, about ten minutes. One thread, whose time nobody else's work
 adds to; of some repetitions the median share, and the smallest and the largest. A run on a few
 hundred images, as those of the smoke scale, takes milliseconds and pays more: a check costs the
 same, whatever the data. That of resnet18's Hessian is a product and two gradients in float64.
@@ -110,10 +110,10 @@ def table() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
 
 def of_resnet(model: nn.Module, loaded: Data) -> dict[str, Callable[[], object]]:
-    seen, few = first(loaded.test, 5000), first(loaded.train, 5000)
+    seen, few = first(loaded.test, 5000), first(loaded.train, 2000)
     return {
         "entropy, 5,000 images": lambda: psp.observe(model, seen, FirstOrder()),
-        "the top eigenvalue, 5,000 images": lambda: eigen.leading(
+        "the top eigenvalue, 2,000 images": lambda: eigen.leading(
             hessian.hessian(model, few), 1, 1e-2
         ),
     }
