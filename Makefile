@@ -49,7 +49,7 @@ lab: setup ## open the chapters in JupyterLab; ARGS="--no-browser"
 check: lint ## lint, and the fast tests: while working (a minute and a half)
 	@$(TESTS) -m "not slow"
 
-test: setup assets ## run every test, the book at smoke scale included (5 minutes); ARGS="tests/nn"
+test: setup assets ## run every test, the book at smoke scale included (5 to 10 minutes); ARGS="tests/nn"
 	@$(TESTS) $(ARGS)
 
 lint: setup ## check format, style and types

@@ -376,7 +376,7 @@ def test_pictures_leave_a_page_for_files_the_same_one_once(tmp_path: Path) -> No
     image = '<img src="data:image/png;base64,{}" alt="x">'
     state = json.dumps({"value": image.format(one)})
     (tmp_path / "a.html").write_text(image.format(one) + image.format(other) + state)
-    pages.prepare(tmp_path, {}, {})
+    pages.prepare(tmp_path, {})
     text = (tmp_path / "a.html").read_text()
     kept = {p.read_bytes(): f"_images/{p.name}" for p in (tmp_path / "_images").iterdir()}
     assert kept.keys() == {b"one", b"other"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -65,8 +66,11 @@ def browser(site: Path) -> Iterator[Browser]:
 
 
 def pages(site: Path) -> list[Path]:
+    """All that are looked at; of the library's long ones, made alike, one is enough locally."""
     found = sorted((site / "book").rglob("*.html"))
-    assert len(found) >= 9
+    if not os.environ.get("CI"):
+        found = [p for p in found if p.parent.name != "api" or p.stem == "core"]
+    assert len(found) >= 20
     return [*found, site / "search.html", site / "genindex.html"]
 
 
