@@ -693,6 +693,11 @@ class Mixing(nn.Sequential):
         return super().forward(x - x.mean(0))
 
 
+class Counting(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if len(x) < 5 else 2 * x)
+
+
 class Random(nn.Sequential):
     share = 0.5
 
@@ -708,6 +713,7 @@ REFUSED = {
     "a tuple": (lambda: Tuple(*mlp()), "puts out a tuple"),
     "complex outputs": (lambda: Around(lambda f, x: f(x) * 1j), "puts out a complex Tensor"),
     "other samples": (lambda: Mixing(*mlp()), "depend on the other samples"),
+    "how many samples": (lambda: Counting(*mlp()), "depend on the other samples"),
     "random": (lambda: Random(*mlp()), "are random"),
     "seldom random": (lambda: Seldom(*mlp()), "are random"),
     "no statistics": (

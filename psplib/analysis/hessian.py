@@ -174,6 +174,8 @@ def hessian(
     if found is None:
         with torch.no_grad(), own.at(values, dtype):
             own.check_samples(x)
+            first = x[:batch_size].to(own.device)
+            own.check_minibatch(own(first), first)
         _check_differentiable(own, values.double(), few, labels, loss)
         index = torch.arange(len(wanted.flat))
         data_of = (x.to(own.device), split.y.to(own.device))

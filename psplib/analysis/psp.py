@@ -187,7 +187,7 @@ class AsItIs:
         self, own: Own, sample: Tensor, axis: int, state: State | None, potentials: bool
     ) -> None:
         self.own, self.model, self.axis, self.state = own, own.model, axis, state
-        self.load_, self._potentials = own.load_, potentials
+        self.load_, self._potentials, self._is_first = own.load_, potentials, True
         if not potentials:
             own.check_samples(sample, axis)
             return
@@ -259,9 +259,12 @@ class AsItIs:
         return x.to(self.own.device)
 
     def see(self, x: Tensor, y: Tensor) -> Observation:
+        logits, found = self._catch(x) if self._potentials else (self.own(x), {})
+        if self._is_first:
+            self.own.check_minibatch(logits, x, self.axis)
+        self._is_first = False
         if not self._potentials:
-            return Observation(y, self.own(x), (), ())
-        logits, found = self._catch(x)
+            return Observation(y, logits, (), ())
         if list(found) != list(self._cuts):
             raise PsplibError(
                 "Which activations the network calls hangs on its input: got "

@@ -255,7 +255,19 @@ class Own:
                 f"of x {tuple(many.shape)}; {type(self.model).__name__} puts out "
                 f"{tuple(one.shape)}. Is batch_axis right?"
             )
-        if not all(agrees(look, one[: len(look)]) for look in looks):
+        self._check_same(looks, one, axis)
+
+    @torch.no_grad()
+    def check_minibatch(self, outputs: Tensor, x: Tensor, axis: int = 0) -> None:
+        """Inside `at`: `PsplibError` unless the outputs for a whole minibatch are, for its first
+        samples, those that these have without the others."""
+        if x.shape[axis] <= ROWS:
+            return
+        with as_it_was(self.model):
+            self._check_same([self(two_sizes(x.to(self.device), axis)[1])], outputs, axis)
+
+    def _check_same(self, looks: list[Tensor], outputs: Tensor, axis: int) -> None:
+        if not all(agrees(look, outputs[: len(look)]) for look in looks):
             raise PsplibError(
                 f"The outputs of {type(self.model).__name__} for a sample depend on the other "
                 f"samples of its minibatch, or are random, in evaluation mode (samples along axis "

@@ -104,8 +104,9 @@ class Rewritten(Trainer):
                 return self._agrees(self._initial().dtype)
 
     def _agrees(self, dtype: torch.dtype) -> bool:
-        x, y = self.data.train.x[:ROWS], self.data.train.y[:ROWS]
-        few = Split(x.to(dtype) if x.is_floating_point() else x, y)
+        x, y = self.data.train.x[: max(ROWS, self.batch_size)], self.data.train.y[:ROWS]
+        x = x.to(dtype) if x.is_floating_point() else x
+        few = Split(x[:ROWS], y)
         form, start = copy.copy(self), self._initial().to(dtype)
         form.full, form.precision = _copy(self.full).to(dtype), "float32"
         form.data = replace(self.data, train=few, validation=few, test=few)
@@ -116,6 +117,7 @@ class Rewritten(Trainer):
         expected = [own.learns(weights * mask, few.x, few.y) for mask in masks]
         with torch.no_grad(), own.at(weights * masks[0], dtype):
             own.check_samples(few.x)
+            own.check_minibatch(own(x.to(own.device)), x)
         try:
             Trainer._begin(form)
             form.weights = weights

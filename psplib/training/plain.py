@@ -76,7 +76,9 @@ class PlainTrainer(Trainer):
         with torch.no_grad(), self.own.at(flat(model)):
             for name, module in model.named_modules():
                 module.register_forward_hook(lambda *_, name=name: self.called.add(name))
-            self.own.check_samples(self._validation[0][0], batch_axis)
+            first = self._validation[0][0]
+            self.own.check_samples(first, batch_axis)
+            self.own.check_minibatch(self.own(first), first, batch_axis)
         # An order is of the samples' numbers; what comes as it comes has none.
         source: Any = self.source
         is_numbered = isinstance(source, Split) or has_numbers(source)

@@ -373,7 +373,7 @@ def test_what_has_no_right_value_is_refused(name: str) -> None:
     mask = Mask(torch.ones(5) > 0, (("of another", (5,)),))
     if name not in ("lazy", "nothing"):
         mask = Mask.dense(model)
-    one = torch.zeros(len(mask.flat), dtype=DOUBLE)
+    one = torch.full((len(mask.flat),), 0.1, dtype=DOUBLE)
     plane = landscape.Plane(one, one + 1, one, mask)
     with pytest.raises(PsplibError, match=message):
         landscape.sweep(model, plane, images(), [0.0], [0.0])

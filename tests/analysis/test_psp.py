@@ -183,7 +183,7 @@ def test_one_pass_feeds_every_probe() -> None:
 
     score, again, magnitude = LossAndError(), LossAndError(), MeanSquare()
     observe(small(relu1=Counted()), samples(), score, magnitude, again, batch=20)
-    assert Counted.passes == 3 + 2, "the first samples, in two sizes, are a check"
+    assert Counted.passes == 3 + 3, "the first samples, in two sizes, and beside all, are a check"
     assert score == again
     assert score.samples == magnitude.samples == 50
 
