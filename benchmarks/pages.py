@@ -19,7 +19,7 @@ MEASURE = """() => new Promise(done => {
   const live = [...document.querySelectorAll(".psplib-live, #playground")];
   const look = () => {
     const drawn = document.querySelectorAll(".widget-subarea > *").length >= views
-      && live.every(figure => figure.querySelector("svg, canvas"));
+      && live.every(figure => figure.querySelector("svg, canvas, img"));
     if (!drawn) return setTimeout(look, 10);
     const paint = performance.getEntriesByName("first-contentful-paint")[0];
     done([paint ? paint.startTime : NaN, views + live.length ? performance.now() : NaN]);
