@@ -39,6 +39,7 @@ TIMES, SECONDS = 5, 8
 CHECKS = (
     (Own, "same_as"),
     (Own, "check_samples"),
+    (Own, "check_minibatch"),
     (hessian, "_agrees"),
     (hessian, "_check_differentiable"),
     (engines.Rewritten, "_is_itself"),
@@ -110,9 +111,9 @@ def table() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
 
 def of_resnet(model: nn.Module, loaded: Data) -> dict[str, Callable[[], object]]:
-    seen, few = first(loaded.test, 5000), first(loaded.train, 2000)
+    seen, few = loaded.test, first(loaded.train, 2000)
     return {
-        "entropy, 5,000 images": lambda: psp.observe(model, seen, FirstOrder()),
+        "entropy, 10,000 images": lambda: psp.observe(model, seen, FirstOrder()),
         "the top eigenvalue, 2,000 images": lambda: eigen.leading(
             hessian.hessian(model, few), 1, 1e-2
         ),
