@@ -24,13 +24,11 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError
 from psplib.nn.masks import shapes_of
 
-# So many samples of the first minibatch are computed twice: less than 1 % of a run of real size
+# At most so many samples of the first minibatch are computed again: below 1 % of a run of real size
 # (`python -m benchmarks.faithful`). What differs in structure differs for any of them.
 ROWS = 4
 # So often is a network looked at that draws random numbers in evaluation mode.
 LOOKS = 100
-
-
 # How containers are filled, by the type itself: what is derived from it may forbid changes.
 _CONTAINERS: dict[Any, Any] = {
     OrderedDict: OrderedDict.update,
