@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,14 @@ def _joined(address: str, jobs: int | None) -> Iterator[Any]:
     asked = {}
     with contextlib.ExitStack() as stack:
         if address == "local":
+            short = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
             os.environ |= _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
             asked = {
                 "num_cpus": max(os.cpu_count() or 1, checks.jobs(checks.device("cpu"), jobs)),
                 "include_dashboard": False,
                 "object_store_memory": 80 * 2**20,  # about the least: a few names go through it
                 # Its sockets lie there, and their paths may have a hundred letters.
-                "_temp_dir": str(stack.enter_context(files.scratch(Path("/tmp")))),
+                "_temp_dir": str(stack.enter_context(files.scratch(short))),
             }
         else:
             _reach(address)
