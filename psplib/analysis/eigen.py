@@ -1,5 +1,4 @@
-"""Eigenvalues of a symmetric operator that is known by its products: the leading pairs, the whole
-spectrum.
+"""The leading eigenpairs of a symmetric operator that is known by its products.
 
 Nothing here knows of networks: an operator has a `size`, a `device` and `@` for vectors.
 """
@@ -7,16 +6,13 @@ Nothing here knows of networks: an operator has a `size`, a `device` and `@` for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
-
-# A matrix of this size takes 3.2 GB, and as much again for its eigenvectors.
-LARGEST_EXACT = 20_000
 
 
 class Operator(Protocol):
@@ -32,18 +28,6 @@ class Operator(Protocol):
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector (D,), in the vector's own dtype."""
-
-
-@runtime_checkable
-class Explicit(Protocol):
-    """An operator that can write its matrix out."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-
-    def matrix(self) -> Tensor:
-        """All of it, (D, D)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,61 +82,21 @@ class Eigenpairs:
         return self.vectors.shape[1]
 
 
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """All eigenvalues (D,) float64, descending, and the eigenvectors (D, D), one a row."""
-
-    values: Tensor
-    vectors: Tensor
-    matrix: Tensor
-
-    def leading(self, k: int = 5) -> Eigenpairs:
-        """The k largest."""
-        _check_k(k, len(self.values))
-        values, vectors = self.values[:k], self.vectors[:k]
-        residuals = (vectors @ self.matrix - values[:, None] * vectors).norm(dim=1)
-        return Eigenpairs(values.cpu(), vectors, residuals.cpu(), len(self.values), True)
-
-
-def exact(operator: Operator) -> Spectrum:
-    """The whole spectrum, from the whole matrix in float64.
-
-    Make the operator with `dtype=torch.float64`. Raises `PsplibError` where the matrix is too
-    large, or the operator computes in less.
-    """
-    check_exact(operator.size)
-    if isinstance(operator, Explicit):
-        if operator.dtype != torch.float64:
-            raise PsplibError(
-                f"An exact spectrum needs an operator in float64; this one computes in "
-                f"{str(operator.dtype).removeprefix('torch.')}: pass dtype=torch.float64."
-            )
-        matrix = operator.matrix()
-    else:
-        eye = torch.eye(operator.size, dtype=torch.float64, device=operator.device)
-        matrix = torch.stack([operator @ unit for unit in eye])
-    check_finite("The Hessian", matrix)
-    matrix = (matrix + matrix.T) / 2
-    values, vectors = torch.linalg.eigh(matrix)
-    return Spectrum(values.flip(0), vectors.T.flip(0), matrix)
-
-
 def leading(
     operator: Operator,
     k: int = 5,
     tolerance: float = 1e-3,
     *,
     seed: int = 0,
-    start: Tensor | None = None,
     most: int = 500,
 ) -> Eigenpairs:
     """The k algebraically largest eigenpairs, to residuals ‖Hv − λv‖ of at most `tolerance·|λ₁|`.
 
-    Lanczos with full reorthogonalisation, in float64 whatever the products are computed in, from
-    `start` (D,) (say, the sum of a neighbour's eigenvectors) or a random vector. The recurrence
-    only tells when to look: the residuals that decide, and are given, come from the products
-    themselves, which are kept (2·D·8 bytes a step). Stops at `most` products in any case, and says
-    so in `converged`. As any Krylov method it sees an eigenvalue that occurs twice only once.
+    Lanczos with full reorthogonalisation, in float64 whatever the products are computed in, from a
+    random vector. The recurrence only tells when to look: the residuals that decide, and are given,
+    come from the products themselves, which are kept (2·D·8 bytes a step). Stops at `most` products
+    in any case, and says so in `converged`. As any Krylov method it sees an eigenvalue that occurs
+    twice only once.
     """
     size = operator.size
     _check_k(k, size)
@@ -160,18 +104,12 @@ def leading(
     if not 0 < tolerance < 1:
         raise PsplibError(f"tolerance must lie between 0 and 1; got {tolerance}.")
     generator = _generator("lanczos", seed)
-    if start is None:
-        start = _random(operator, generator)
-    elif start.shape != (size,) or not bool(start.isfinite().all()) or not bool(start.any()):
-        raise PsplibError(
-            f"start must be finite, not zero, and of shape ({size},); got {tuple(start.shape)}."
-        )
     capacity = min(most, size)
     basis = torch.empty(min(capacity, 32), size, dtype=torch.float64, device=operator.device)
     images = torch.empty_like(basis)
     small = torch.zeros(capacity, capacity, dtype=torch.float64)
-    q = start.to(basis)
-    q, used = q / q.norm(), 0
+    q, used = _random(operator, generator), 0
+    q /= q.norm()
     while True:
         if used == len(basis):
             more = min(capacity, 2 * used) - used
@@ -271,14 +209,6 @@ def _check_k(k: int, size: int) -> None:
     whole_number("k", k, 1)
     if k > size:
         raise PsplibError(f"k must be at most {size}, the dimension of the Hessian; got {k}.")
-
-
-def check_exact(size: int) -> None:
-    if size > LARGEST_EXACT:
-        raise PsplibError(
-            f"An exact spectrum is for at most {LARGEST_EXACT} coordinates; this Hessian has "
-            f"{size}: use leading."
-        )
 
 
 def check_finite(what: str, values: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from psplib.analysis.eigen import Eigenpairs, check_exact, check_finite, leading, legacy
+from psplib.analysis.eigen import Eigenpairs, check_finite, leading, legacy
 from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.nn.compact import Compact, check_belongs, compact
+from psplib.nn.compact import check_belongs, compact
 from psplib.nn.data import Split
 from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, numbers_as_they_were
 from psplib.nn.masks import Mask
@@ -41,10 +41,8 @@ class Hessian:
     parameters: int
     dtype: torch.dtype
     _engine: Product
-    # The engine's p parameters that are coordinates, and which coordinates these are.
-    _inside: Tensor
-    _where: Tensor
-    _engine_size: int
+    # Where the engine's p parameters stand in the full vector.
+    _index: Tensor
 
     @property
     def size(self) -> int:
@@ -63,50 +61,18 @@ class Hessian:
                 f"A vector for this Hessian must have shape ({self.size},); "
                 f"got {tuple(vector.shape)}."
             )
-        product = self._engine.product(self._in(vector))
+        product = self._engine.product(self.expand(vector)[self._index].to(self.dtype))
         if bool(vector.isfinite().all()) and not bool(product.isfinite().all()):
             raise PsplibError("A product with the Hessian is not finite.")
-        return self._out(product, vector)
+        full = vector.new_zeros(self.parameters)
+        full[self._index] = product.to(vector.dtype)
+        return full[self.coordinates]
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) in full coordinates (..., P); zero elsewhere."""
         full = vectors.new_zeros(*vectors.shape[:-1], self.parameters)
         full[..., self.coordinates] = vectors
         return full
-
-    def matrix(self) -> Tensor:
-        """All of it, (D, D) in `dtype`.
-
-        A column of a layer needs no work in the layers below: what is missing follows by symmetry.
-        Most parameters belong to the upper, cheap layers.
-        """
-        check_exact(self.size)
-        layer_of = torch.bucketize(
-            self._inside, torch.tensor(self._engine.layers[1:-1], device=self.device), right=True
-        )
-        full = torch.zeros(self.size, self.size, dtype=self.dtype, device=self.device)
-        unit = torch.zeros(self._engine_size, dtype=self.dtype, device=self.device)
-        for i, layer in zip(self._inside.tolist(), layer_of.tolist(), strict=True):
-            unit[i] = 1
-            column = self._engine.product(unit, layer)[self._inside]
-            unit[i] = 0
-            at = self._where[self._inside == i]
-            full[at, self._where] = torch.where(layer_of >= layer, column, 0)
-        # Within a layer both halves are there; between two layers only the lower one's rows.
-        layer_at = torch.full((self.size,), -1, device=self.device)
-        layer_at[self._where] = layer_of
-        mirrored = layer_at[:, None] > layer_at
-        return torch.where(mirrored, full.T, full)
-
-    def _in(self, vector: Tensor) -> Tensor:
-        inside = torch.zeros(self._engine_size, dtype=self.dtype, device=self.device)
-        inside[self._inside] = vector[self._where].to(self.dtype)
-        return inside
-
-    def _out(self, product: Tensor, like: Tensor) -> Tensor:
-        out = torch.zeros_like(like)
-        out[self._where] = product[self._inside].to(like.dtype)
-        return out
 
 
 @numbers_as_they_were()
@@ -149,8 +115,9 @@ def hessian(
     weights = torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) * mask.flat
     check_finite("The weights of the network", weights)
     split = gather(data, data.x.device if isinstance(data, Split) else own.device)
-    _check_split(split)
-
+    if not len(split):
+        raise PsplibError("A Hessian is of data; they have no samples.")
+    check_finite("The images", split.x)
     device = split.x.device
     dtype = dtype or torch.promote_types(weights.dtype, torch.float32)
     x = split.x.to(dtype) if split.x.is_floating_point() else split.x
@@ -182,17 +149,8 @@ def hessian(
         found = Autograd(own, values.to(own.device), *data_of, batch_size, loss), index
         device = own.device
     engine, index = found
-    survives = wanted.flat[index]
-    rank = torch.cumsum(wanted.flat, 0) - 1
-    return Hessian(
-        wanted.flat.nonzero().flatten().to(device),
-        len(wanted.flat),
-        dtype,
-        engine,
-        survives.nonzero().flatten().to(device),
-        rank[index[survives]].to(device),
-        len(index),
-    )
+    coordinates = wanted.flat.nonzero().flatten()
+    return Hessian(coordinates.to(device), len(wanted.flat), dtype, engine, index.to(device))
 
 
 def _moving(model: nn.Module, mask: Mask) -> Mask:
@@ -255,31 +213,21 @@ def _rewritten(
         weights = values[form.index].to(x.device, x.dtype)
         return Autograd(Own(small), weights, channels_last(x), y, batch_size, loss)
 
-    if not _agrees(own, values, form, few, labels, engine, loss):
+    # In float64 a product is the same, if the form is the network.
+    vector = torch.randn(
+        len(form.index), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    try:
+        product = engine(form.read(few), labels).product(vector.to(x.device)).cpu()
+    except RuntimeError:
+        return None
+    where = own.device
+    data = few.to(where), labels.to(where)
+    plain = Autograd(own, values.double().to(where), *data, len(labels), loss)
+    expected = plain.product(form.expand(vector).to(where)).cpu()
+    if not agrees(product, expected[form.index]):
         return None
     return engine(form.read(x), y), form.index
-
-
-def _agrees(
-    own: Own,
-    values: Tensor,
-    form: Compact,
-    x: Tensor,
-    y: Tensor,
-    engine: Callable[[Tensor, Tensor], Product],
-    loss: Loss,
-) -> bool:
-    """Whether a product in float64 is the same in the compact form and by the network itself."""
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(len(form.index), generator=generator, dtype=torch.float64)
-    try:
-        product = engine(form.read(x), y).product(vector.to(x.device)).cpu()
-    except RuntimeError:
-        return False
-    where = own.device
-    plain = Autograd(own, values.double().to(where), x.to(where), y.to(where), len(y), loss)
-    expected = plain.product(form.expand(vector).to(where)).cpu()
-    return agrees(product, expected[form.index])
 
 
 def _check_differentiable(own: Own, values: Tensor, x: Tensor, y: Tensor, loss: Loss) -> None:
@@ -374,9 +322,3 @@ def eigenvalues_along(
                 "converged": found.converged,
             }
         )
-
-
-def _check_split(split: Split) -> None:
-    if not len(split):
-        raise PsplibError("A Hessian is of data; they have no samples.")
-    check_finite("The images", split.x)

@@ -34,13 +34,8 @@ Loss = Callable[..., Tensor]
 class Product(Protocol):
     """The Hessian in the coordinates of one model's parameters (p,)."""
 
-    def product(self, vector: Tensor, only: int | None = None) -> Tensor:
-        """The product with a vector (p,). If it is zero outside the layer `only`, and `only` is
-        given, then the result may be left zero below that layer."""
-
-    @property
-    def layers(self) -> list[int]:
-        """Where in the vector each layer's parameters begin, and the end."""
+    def product(self, vector: Tensor) -> Tensor:
+        """The product with a vector (p,)."""
 
 
 class _TwiceDifferentiable(TorchFunctionMode):
@@ -63,11 +58,7 @@ class Autograd:
         self.sizes = [p.numel() for p in own.parameters]
         self.batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
-    @property
-    def layers(self) -> list[int]:
-        return [0, sum(self.sizes)]
-
-    def product(self, vector: Tensor, only: int | None = None) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         total = torch.zeros_like(vector)
         parameters = self.own.parameters
         shapes = [p.shape for p in parameters]
@@ -249,18 +240,13 @@ class ROperator:
         parameters = [p for layer in layers for p in layer.module.parameters()]
         self.sizes = [p.numel() for p in parameters]
 
-    @property
-    def layers(self) -> list[int]:
-        sizes = [sum(self.sizes[i : i + 2]) for i in range(0, len(self.sizes), 2)]
-        return [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-
     @torch.no_grad()
-    def product(self, vector: Tensor, only: int | None = None) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         total = torch.zeros_like(vector)
         tangents, sums = self._parts(vector), self._parts(total)
         for i in range(len(self.data)):
             batch = self.kept[i] if self.kept else self._prepare(*self.data[i])
-            self._add(batch, tangents, sums, only)
+            self._add(batch, tangents, sums)
         return total
 
     def _parts(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -299,40 +285,32 @@ class ROperator:
         batch: _Batch,
         tangents: list[tuple[Tensor, Tensor]],
         sums: list[tuple[Tensor, Tensor]],
-        only: int | None,
     ) -> None:
-        """Add the product of one batch to `sums`, from the layer `only` upwards."""
-        lowest = only or 0
-        ras: list[Tensor | None] = [None] * len(self.stack)
+        """Add the product of one batch to `sums`."""
+        ras: list[Tensor | None] = []
         ra: Tensor | None = None
-        for i in range(lowest, len(self.stack)):
-            layer, ras[i] = self.stack[i], ra
-            if ra is None:
-                rz = _linear(layer, batch.inputs[i], *tangents[i])
-            else:
-                rz = _linear(layer, ra, layer.module.weight, None)
-                if only is None:
-                    rz += _linear(layer, batch.inputs[i], *tangents[i])
+        for i, layer in enumerate(self.stack):
+            ras.append(ra)
+            rz = _linear(layer, batch.inputs[i], *tangents[i])
+            if ra is not None:
+                rz = _linear(layer, ra, layer.module.weight, None).add_(rz)
             if i + 1 < len(self.stack):
                 ra = self._up(i, rz, batch)
         # Relative to the label's, so that p near 1 cancels nothing.
         rz = rz - rz.gather(1, batch.y[:, None])
         p = batch.probability
         rd = p * (rz - (p * rz).sum(1, keepdim=True)) / self.samples
-        for i in range(len(self.stack) - 1, lowest - 1, -1):
+        for i in range(len(self.stack) - 1, -1, -1):
             layer, ra, delta = self.stack[i], ras[i], batch.deltas[i]
-            down = i > lowest
-            below, weight, bias = _backward(
-                layer, rd, batch.inputs[i], layer.module.weight, (down, True, True)
-            )
+            wanted = (i > 0, True, True)
+            below, weight, bias = _backward(layer, rd, batch.inputs[i], layer.module.weight, wanted)
             sums[i][0].add_(weight)
             sums[i][1].add_(bias)
-            if down:
-                assert ra is not None and delta is not None  # noqa: PT018 (for mypy)
-                wanted = (only is None, True, False)
+            if ra is not None and delta is not None:
+                wanted = (True, True, False)
                 more, weight, _ = _backward(layer, delta, ra, tangents[i][0], wanted)
                 sums[i][0].add_(weight)
-                rd = self._down(i - 1, below.add_(more) if only is None else below, batch)
+                rd = self._down(i - 1, below.add_(more), batch)
 
     def _enter(self, i: int, a: Tensor) -> Tensor:
         """The output of the layer before as the input of layer i: maps are flattened if needed."""

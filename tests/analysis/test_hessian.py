@@ -126,7 +126,6 @@ def test_softmax_regression_has_the_hessian_of_the_textbook() -> None:
     expected = expected.reshape(24, 24)[order][:, order]
     operator = h.hessian(model, split, dtype=DOUBLE, batch_size=4)
     close(dense(operator), expected)
-    close(operator.matrix(), expected)
 
 
 def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
@@ -145,7 +144,6 @@ def test_products_are_those_of_the_full_matrix(make) -> None:
     assert isinstance(operator._engine, rop.Autograd if make is small_resnet else rop.ROperator)
     expected = full_matrix(model, split)
     close(dense(operator), expected)
-    close(operator.matrix(), expected)
     single = h.hessian(model, split, batch_size=4)
     v = torch.randn(operator.size, dtype=DOUBLE)
     close(single @ v, expected @ v, rtol=1e-4)
@@ -167,7 +165,7 @@ def test_surviving_coordinates_are_a_submatrix(make, density: float, seed: int) 
     expected = full_matrix(pruned, split)
     surviving = h.hessian(model, split, mask, dtype=DOUBLE, batch_size=4)
     assert surviving.size == mask.kept
-    close(surviving.matrix(), expected[mask.flat][:, mask.flat])
+    close(dense(surviving), expected[mask.flat][:, mask.flat])
     v = torch.randn(mask.kept, dtype=DOUBLE)
     close(surviving @ v, expected[mask.flat][:, mask.flat] @ v)
     everything = h.hessian(model, split, mask, "all", dtype=DOUBLE)
@@ -320,13 +318,6 @@ def test_lanczos_goes_on_in_an_invariant_subspace() -> None:
     assert not zero.values.any()
 
 
-def test_a_good_start_saves_products() -> None:
-    matrix, vectors = known(DECAYING)
-    cold = eigen.leading(matrix, 3)
-    nearby = vectors[:3].sum(0) + 1e-4 * torch.randn(100, dtype=DOUBLE)
-    assert eigen.leading(matrix, 3, start=nearby).products < cold.products
-
-
 @given(
     st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.integers(1, 4), st.integers(0, 9)
 )
@@ -349,15 +340,14 @@ def test_lanczos_of_a_small_matrix_converges(values: list[float], k: int, seed: 
 def test_lanczos_agrees_with_the_exact_spectrum(make) -> None:
     """Products in float32, residuals in truth: against the matrix in float64."""
     model, split = make(), samples(IMAGE[make], n=40)
-    exact = eigen.exact(h.hessian(model, split, dtype=DOUBLE))
     matrix = full_matrix(model, split)
-    close(exact.values, torch.linalg.eigvalsh(matrix).flip(0))
+    exact = torch.linalg.eigvalsh(matrix).flip(0)
+    close(torch.linalg.eigvalsh(dense(h.hessian(model, split, dtype=DOUBLE))).flip(0), exact)
     found = eigen.leading(h.hessian(model, split), 4, 1e-4)
     assert found.converged
-    close(found.values, exact.values[:4], 1e-4)
+    close(found.values, exact[:4], 1e-4)
     residuals = (found.vectors @ matrix - found.values[:, None] * found.vectors).norm(dim=1)
     assert float(residuals.max()) <= 1.1e-4 * float(found.values[0])
-    assert exact.leading(4).residuals.max() < 1e-12
 
 
 def test_legacy_is_twenty_steps_of_deflated_power_iteration() -> None:
@@ -400,8 +390,9 @@ def test_along_the_segment_every_point_stands_for_itself() -> None:
         assert [len(t) for t in tables] == [2, 2, 2]
         table = tables[1]
         assert next(ask([0.5], mask, subspace, k=2)).equals(table)
-        exact = eigen.exact(h.hessian(middle, split, mask, subspace, dtype=DOUBLE)).leading(2)
-        close(torch.tensor(table["eigenvalue"].tolist(), dtype=DOUBLE), exact.values, 1e-4)
+        exact = torch.linalg.eigvalsh(dense(h.hessian(middle, split, mask, subspace, dtype=DOUBLE)))
+        found = torch.tensor(table["eigenvalue"].tolist(), dtype=DOUBLE)
+        close(found, exact.flip(0)[:2], 1e-4)
         rough = next(ask([0.5], mask, subspace, k=2, definition="legacy"))
         assert set(rough["products"]) != set(table["products"])
 
@@ -452,19 +443,12 @@ def test_bad_networks_masks_and_data_are_named() -> None:
 
 def test_bad_arguments_of_algorithms_are_named() -> None:
     matrix, _ = known([2.0, 1.0])
-    operator = h.hessian(linear_chain(), samples(IMAGE[linear_chain]))
     with bad("k must be at most 2, the dimension of the Hessian; got 3"):
         eigen.leading(matrix, 3)
     with bad("tolerance must lie between 0 and 1; got 0"):
         eigen.leading(matrix, 1, 0)
-    with bad("start must be finite, not zero, and of shape"):
-        eigen.leading(matrix, 1, start=torch.zeros(2))
     with bad("A Hessian-vector product must be finite"):
         eigen.leading(Matrix(torch.full((3, 3), math.nan, dtype=DOUBLE)), 1)
-    with bad("needs an operator in float64; this one computes in float32"):
-        eigen.exact(operator)
-    with bad("at most 20000 coordinates; this Hessian has 431080"):
-        eigen.exact(h.hessian(build("lenet-5", 0), samples((1, 28, 28), n=1), dtype=DOUBLE))
     with bad("steps must be a whole number of at least 1"):
         eigen.legacy(matrix, 1, steps=0)
     model, split = linear_chain(), samples(IMAGE[linear_chain])
