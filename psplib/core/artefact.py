@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,6 +121,11 @@ class Artefact:
         """Raise `PsplibError`, which names `what` is wrong, unless it is the truth."""
         if not truth:
             raise PsplibError(f"{self.folder}: {what} does not belong to its configuration.")
+
+    def insist_rows(self, name: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> None:
+        """Raise `PsplibError` unless these columns of a table hold these rows."""
+        found = self.table(name)[columns].to_numpy().tolist()
+        self.insist(found == [list(row) for row in rows], f"the table of {name}")
 
     def _checked(self, name: str) -> Path:
         path, digests = self.folder / name, self.provenance["files"]

@@ -47,6 +47,7 @@ SIZE = Column(float, 0)
 NUMBER = Column(float)
 NAME = Column(str)
 FLAG = Column(bool)
+ANY = Column(int, -1)  # a replica's number, or -1 where a network is none
 
 
 @dataclass(frozen=True)

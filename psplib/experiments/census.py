@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from psplib.analysis import eigen, entropy, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
+from psplib.core.schema import ANY, COUNT, NAME, NUMBER, SHARE, SIZE, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.pruning.retraining import Retraining
@@ -34,7 +35,6 @@ class Census(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"census of {self.retraining.title}"
 
     def analyse(
@@ -48,17 +48,18 @@ class Census(Analysis):
         checkpoint = checkpoint or Checkpoint()
         images = first_images(data.train, self.samples)
         networks = self.networks(solutions)
-        saved = checkpoint.load()
-        rows, neurons = saved[1] if saved else ([], [])
-        for arm, replica, weights in networks[len(rows) :]:
+        rows: list[dict[str, Any]] = []
+        neurons: list[dict[str, Any]] = []
+        title = f"census of {self.retraining.arm}"
+        todo = checkpoint.each(networks, rows, neurons, note=lambda one: f"{title}, {one[0]}")
+        for arm, replica, weights in todo:
             model = with_weights(solutions.model, weights)
             name = {"arm": arm, "replica": replica}
             score, test = psp.LossAndError(), psp.LossAndError()
-            square = psp.MeanSquare()
-            first, second = entropy.FirstOrder(), entropy.SecondOrder()
-            psp.observe(model, images, score, square, first, second, mask=solutions.mask)
+            square, pairs = psp.MeanSquare(), entropy.SecondOrder()
+            psp.observe(model, images, score, square, pairs, mask=solutions.mask)
             psp.observe(model, data.test, test, mask=solutions.mask)
-            entropies = {"first": first.entropy(), **second.entropies()}
+            entropies = {"first": pairs.first.entropy(), **pairs.entropies()}
             found = eigen.leading(hessian.hessian(model, images, solutions.mask), LEADING)
             fewer = first_images(data.train, self.samples_all)
             dense = eigen.leading(hessian.hessian(model, fewer, solutions.mask, "all"), 1)
@@ -79,18 +80,12 @@ class Census(Analysis):
                 for layer, bits in entropies["first"].by_class.items()
                 for c in range(len(bits))
             ]
-            checkpoint.report(len(rows), len(networks), f"census of {self.retraining.arm}, {arm}")
-            if checkpoint.due:
-                checkpoint.save({}, [rows, neurons])
         return {"networks": pd.DataFrame(rows), "neurons": pd.DataFrame(neurons)}
 
     @property
     def writes(self) -> Files:
         """See `analyse`."""
-        name, networks = (
-            {"arm": NAME, "replica": Column(int, -1)},
-            1 + len(self.retraining.replicas),
-        )
+        name, networks = {"arm": NAME, "replica": ANY}, 1 + len(self.retraining.replicas)
         scores = {"train_loss": SIZE, "train_error": SHARE, "test_loss": SIZE, "test_error": SHARE}
         bits = {order: NUMBER for order in ("first", "joint", "mutual", "agreement")}
         values = {f"lambda_{rank}": NUMBER for rank in range(1, LEADING + 1)}
@@ -103,16 +98,14 @@ class Census(Analysis):
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that G and every replica have a row, and each as many by layer and class."""
-        numbers, table = [-1, *self.retraining.replicas], artefact.table("neurons")
-        found = artefact.table("networks")["replica"].tolist()
-        artefact.insist(found == numbers, "the table of networks")
-        places = table[["layer", "class"]].drop_duplicates()
-        whole = pd.DataFrame({"replica": numbers}).merge(places, how="cross")
-        is_whole = whole.equals(table[["replica", "layer", "class"]])
-        artefact.insist(is_whole, "the table of neurons")
+        numbers = [-1, *self.retraining.replicas]
+        artefact.insist_rows("networks", ["replica"], zip(numbers))
+        places = artefact.table("neurons")[["layer", "class"]].drop_duplicates().to_numpy().tolist()
+        whole = [(number, *place) for number in numbers for place in places]
+        artefact.insist_rows("neurons", ["replica", "layer", "class"], whole)
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`census`: a row per network, `neurons`: by layer and class; both with `lobster_seed`."""
-        seed = self.retraining.lobster.seed
-        names = {"census": "networks", "neurons": "neurons"}
-        return {n: artefact.table(t).assign(lobster_seed=seed) for n, t in names.items()}
+    shown = (("census", "networks"), ("neurons", "neurons"))
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        return {"lobster_seed": self.retraining.lobster.seed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -47,7 +48,6 @@ class Curvature(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         where = f"{self.subspace} coordinates, {self.definition}, {len(self.alphas)} points"
         return f"eigenvalues, {where}"
 
@@ -88,11 +88,7 @@ class Curvature(Analysis):
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that every point of the line has all its eigenvalues."""
-        points = artefact.table("points")
-        line = [(alpha, rank) for alpha in self.alphas for rank in range(1, LEADING + 1)]
-        found = [*zip(points["alpha"], points["rank"], strict=True)]
-        artefact.insist(found == line, "the table of points")
+        line = product(self.alphas, range(1, LEADING + 1))
+        artefact.insist_rows("points", ["alpha", "rank"], line)
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`line`: a row per point and eigenvalue."""
-        return {"line": artefact.table("points")}
+    shown = (("line", "points"),)

@@ -58,6 +58,14 @@ class Design(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    scale: str
+    seed: int
+    title: str
+
+
 class _Examined:
     """What is examined at a mask, on `samples` training images."""
 
@@ -76,7 +84,8 @@ class _Examined:
         return Selectivity(rewound, self.samples)
 
 
-class _Several:
+@dataclass(frozen=True)
+class _Several(_Named):
     """An experiment on several networks, each with runs of its own."""
 
     networks: tuple[Any, ...]
@@ -97,16 +106,12 @@ class _Several:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Panel(_Named):
     """One panel of Fig. 1: gradual pruning runs, and what is retrained from the first one's masks.
 
     The masks of the later runs are not retrained from: they show how much LOBSTER itself varies.
     """
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     lobsters: tuple[Lobster, ...]
     dense: Retraining
     retrained: Retraining
@@ -150,15 +155,11 @@ class Grid(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Minima(_Examined):
+class Minima(_Examined, _Named):
     """Figs. 2 to 4: at the last point of each gradual run, what is retrained from its mask, and the
     analyses of the two. Maps, curvature, single neurons and re-initialised networks belong to the
     first run; G and the rewound networks of every run have their census and their sharpness."""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     lobsters: tuple[Lobster, ...]
     retrained: Retraining
     grids: dict[str, Grid]
@@ -293,23 +294,15 @@ class Beyond(_Several):
     """Comparisons that the paper lacks: is it the sensitivity term, and are LOBSTER's masks better
     than those of magnitude pruning?"""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     networks: tuple[Rivals, ...]
 
 
 @dataclass(frozen=True)
-class Replication(_Examined):
+class Replication(_Examined, _Named):
     """Fig. 1a over many gradual runs: from masks of each but the first, which the figure itself
     retrains from, fewer replicas of two arms at three points; and the censuses of Figs. 2 to 4
     where the replicas' weights are kept, and the sharpness at the last."""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     lobsters: tuple[Lobster, ...]
     retrained: Retraining
     samples: int
@@ -390,10 +383,6 @@ class Controls(_Several):
     """What tells gradual from one-shot pruning: the path or the regulariser? Networks that share a
     mask, from G or from the initial values, with LOBSTER's shrinking or without."""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     networks: tuple[Controlled, ...]
 
 
@@ -431,10 +420,6 @@ class Source:
 class Transfers(_Several):
     """What the features of networks of several sources are worth on other data sets."""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     networks: tuple[Source, ...]
     shots: tuple[int, ...]
     draws: int
@@ -515,10 +500,6 @@ class Learner:
 class Learning(_Several):
     """Networks that learn by entropy; and gradual runs that do, with their transfer."""
 
-    name: str
-    scale: str
-    seed: int
-    title: str
     networks: tuple[Learner, ...]
     gradual: Transfers
 

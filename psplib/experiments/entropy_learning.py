@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,7 +28,7 @@ from psplib.experiments.transfer import Network, draws, features, target
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, OfLobster
 from psplib.training.entropy_learning import LABELS, RISE, WAIT, EntropyTerm, ramp
 from psplib.training.fit import Checkpoint, order
 from psplib.training.trainer import evaluate, flat
@@ -37,7 +39,7 @@ SHARP_ON = 2_000  # training images: as everywhere
 
 
 @dataclass(frozen=True)
-class EntropyLearning:
+class EntropyLearning(OfLobster):
     """Replicas trained with the loss CE - gamma * R, R the entropy of their neurons' states given
     the class (`EntropyTerm`), dense or rewound under a mask, and read out on other data sets.
 
@@ -85,8 +87,6 @@ class EntropyLearning:
         added=True,
     )
 
-    program = None
-
     def __post_init__(self) -> None:
         ramp(self.gamma, 1, self.wait, self.rise)  # refuses what is not finite
         one_of("labels", self.labels, LABELS)
@@ -103,12 +103,10 @@ class EntropyLearning:
 
     @property
     def parents(self) -> tuple[Lobster, ...]:
-        """The gradual run whose mask it has; a dense network has none."""
         return (self.lobster,) if self.point else ()
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         where = f"point {self.point}" if self.point else "dense"
         order = ", second order" if self.pairs else ""
         what = f"{self.labels}{order}{', measured' if self.measured else ''}"
@@ -116,13 +114,8 @@ class EntropyLearning:
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         slower = 4 if self.pairs else 2
         return len(self.replicas) * (self.epochs * slower * self.lobster.epoch_cost(True) + 2)
-
-    def load(self, device: torch.device) -> Data:
-        """The images that are learnt."""
-        return self.lobster.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `analyse`."""
@@ -143,15 +136,14 @@ class EntropyLearning:
         for each replica and target the test error of the read-out of the last hidden layer, mean
         over draws."""
         checkpoint = checkpoint or Checkpoint()
-        saved = checkpoint.load()
-        rows, probes = saved[1] if saved else ([], [])
+        rows: list[dict[str, Any]] = []
+        probes: list[dict[str, Any]] = []
         drawn = {t.name: list(draws(t, (self.shots,), self.draws)) for t in targets}
-        for replica in self.replicas[len(rows) :]:
+        for replica in checkpoint.each(self.replicas, rows, probes, note=lambda _: self.title):
             model = self.train(data, mask, replica)
-            first, second, tell = entropy.FirstOrder(), entropy.SecondOrder(), Features()
-            images = first_images(data.train, self.samples)
-            psp.observe(model, images, first, second, tell, mask=mask)
-            bits = {"first": first.entropy(), **second.entropies()}
+            pairs, tell = entropy.SecondOrder(), Features()
+            psp.observe(model, first_images(data.train, self.samples), pairs, tell, mask=mask)
+            bits = {"first": pairs.first.entropy(), **pairs.entropies()}
             rows.append(
                 {"replica": replica}
                 | {
@@ -168,9 +160,6 @@ class EntropyLearning:
                 reads = read_out(own, [d[self.shots] for d in drawn[t.name]])
                 error = sum(r.error for r in reads) / len(reads)
                 probes.append({"replica": replica, "target": t.name, "error": error})
-            checkpoint.report(len(rows), len(self.replicas), self.title)
-            if checkpoint.due:
-                checkpoint.save({}, [rows, probes])
         return {"networks": pd.DataFrame(rows), "probes": pd.DataFrame(probes)}
 
     def train(self, data: Data, mask: Mask, replica: int) -> nn.Module:
@@ -215,11 +204,8 @@ class EntropyLearning:
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that every replica was trained, and read out on every target."""
-        found = artefact.table("networks")["replica"].tolist()
-        artefact.insist(found == list(self.replicas), "the table of networks")
-        asked = [[replica, name] for replica in self.replicas for name in self.targets]
-        found = artefact.table("probes")[["replica", "target"]].to_numpy().tolist()
-        artefact.insist(found == asked, "the table of probes")
+        artefact.insist_rows("networks", ["replica"], zip(self.replicas))
+        artefact.insist_rows("probes", ["replica", "target"], product(self.replicas, self.targets))
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`learnt`: a row for each replica, its probe error the mean over targets, with `gamma`,

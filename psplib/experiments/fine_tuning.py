@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import whole_number
-from psplib.core.schema import NAME, SHARE, Column, Files, Table
+from psplib.core.schema import ANY, NAME, SHARE, Files, Table
 from psplib.core.seeds import derive
 from psplib.experiments.solutions import OfRetraining
 from psplib.experiments.transfer import Network, check_features, check_targets, networks, target
@@ -43,12 +44,10 @@ class FineTuning(OfRetraining):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"fine-tuning of {self.retraining.title}"
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         epoch = self.retraining.lobster.epoch_cost(not self.retraining.point)
         trained = (2 + len(self.retraining.replicas)) * len(self.targets) * self.epochs
         return trained * epoch * self.samples / 40_000
@@ -68,12 +67,13 @@ class FineTuning(OfRetraining):
         """A row for each network and target, with its test `error` there after the last epoch; all
         see the same images in the same order."""
         checkpoint = checkpoint or Checkpoint()
-        saved = checkpoint.load()
-        rows = saved[1] if saved else []
+        rows: list[dict[str, Any]] = []
         model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
         todo = [(network, data) for network in found for data in targets]
         update = Sgd(self.learning_rate)
-        for network, data in todo[len(rows) :]:
+        for network, data in checkpoint.each(
+            todo, rows, note=lambda one: f"{self.title}, {one[0].arm}"
+        ):
             ((trainer, number),) = trainers(model, [network.mask], data, self.batch_size)
             trainer.set_weights(number, network.weights)
             seed = derive("fine-tuning", data.name)
@@ -82,31 +82,26 @@ class FineTuning(OfRetraining):
                 train_epoch([trial])
             row = {"arm": network.arm, "replica": network.replica, "target": data.name}
             rows.append(row | {"error": trial.score("test").error})
-            checkpoint.report(len(rows), len(todo), f"{self.title}, {network.arm}")
-            if checkpoint.due:
-                checkpoint.save({}, rows)
         return pd.DataFrame(rows)
 
     @property
     def writes(self) -> Files:
         """See `analyse`."""
-        name = {"arm": NAME, "replica": Column(int, -1), "target": NAME}
+        name = {"arm": NAME, "replica": ANY, "target": NAME}
         most = (2 + len(self.retraining.replicas)) * len(self.targets)
         return {"errors": Table(name | {"error": SHARE}, range(len(self.targets), most + 1))}
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that every network was trained on every target."""
         table = artefact.table("errors")
-        each = table[["arm", "replica"]].drop_duplicates()
-        asked = each.merge(pd.DataFrame({"target": self.targets}), how="cross")
-        found = table[["arm", "replica", "target"]]
-        artefact.insist(asked.to_numpy().tolist() == found.to_numpy().tolist(), "the errors")
+        each = table[["arm", "replica"]].drop_duplicates().to_numpy().tolist()
+        asked = [(*network, name) for network in each for name in self.targets]
+        artefact.insist_rows("errors", ["arm", "replica", "target"], asked)
         arms = {"lobster", "untrained"} if self.retraining.point else set()
         artefact.insist(set(table["arm"]) == arms | {self.retraining.arm}, "the table of arms")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`fine-tuned`: the rows, with `lobster_seed` and `point`."""
-        table = artefact.table("errors").assign(
-            lobster_seed=self.retraining.lobster.seed, point=self.retraining.point
-        )
-        return {"fine-tuned": table}
+    shown = (("fine-tuned", "errors"),)
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        return {"lobster_seed": self.retraining.lobster.seed, "point": self.retraining.point}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
@@ -56,7 +57,6 @@ class Map(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         size, pairs = len(self.alphas), ", all pairs" if self.pairs else ""
         return f"map, {self.subspace} coordinates, {size} × {size}{pairs}"
 
@@ -93,16 +93,11 @@ class Map(Analysis):
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that the points are those of the grid, and that each quantity has all layers."""
-        points = artefact.table("points")
-        grid = [(alpha, beta) for beta in self.betas for alpha in self.alphas]
-        found = [*zip(points["alpha"], points["beta"], strict=True)]
-        artefact.insist(found == grid, "the table of points")
+        artefact.insist_rows("points", ["beta", "alpha"], product(self.betas, self.alphas))
         layers: dict[str, list[str]] = {}
-        for quantity, _, layer in (column.partition(".") for column in points):
+        for quantity, _, layer in (column.partition(".") for column in artefact.table("points")):
             layers.setdefault(quantity, []).extend([layer] if layer else [])
         have_all = [of for of in layers.values() if of and of != layers["magnitude"]] == []
         artefact.insist(have_all, "the columns of the table of points")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`map`: a row per point of the grid."""
-        return {"map": artefact.table("points")}
+    shown = (("map", "points"),)

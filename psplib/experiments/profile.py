@@ -11,7 +11,7 @@ from torch import Tensor
 from psplib.analysis import entropy, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.schema import COUNT, NAME, Column, Files, Table
+from psplib.core.schema import ANY, COUNT, NAME, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.pruning.retraining import Retraining
@@ -28,7 +28,6 @@ class Profile(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"neurons of {self.retraining.title}"
 
     @property
@@ -73,7 +72,7 @@ class Profile(Analysis):
     @property
     def writes(self) -> Files:
         """See `analyse`."""
-        name = {"arm": NAME, "replica": Column(int, -1), "layer": NAME, "neuron": COUNT}
+        name = {"arm": NAME, "replica": ANY, "layer": NAME, "neuron": COUNT}
         return {
             "neurons": Table(name | {"active_*": COUNT}, range(10**6)),
             "layers": Table({"layer": NAME, "neurons": COUNT}, range(1, 1000)),
@@ -102,10 +101,7 @@ class Profile(Analysis):
         is_within = bool((active <= classes["samples"].to_numpy()).all())
         artefact.insist(is_within, "the table of neurons")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`profile neurons`, `profile layers`, `profile classes`: see `analyse`."""
-        names = ("neurons", "layers", "classes")
-        return {f"profile {name}": artefact.table(name) for name in names}
+    shown = tuple((f"profile {name}", name) for name in ("neurons", "layers", "classes"))
 
 
 def _varying(layer: psp.Layer, active: Tensor, samples: Tensor) -> pd.DataFrame:

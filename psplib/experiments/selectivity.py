@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
 from psplib.analysis import features, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.schema import COUNT, NAME, SIZE, Column, Files, Table
+from psplib.core.schema import ANY, COUNT, NAME, SIZE, Files, Table
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.pruning.retraining import Retraining
@@ -28,7 +29,6 @@ class Selectivity(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"class selectivity of {self.retraining.title}"
 
     @property
@@ -56,16 +56,15 @@ class Selectivity(Analysis):
     @property
     def writes(self) -> Files:
         """See `analyse`."""
-        name = {"arm": NAME, "replica": Column(int, -1), "layer": NAME}
+        name = {"arm": NAME, "replica": ANY, "layer": NAME}
         found = {"neurons": COUNT, "active": COUNT, "information": SIZE, "selectivity": SIZE}
         return {"layers": Table(name | found, range(1, 10**6))}
 
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that G and every replica have their layers."""
-        found = artefact.table("layers")[["replica", "layer"]]
-        replicas = pd.DataFrame({"replica": [-1, *self.retraining.replicas]})
-        whole = replicas.merge(found[["layer"]].drop_duplicates(), how="cross")
-        artefact.insist(whole.equals(found), "the table of layers")
+        layers = artefact.table("layers")["layer"].unique()
+        whole = product([-1, *self.retraining.replicas], layers)
+        artefact.insist_rows("layers", ["replica", "layer"], whole)
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`selectivity`: a row per network, the means over its layers, with `lobster_seed`."""

@@ -4,6 +4,8 @@ network changes and by some that it does not; and their potentials with the logi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from psplib.analysis import eigen, hessian, psp
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError
-from psplib.core.schema import COUNT, NAME, NUMBER, SIZE, Column, Files, Table
+from psplib.core.schema import ANY, COUNT, NAME, NUMBER, SIZE, Files, Table
 from psplib.experiments.census import LEADING
 from psplib.experiments.solutions import Analysis, Solutions, first_images, with_weights
 from psplib.nn.data import Data, Split
@@ -56,7 +58,6 @@ class Sharpness(Analysis):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"sharpness of {self.retraining.title}"
 
     @property
@@ -86,9 +87,10 @@ class Sharpness(Analysis):
         pairs = zip(images.x.split(self.samples), images.y.split(self.samples), strict=True)
         parts = [Split(x, y) for x, y in pairs]
         networks = self.networks(solutions)
-        saved = checkpoint.load()
-        rows, curvature = saved[1] if saved else ([], [])
-        for arm, replica, weights in networks[len(rows) :]:
+        rows: list[dict[str, Any]] = []
+        curvature: list[dict[str, Any]] = []
+        todo = checkpoint.each(networks, rows, curvature, note=lambda one: f"sharpness, {one[0]}")
+        for arm, replica, weights in todo:
             model = with_weights(solutions.model, weights)
             name = {"arm": arm, "replica": replica}
             curvature += [
@@ -104,15 +106,12 @@ class Sharpness(Analysis):
                 | {"z2": square.mean, "z2_with_logits": square.mean_with_logits}
                 | {"z2_logits": square.logits}
             )
-            checkpoint.report(len(rows), len(networks), f"sharpness, {arm}")
-            if checkpoint.due:
-                checkpoint.save({}, [rows, curvature])
         return {"networks": pd.DataFrame(rows), "curvature": pd.DataFrame(curvature)}
 
     @property
     def writes(self) -> Files:
         """See `analyse`."""
-        name, count = {"arm": NAME, "replica": Column(int, -1)}, 1 + len(self.retraining.replicas)
+        name, count = {"arm": NAME, "replica": ANY}, 1 + len(self.retraining.replicas)
         ends = {"lambda_5": NUMBER, "residual_5": SIZE, "lambda_min": NUMBER, "residual_min": SIZE}
         squares = {"z2": SIZE, "z2_with_logits": SIZE, "z2_logits": SIZE}
         measures = {"lambda_1": NUMBER, "lambda_1_all": NUMBER, "lambda_1_relative": NUMBER}
@@ -125,11 +124,9 @@ class Sharpness(Analysis):
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that G and every replica have a row, and one for each part."""
         replicas = [-1, *self.retraining.replicas]
-        networks, curvature = artefact.table("networks"), artefact.table("curvature")
-        artefact.insist(networks["replica"].tolist() == replicas, "the table of networks")
-        found = list(zip(curvature["replica"], curvature["part"], strict=True))
-        expected = [(r, part) for r in replicas for part in range(self.parts)]
-        artefact.insist(found == expected, "the table of curvature")
+        artefact.insist_rows("networks", ["replica"], zip(replicas))
+        by_part = product(replicas, range(self.parts))
+        artefact.insist_rows("curvature", ["replica", "part"], by_part)
 
     def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
         """`sharpness`: a row per network, with `lobster_seed`: z^2 with the logits and of them; the

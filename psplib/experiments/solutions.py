@@ -4,7 +4,7 @@ of Figs. 2 to 4 are of. 1-S is the rewound network that is best on validation.""
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,6 +17,7 @@ from psplib.core.errors import PsplibError, whole_number
 from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
+from psplib.pruning.kind import Run
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
 from psplib.pruning.retraining import UNDER_ITS_MASK, Retraining
 from psplib.training.fit import Checkpoint
@@ -60,35 +61,37 @@ def solutions(retraining: Retraining, parents: Parents) -> Solutions:
             f"{KEPT_ABOVE:.0%} sparsity and above, and it has {mask.sparsity:.1%}."
         )
     survivors = artefact.tensors("survivors")["weights"]
-    best = replicas.sort_values(["validation_error", "validation_loss"], kind="stable").index[0]
     return Solutions(
         models.build(gradual.architecture, gradual.seed),
         mask,
         gradual.weights(retraining.point, parents),
         torch.zeros(len(survivors), len(mask.flat)).masked_scatter_(mask.flat, survivors),
         tuple(replicas["replica"]),
-        int(best),
+        best_replica(replicas),
     )
 
 
-class OfRetraining:
+def best_replica(replicas: pd.DataFrame) -> int:
+    """The position of the replica that is best on validation, the first of equal ones."""
+    rank = ["validation_error", "validation_loss"]
+    return int(replicas.sort_values(rank, kind="stable").index[0])
+
+
+class OfRetraining(Run):
     """What all that is made of a retraining has in common."""
 
     retraining: Retraining
-    program = None
 
     @property
     def parents(self) -> tuple[Retraining | Lobster, ...]:
-        """The retraining, and the gradual run whose mask it has."""
         return self.retraining, *self.retraining.parents
 
     def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
         return self.retraining.load(device)
 
 
 @dataclass(frozen=True)
-class Analysis(OfRetraining, ABC):
+class Analysis(OfRetraining):
     """What the analyses of Figs. 2 to 4 have in common: they are of G and the replicas of a
     retraining from its mask."""
 

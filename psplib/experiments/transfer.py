@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,9 +19,15 @@ from psplib.analysis.ridge import Outputs, draw_images, read_out
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.core.schema import COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
+from psplib.core.schema import ANY, COUNT, NAME, NUMBER, SHARE, SIZE, Column, Files, Table
 from psplib.core.seeds import derive
-from psplib.experiments.solutions import OfRetraining, first_images, with_weights
+from psplib.experiments.solutions import (
+    OfRetraining,
+    best_replica,
+    first_images,
+    solutions,
+    with_weights,
+)
 from psplib.nn import data as data_sets
 from psplib.nn import models
 from psplib.nn.compact import compact
@@ -83,12 +90,10 @@ class Transfer(OfRetraining):
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"transfer of {self.retraining.title}"
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         each = 60.0 if self.retraining.lobster.architecture == "lenet-5" else 15.0
         return each * (2 + len(self.retraining.replicas)) * self.draws / 20
 
@@ -113,19 +118,20 @@ class Transfer(OfRetraining):
         over draws, the `neurons` that vary, and the mean decimal logarithm of the penalties;
         `targets`: what each is, to the byte, and its numbers of images."""
         checkpoint = checkpoint or Checkpoint()
-        saved = checkpoint.load()
-        rows, probes = saved[1] if saved else ([], [])
+        rows: list[dict[str, Any]] = []
+        probes: list[dict[str, Any]] = []
         model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
         drawn = {t.name: list(draws(t, self.shots, self.draws)) for t in targets}
-        named: list[Network | None] = [*found, *([None] if not self.retraining.point else [])]
-        for network in named[len(rows) :]:
-            name = {"arm": "pixels", "replica": -1}
-            if network:
-                name = {"arm": network.arm, "replica": network.replica}
+        named: list[tuple[str, int, Network | None]] = [(n.arm, n.replica, n) for n in found]
+        if not self.retraining.point:
+            named += [("pixels", -1, None)]
+        todo = checkpoint.each(named, rows, probes, note=lambda one: f"{self.title}, {one[0]}")
+        for arm, replica, network in todo:
+            name = {"arm": arm, "replica": replica}
             rows.append(name | (self._source(model, network, data) if network else {}))
             for target in targets:
                 for layers, own in features(model, network, target):
-                    label = f"the last {layers} layers of {name['arm']} {name['replica']}"
+                    label = f"the last {layers} layers of {arm} {replica}"
                     own = own.standardised(f"{label} on {target.name}")
                     for each in self.shots:
                         reads = read_out(own, [d[each] for d in drawn[target.name]])
@@ -137,9 +143,6 @@ class Transfer(OfRetraining):
                             | {"error": float(errors.mean()), "sd": float(errors.std(ddof=0))}
                             | {"neurons": own.width, "penalty": float(penalties.mean())}
                         )
-            checkpoint.report(len(rows), len(named), f"{self.title}, {name['arm']}")
-            if checkpoint.due:
-                checkpoint.save({}, [rows, probes])
         return {
             "networks": pd.DataFrame(rows),
             "probes": pd.DataFrame(probes),
@@ -148,17 +151,16 @@ class Transfer(OfRetraining):
 
     def _source(self, model: nn.Module, network: Network, data: Data) -> dict[str, float]:
         model = with_weights(model, network.weights)
-        first, second, test = entropy.FirstOrder(), entropy.SecondOrder(), psp.LossAndError()
-        images = first_images(data.train, self.samples)
-        psp.observe(model, images, first, second, mask=network.mask)
+        pairs, test = entropy.SecondOrder(), psp.LossAndError()
+        psp.observe(model, first_images(data.train, self.samples), pairs, mask=network.mask)
         psp.observe(model, data.test, test, mask=network.mask)
-        bits = {"first": first.entropy(), **second.entropies()}
+        bits = {"first": pairs.first.entropy(), **pairs.entropies()}
         return {"test_error": test.error} | {order: e.mean for order, e in bits.items()}
 
     @property
     def writes(self) -> Files:
         """See `analyse`; raw pixels have no error and no entropies on the source."""
-        name = {"arm": NAME, "replica": Column(int, -1)}
+        name = {"arm": NAME, "replica": ANY}
         source = {"test_error": Column(float, 0, 1, has_gaps=True)}
         source |= {order: Column(float, has_gaps=True) for order in ORDERS}
         probes = {"target": NAME, "layers": COUNT, "shots": COUNT, "error": SHARE, "sd": SIZE}
@@ -182,28 +184,23 @@ class Transfer(OfRetraining):
         artefact.insist(set(networks["arm"]) == arms | {self.retraining.arm}, "the table of arms")
         names = ["arm", "replica", "target", "layers", "shots"]
         asked = [
-            [arm, replica, target, layers, shots]
+            (arm, replica, *place)
             for arm, replica in networks[["arm", "replica"]].itertuples(index=False)
-            for target in self.targets
-            for layers in (DEPTHS[:1] if arm == "pixels" else DEPTHS)
-            for shots in self.shots
+            for place in product(self.targets, DEPTHS[: 1 if arm == "pixels" else None], self.shots)
         ]
-        found = artefact.table("probes")[names].to_numpy().tolist()
-        artefact.insist(found == asked, "the table of probes")
-        artefact.insist(targets["target"].tolist() == list(self.targets), "the table of targets")
+        artefact.insist_rows("probes", names, asked)
+        artefact.insist_rows("targets", ["target"], zip(self.targets))
         for name, variant, digest in targets[["target", "variant", "sha256"]].to_numpy().tolist():
             known = data_sets.DIGESTS[name].get(variant)
             artefact.insist(known == digest, f"the target {name}")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`transfer networks` and `transfer probes`, with `of` (the arm that was retrained),
-        `lobster_seed` and `point`."""
-        labels: dict[str, Any] = {"of": self.retraining.arm, "point": self.retraining.point}
-        labels |= {"lobster_seed": self.retraining.lobster.seed}
-        return {
-            f"transfer {name}": artefact.table(name).assign(**labels)
-            for name in ("networks", "probes")
-        }
+    shown = (("transfer networks", "networks"), ("transfer probes", "probes"))
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        """`of` is the arm that was retrained."""
+        of = self.retraining
+        return {"of": of.arm, "point": of.point, "lobster_seed": of.lobster.seed}
 
 
 def check_features(retraining: Retraining) -> None:
@@ -238,22 +235,17 @@ def networks(retraining: Retraining, parents: Parents) -> list[Network]:
         found.append(Network("lobster", -1, mask, lobster.weights(point, parents)))
         found.append(Network("untrained", -1, mask, start))
 
-    def under(own: Mask, survivors: Tensor) -> Tensor:
-        return torch.zeros(len(own.flat)).masked_scatter_(own.flat, survivors)
-
-    table = artefact.table("replicas")
     if "survivors.safetensors" in artefact.provenance["files"]:
-        kept = artefact.tensors("survivors")["weights"]
-        numbers = table["replica"].tolist()
-        return found + [
-            Network(retraining.arm, number, mask, under(mask, w))
-            for number, w in zip(numbers, kept, strict=True)
-        ]
-    best = artefact.tensors("best")
+        kept = solutions(retraining, parents)
+        replicas = zip(kept.numbers, kept.replicas, strict=True)
+        return found + [Network(retraining.arm, number, mask, w) for number, w in replicas]
+    best, table = artefact.tensors("best"), artefact.table("replicas")
     mask = mask.with_flat(unpack_bits(best["packed"], len(mask.flat)))
-    ranked = table.sort_values(["validation_error", "validation_loss"], kind="stable")
-    number = int(ranked["replica"].iloc[0])
-    return [*found, Network(retraining.arm, number, mask, under(mask, best["weights"]))]
+    weights = torch.zeros(len(mask.flat)).masked_scatter_(mask.flat, best["weights"])
+    return [
+        *found,
+        Network(retraining.arm, int(table["replica"][best_replica(table)]), mask, weights),
+    ]
 
 
 def draws(target: Data, shots: Sequence[int], times: int) -> Iterator[dict[int, Tensor]]:

@@ -22,7 +22,7 @@ from psplib.nn import data as data_sets
 from psplib.nn import models
 from psplib.nn.data import NAMES, Data
 from psplib.nn.masks import Mask, nest
-from psplib.pruning.program import TOGETHER, Program
+from psplib.pruning.kind import TOGETHER, Program, Run
 from psplib.training.engines import trainers
 from psplib.training.entropy_learning import RISE, WAIT, EntropyTerm, Reward, ramp
 from psplib.training.fit import HISTORY, Checkpoint, Progress, Trial, fit
@@ -46,7 +46,7 @@ _IMAGES = {"digits": 1_500, "cifar10": 50_000, "mnist": 60_000, "fashion-mnist":
 
 
 @dataclass(frozen=True)
-class Lobster:
+class Lobster(Run):
     """One gradual pruning run. Its point k is the network at the plateau after k prunings."""
 
     architecture: str = setting("paper", "Sec. 5: the networks of the four panels of Fig. 1")
@@ -116,18 +116,12 @@ class Lobster:
             )
 
     @property
-    def parents(self) -> tuple[()]:
-        """It is made from nothing."""
-        return ()
-
-    @property
     def arm(self) -> str:
         """Its name among the arms: `lobster`, or `decay` where the sensitivity term is left out."""
         return "lobster" if self.sensitivity else "decay"
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         rewarded = f", gamma {self.gamma:g}" if self.gamma else ""
         return (
             f"{'LOBSTER' if self.sensitivity else 'weight decay only'}, seed {self.seed}{rewarded}"
@@ -146,7 +140,6 @@ class Lobster:
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         whole, dense, _ = self._seconds
         slower = 2 if self.gamma else 1
         return slower * self.share * min(whole, dense * self.max_epochs)
@@ -174,7 +167,6 @@ class Lobster:
         return Program(recipe, 1, TOGETHER[self.architecture], _make_together)
 
     def load(self, device: torch.device) -> Data:
-        """The images it reads."""
         image = models.IMAGE[self.architecture]
         return _load(self.data, device, self.split_seed, image, self.samples)
 
@@ -228,10 +220,11 @@ class Lobster:
         is_same = np.isclose(best["validation_loss"], points["validation_loss"], rtol=1e-3)
         artefact.insist(bool(is_same.all()), "the history")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`networks`: a row per point, with `arm` and `lobster_seed`."""
-        points = artefact.table("points")
-        return {"networks": points.assign(arm=self.arm, lobster_seed=self.seed)}
+    shown = (("networks", "points"),)
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        return {"arm": self.arm, "lobster_seed": self.seed}
 
     def mask(self, point: int, parents: Parents) -> Mask:
         """The mask at a point; point 0 is dense and needs no run among the `parents`."""
@@ -257,6 +250,19 @@ class Lobster:
                 f"{', '.join(n.removeprefix('point') for n in survivors)}."
             )
         return torch.zeros(len(mask.flat)).masked_scatter_(mask.flat, survivors[f"point{point}"])
+
+
+class OfLobster(Run):
+    """What all that is made from a gradual run has in common."""
+
+    lobster: Lobster
+
+    @property
+    def parents(self) -> tuple[Lobster, ...]:
+        return (self.lobster,)
+
+    def load(self, device: torch.device) -> Data:
+        return self.lobster.load(device)
 
 
 def points_with_weights(kept: list[int]) -> list[int]:

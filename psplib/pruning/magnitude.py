@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pandas as pd
-import torch
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
@@ -25,7 +25,7 @@ from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, magnitude
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, OfLobster
 from psplib.training.engines import trainers
 from psplib.training.fit import (
     HISTORY,
@@ -51,7 +51,7 @@ _SPARSE_EPOCH = 0.7
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(OfLobster):
     """Replicas of magnitude pruning at points of a gradual run: as many survivors as it has there.
 
     Every replica begins with the initial values of that run; its number draws its order of samples,
@@ -108,13 +108,7 @@ class Magnitude:
         return Sgd(fallen(self.learning_rate, self.steps, now, self.epochs))
 
     @property
-    def parents(self) -> tuple[Lobster]:
-        """The gradual run whose sparsities it has."""
-        return (self.lobster,)
-
-    @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return (
             f"magnitude, {self._way}, from seed {self.lobster.seed}, {len(self.points)} points, "
             f"× {len(self.replicas)}"
@@ -126,15 +120,8 @@ class Magnitude:
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         epochs = len(self.replicas) * self.epochs * (1 + _SPARSE_EPOCH * len(self.points))
         return epochs * self.lobster.epoch_cost(is_dense=True)
-
-    program = None  # its networks are made one after another
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The tables of `MagnitudeResult`."""
@@ -158,14 +145,12 @@ class Magnitude:
     def check(self, artefact: Artefact, parents: Parents) -> None:
         """Insist that the rounds and their numbers of survivors are those that were asked for."""
         replicas = artefact.table("replicas")
-        rounds = [[r, p] for r in self.replicas for p in (0, *self.points)]
-        found = replicas[["replica", "point"]].to_numpy().tolist()
-        artefact.insist(found == rounds, "the table of replicas")
-        history, labels = artefact.table("history"), ["replica", "point"]
+        labels, history = ["replica", "point"], artefact.table("history")
+        artefact.insist_rows("replicas", labels, product(self.replicas, (0, *self.points)))
         is_whole = is_finished(replicas, history, labels, self.epochs)
         artefact.insist(is_whole, "the best epoch")
-        layers = artefact.table("layers").groupby(["replica", "point"])[["kept", "lobster"]].sum()
-        kept = replicas[replicas["point"] > 0].set_index(["replica", "point"])["kept"]
+        layers = artefact.table("layers").groupby(labels)[["kept", "lobster"]].sum()
+        kept = replicas[replicas["point"] > 0].set_index(labels)["kept"]
         for column in ("kept", "lobster"):
             is_same = layers[column].to_dict() == kept.to_dict()
             artefact.insist(is_same, "the table of layers")
@@ -174,12 +159,11 @@ class Magnitude:
             is_same = bool((replicas["point"].map(points) == replicas["kept"]).all())
             artefact.insist(is_same, "the number of survivors")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`networks`: a row per replica and point; `layers`: see `MagnitudeResult`; both with
-        `arm` (`magnitude`, `iterative`, or one of `REWINDS`) and `lobster_seed`."""
-        labels = {"arm": self.arm, "lobster_seed": self.lobster.seed}
-        names = {"networks": "replicas", "layers": "layers"}
-        return {name: artefact.table(table).assign(**labels) for name, table in names.items()}
+    shown = (("networks", "replicas"), ("layers", "layers"))
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        return {"arm": self.arm, "lobster_seed": self.lobster.seed}
 
 
 @dataclass(frozen=True)
@@ -202,7 +186,7 @@ def prune_by_magnitude(
     model = models.build(config.lobster.architecture, config.lobster.seed)
     dense = Mask.dense(model)
     matched = dict(zip(config.points, masks, strict=True))
-    rounds = [(r, p) for r in config.replicas for p in (0, *config.points)]
+    rounds = [*product(config.replicas, (0, *config.points))]
     rows: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []

@@ -26,8 +26,8 @@ from psplib.nn import models
 from psplib.nn.data import Data
 from psplib.nn.masks import Mask, pack_bits, random_structure, unpack_bits
 from psplib.nn.wiring import live_units, wire
-from psplib.pruning.lobster import KEPT_ABOVE, Lobster
-from psplib.pruning.program import TOGETHER, Program
+from psplib.pruning.kind import TOGETHER, Program
+from psplib.pruning.lobster import KEPT_ABOVE, Lobster, OfLobster
 from psplib.training.engines import stacks, trainers
 from psplib.training.fit import (
     HISTORY,
@@ -59,7 +59,7 @@ UNDER_ITS_MASK = ("rewound", "reinitialised", "continued")
 
 
 @dataclass(frozen=True)
-class Retraining:
+class Retraining(OfLobster):
     """Replicas of one arm at one point of a gradual pruning run.
 
     A replica's number draws its order of samples and, where the arm asks for them, its initial
@@ -119,18 +119,15 @@ class Retraining:
 
     @property
     def parents(self) -> tuple[Lobster, ...]:
-        """The gradual run whose mask it has; the dense arm has none."""
         return (self.lobster,) if self.point else ()
 
     @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         way = f"{self.arm} with shrinking" if self.shrinkage else self.arm
         return f"{way} from seed {self.lobster.seed}, point {self.point}, × {len(self.replicas)}"
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         return len(self.replicas) * self.epochs * self.lobster.epoch_cost(self.point < 4)
 
     @property
@@ -140,10 +137,6 @@ class Retraining:
         recipe = ("retraining", *self.lobster.inputs, *shared)
         most = TOGETHER[self.lobster.architecture]
         return Program(recipe, len(self.replicas), most, _make_together)
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The replicas' table and history, the best one's mask and weights, and all `survivors`."""
@@ -166,8 +159,7 @@ class Retraining:
         """Insist that the replicas and their numbers of survivors are those that were asked for,
         and that every replica has all its epochs."""
         replicas = artefact.table("replicas")
-        found = replicas["replica"].tolist()
-        artefact.insist(found == list(self.replicas), "the table of replicas")
+        artefact.insist_rows("replicas", ["replica"], zip(self.replicas))
         is_whole = is_finished(replicas, artefact.table("history"), ["replica"], self.epochs)
         artefact.insist(is_whole, "the best epoch")
         best = artefact.tensors("best")
@@ -184,10 +176,11 @@ class Retraining:
             kept = parents[self.lobster].table("points").set_index("point")["kept"]
             artefact.insist(kept.get(self.point) == survivors, "the number of survivors")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`networks`: a row per replica, with `arm`, `lobster_seed` and `point`."""
-        labels = {"arm": self.arm, "lobster_seed": self.lobster.seed, "point": self.point}
-        return {"networks": artefact.table("replicas").assign(**labels)}
+    shown = (("networks", "replicas"),)
+
+    @property
+    def row_labels(self) -> dict[str, Any]:
+        return {"arm": self.arm, "lobster_seed": self.lobster.seed, "point": self.point}
 
 
 def _make_together(

@@ -21,7 +21,7 @@ from psplib.core.errors import whole_number
 from psplib.core.schema import COUNT, SHARE, Column, Files, Table
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, OfLobster
 from psplib.training.fit import Checkpoint, Report, order
 
 SMALL = 0.01
@@ -29,7 +29,7 @@ _SECONDS = 60.0  # of one core, all minibatches of the gradients on a whole data
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(OfLobster):
     """The gradients of a gradual run's networks, at the points whose weights it keeps."""
 
     lobster: Lobster = setting("ours", "LOBSTER's run, its networks at the plateaus")
@@ -39,25 +39,12 @@ class Sensitivity:
         whole_number("minibatches", self.minibatches, 1)
 
     @property
-    def parents(self) -> tuple[Lobster]:
-        """The gradual run whose networks are looked at."""
-        return (self.lobster,)
-
-    @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"gradients of {self.lobster.title}"
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         return self.lobster.share * _SECONDS
-
-    program = None
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """`points`: see `measure_sensitivity`."""
@@ -86,9 +73,7 @@ class Sensitivity:
             is_same = kept == parents[self.lobster].shapes("weights").keys()
             artefact.insist(is_same, "the table of points")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`gradients`: a row per point."""
-        return {"gradients": artefact.table("points")}
+    shown = (("gradients", "points"),)
 
 
 def measure_sensitivity(

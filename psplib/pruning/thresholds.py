@@ -17,7 +17,7 @@ from psplib.core.errors import whole_number
 from psplib.core.schema import COUNT, FLAG, SIZE, Files, Table
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.pruning.lobster import Lobster
+from psplib.pruning.lobster import Lobster, OfLobster
 from psplib.training.fit import Checkpoint, Report
 from psplib.training.trainer import evaluate
 
@@ -25,7 +25,7 @@ _SECONDS = 0.05  # of one core, a loss on a whole data set, about
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class Thresholds(OfLobster):
     """The prunings of a gradual run, each with other thresholds than its own; of a network without
     normalisation, at the points whose weights the run keeps."""
 
@@ -36,25 +36,12 @@ class Thresholds:
         whole_number("ranks", self.ranks, 2)
 
     @property
-    def parents(self) -> tuple[Lobster]:
-        """The gradual run whose networks are pruned."""
-        return (self.lobster,)
-
-    @property
     def title(self) -> str:
-        """What it is, in a table's words."""
         return f"thresholds of {self.lobster.title}"
 
     @property
     def cost(self) -> float:
-        """Seconds of one core, about."""
         return self.lobster.share * _SECONDS * self.ranks * 10
-
-    program = None
-
-    def load(self, device: torch.device) -> Data:
-        """The images of the gradual run."""
-        return self.lobster.load(device)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The table that `writes` declares."""
@@ -82,9 +69,7 @@ class Thresholds:
         is_within = own.index.is_unique and len(own) == len(bound) and bool((own <= bound).all())
         artefact.insist(is_within, "the table of losses")
 
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """`thresholds`: a row per point and threshold."""
-        return {"thresholds": artefact.table("losses")}
+    shown = (("thresholds", "losses"),)
 
 
 def measure_thresholds(

@@ -1,69 +1,22 @@
-"""A run kind: what a class must have so that its configurations are made, kept, checked and shown.
-
-A kind is one frozen dataclass in one file; nothing else knows it but the tuple of kinds
-(`psplib.experiments.kinds`), by which a `config.json` becomes a configuration again. Kinds need not
-import this file: they have these names, and that makes them runs.
-"""
+"""A run is made from its configuration, and checked against it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import pandas as pd
 import torch
 
-from psplib.core.artefact import Artefact, Parents, Parts
+from psplib.core.artefact import Artefact, Parts
 from psplib.core.config import key, kind, read
 from psplib.core.errors import PsplibError, brief
-from psplib.core.schema import Files, insist
+from psplib.core.schema import insist
 from psplib.nn.data import DIGESTS, Data
-from psplib.pruning.program import Program
+from psplib.pruning.kind import Run
 from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint, Report
-
-
-class Run(Hashable, Protocol):
-    """A configuration of a run."""
-
-    @property
-    def parents(self) -> tuple[Any, ...]:
-        """The runs whose artefacts this one is made from."""
-
-    @property
-    def title(self) -> str:
-        """What it is, in a table's words."""
-
-    @property
-    def cost(self) -> float:
-        """Seconds of one core, about."""
-
-    @property
-    def program(self) -> Program | None:
-        """How it is made together with others; None if it is always made alone."""
-
-    def load(self, device: torch.device) -> Data:
-        """The images that it reads."""
-
-    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """Its tables and tensors, by name, going on from the checkpoint."""
-
-    @property
-    def writes(self) -> Files:
-        """What its files hold: columns, types, numbers of rows, shapes; `check_run` compares."""
-
-    def check(self, artefact: Artefact, parents: Parents) -> None:
-        """Raise `PsplibError` unless its tables say what it asked for; see `Artefact.insist`.
-
-        It is asked when the files are such as it `writes`.
-        Of its parents only those that are in the store are given.
-        """
-
-    def tables(self, artefact: Artefact) -> dict[str, pd.DataFrame]:
-        """Its tables as figures read them, by what their rows are; labelled with arm and seed."""
-
 
 Batch = tuple[Run, ...]
 

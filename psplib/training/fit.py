@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ Progress = tuple[float, float, str]
 Report = Callable[[float, float, str], None]
 # What a checkpoint holds: tensors, and a state that JSON can write.
 Saved = tuple[dict[str, Tensor], Any]
+Item = TypeVar("Item")
 
 
 def order(size: int, seed: int, epoch: int) -> Tensor:
@@ -327,6 +328,20 @@ class Checkpoint:
     @property
     def _is_over(self) -> bool:
         return self.deadline is not None and time.time() >= self.deadline
+
+    def each(
+        self, todo: Sequence[Item], *made: list[Any], note: Callable[[Item], str]
+    ) -> Iterator[Item]:
+        """What of `todo` is still to be done, one after another: the loop appends a row for each to
+        the first list `made`, and any number to the others; all go on from what was saved."""
+        if saved := self.load():
+            for rows, kept in zip(made, saved[1] if made[1:] else [saved[1]], strict=True):
+                rows += kept
+        for one in todo[len(made[0]) :]:
+            yield one
+            self.report(len(made[0]), len(todo), note(one))
+            if self.due:
+                self.save({}, made if made[1:] else made[0])
 
     def save(self, tensors: dict[str, Tensor], state: Any) -> None:
         """Keep this state in the place of the last one."""

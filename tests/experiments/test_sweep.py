@@ -13,7 +13,7 @@ from psplib.core.config import key
 from psplib.experiments import scales, sweep
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plan import batches, lacking
-from psplib.pruning.program import TOGETHER
+from psplib.pruning.kind import TOGETHER
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs import store as runs
