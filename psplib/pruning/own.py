@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, isnan
 from typing import Any
 
 import pandas as pd
@@ -26,9 +25,8 @@ from psplib.nn.faithful import Own, as_it_was
 from psplib.nn.masks import Mask
 from psplib.nn.minibatches import Minibatches
 from psplib.pruning.lobster import GradualRun
-from psplib.training.fit import Checkpoint, Report, Trial, by_epochs, fit
+from psplib.training.fit import Checkpoint, Report, Trial, by_epochs, fit, under
 from psplib.training.plain import Loss, PlainTrainer, trained
-from psplib.training.trainer import Score
 from psplib.training.update import LobsterStep, Sgd
 
 
@@ -126,42 +124,23 @@ def prune(
     bad settings, data or networks, and where training diverges. Warns where the first pruning, of a
     network that has not learnt yet, takes nearly everything.
     """
-    for name, value, below in (
-        ("learning_rate", learning_rate, None),
-        ("momentum", momentum, 1.0),
-        ("weight_decay", weight_decay, None),
-        ("shrinkage", shrinkage, 1.0),
-        ("tolerance", tolerance, None),
-        ("target_sparsity", target_sparsity, 1.0),
-    ):
-        _number(name, value, below)
+    _check_numbers(
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        shrinkage=shrinkage,
+        tolerance=tolerance,
+        target_sparsity=target_sparsity,
+    )
     whole_number("patience", patience)
     whole_number("max_epochs", max_epochs, 1)
     Own(model)  # refuses what cannot be looked into
     update = LobsterStep(learning_rate, shrinkage, sensitivity, momentum, weight_decay)
-    whole_number("seed", seed)
-    with _training(model, seed):
-        everything = Mask.dense(model)
-        mask, where = _of_trained(everything, model)
-        trainer = PlainTrainer(
-            model,
-            mask,
-            train,
-            validation,
-            batch_size=batch_size,
-            loss=loss,
-            batch_axis=batch_axis,
-        )
-        run = _Run(
-            trainer,
-            0,
-            seed,
-            update,
-            max_epochs,
-            tolerance=tolerance,
-            patience=patience,
-            target=target_sparsity,
-        )
+    everything = Mask.dense(model)
+    way = {"batch_size": batch_size, "loss": loss, "batch_axis": batch_axis}
+    with _training(model, everything, train, validation, seed, **way) as (trainer, where):
+        ends = {"tolerance": tolerance, "patience": patience, "target": target_sparsity}
+        run = _Run(trainer, 0, seed, update, max_epochs, **ends)
         fit([run], Checkpoint(report=report or (lambda *_: None)), lambda: run.progress)
         return _pruned(trainer, run.points, run.history, run.kept, everything, where)
 
@@ -188,32 +167,17 @@ def retrain(
     The one point of the result is the best epoch: lowest validation error, of equal ones lowest
     validation loss. All else is as in `prune`.
     """
-    for name, value, below in (
-        ("learning_rate", learning_rate, None),
-        ("momentum", momentum, 1.0),
-        ("weight_decay", weight_decay, None),
-    ):
-        _number(name, value, below)
+    _check_numbers(learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
     whole_number("epochs", epochs, 1)
     Own(model)  # refuses what cannot be looked into
     check_belongs(mask, model)
     for (name, own), p in zip(mask.items(), model.parameters(), strict=True):
         if not p.requires_grad and bool(p.detach()[~own.to(p.device)].any()):
             raise PsplibError(f"{name} is frozen, and not zero where the mask prunes it.")
-    whole_number("seed", seed)
-    with _training(model, seed):
-        part, where = _of_trained(mask, model)
-        trainer = PlainTrainer(
-            model,
-            part,
-            train,
-            validation,
-            batch_size=batch_size,
-            loss=loss,
-            batch_axis=batch_axis,
-        )
-        update = Sgd(learning_rate, momentum, weight_decay)
-        trial = _Trial(trainer, 0, seed, lambda epoch: update, epochs)
+    update = Sgd(learning_rate, momentum, weight_decay)
+    way = {"batch_size": batch_size, "loss": loss, "batch_axis": batch_axis}
+    with _training(model, mask, train, validation, seed, **way) as (trainer, where):
+        trial = Trial(trainer, 0, seed, lambda epoch: update, epochs)
         progress = by_epochs([trial], 0, 1, "retraining")
         fit([trial], Checkpoint(report=report or (lambda *_: None)), progress)
         trial.settle()
@@ -221,12 +185,12 @@ def retrain(
             "point": 0,
             "epoch": trial.epoch,
             "best_epoch": trial.best_epoch,
-            "kept": part.kept,
-            "sparsity": part.sparsity,
+            "kept": trial.mask.kept,
+            "sparsity": trial.mask.sparsity,
             "validation_loss": trial.best_score.loss,
             "validation_error": trial.best_score.error,
         }
-        kept = [(part, trainer.state(0))]
+        kept = [(trial.mask, trainer.state(0))]
         return _pruned(trainer, [point], trial.history, kept, mask, where)
 
 
@@ -240,10 +204,6 @@ class _Run(GradualRun):
     def record(self) -> dict[str, Any]:
         self.kept.append((self.mask, self.trainer.state(0)))
         return super().record()
-
-    def observe(self, score: Score) -> None:
-        _check_finite(score)
-        super().observe(score)
 
     def prune(self) -> float:
         before, threshold = self.mask.kept, super().prune()
@@ -263,41 +223,39 @@ class _Run(GradualRun):
         return threshold
 
 
-class _Trial(Trial):
-    """Retraining of which the best epoch is told by its loss where there is no error."""
-
-    def is_better(self, score: Score) -> bool:
-        if isnan(score.error):
-            return score.loss < self.best_score.loss
-        return super().is_better(score)
-
-    def observe(self, score: Score) -> None:
-        _check_finite(score)
-        super().observe(score)
+# What must lie below something; all numbers are at least 0.
+_BELOW = {"momentum": 1.0, "shrinkage": 1.0, "target_sparsity": 1.0}
 
 
-def _check_finite(score: Score) -> None:
-    if not isfinite(score.loss):
-        raise PsplibError(f"The validation loss is {score.loss}: the training diverged.")
-
-
-def _number(name: str, value: Any, below: float | None) -> None:
-    is_number = isinstance(value, float | int) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < (below or float("inf")):
-        bounds = f"from 0 to below {below:g}" if below else "of at least 0"
-        raise PsplibError(f"{name} must be a number {bounds}; got {value!r}.")
+def _check_numbers(**settings: Any) -> None:
+    for name, value in settings.items():
+        below = _BELOW.get(name)
+        is_number = isinstance(value, float | int) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < (below or float("inf")):
+            bounds = f"from 0 to below {below:g}" if below else "of at least 0"
+            raise PsplibError(f"{name} must be a number {bounds}; got {value!r}.")
 
 
 @contextmanager
-def _training(model: nn.Module, seed: int) -> Iterator[None]:
-    """The model is as it was afterwards; what it and the loaders draw is drawn by `seed`."""
+def _training(
+    model: nn.Module,
+    mask: Mask,
+    train: Minibatches,
+    validation: Minibatches,
+    seed: int,
+    **settings: Any,
+) -> Iterator[tuple[PlainTrainer, Tensor]]:
+    """A trainer of the parameters that are trained, and which of all (P,) these are. The model is
+    as it was afterwards; what it and the loaders draw is drawn by `seed`."""
+    whole_number("seed", seed)
     number = derive("own", seed)
     with torch.inference_mode(False), torch.enable_grad(), as_it_was(model):
         torch.default_generator.manual_seed(number)
         for device in {p.device for p in model.parameters() if p.device.type == "cuda"}:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(number)
-        yield
+        part, where = _of_trained(mask, model)
+        yield PlainTrainer(model, part, train, validation, **settings), where
 
 
 def _of_trained(mask: Mask, model: nn.Module) -> tuple[Mask, Tensor]:
@@ -319,19 +277,8 @@ def _pruned(
 ) -> Pruned:
     masks, states = [], []
     for mask, state in kept:
-        flat = whole.flat.clone()
-        flat[where] = mask.flat
-        masks.append(whole.with_flat(flat))
-        buffers = {
-            name.removeprefix("buffer."): value.cpu()
-            for name, value in state.items()
-            if name.startswith("buffer.")
-        }
+        masks.append(whole.with_flat(whole.flat.masked_scatter(where, mask.flat)))
+        buffers = {name: value.cpu() for name, value in under("buffer.", state).items()}
         states.append({n: v.clone() for n, v in mask.split(state["weights"].cpu())} | buffers)
-    return Pruned(
-        pd.DataFrame(points),
-        pd.DataFrame(history),
-        tuple(masks),
-        tuple(states),
-        frozenset(trainer.called),
-    )
+    tables, called = (pd.DataFrame(points), pd.DataFrame(history)), frozenset(trainer.called)
+    return Pruned(*tables, tuple(masks), tuple(states), called)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ def apply_update(
     weights.mul_(mask)
 
 
+# Weights, gradient, velocity and mask, as they lie in memory.
+Operands = tuple[Tensor, Tensor, "Tensor | None", Tensor]
 Apply = Callable[[Update, Tensor, Tensor, "Tensor | None", Tensor], None]
 
 
@@ -43,51 +45,41 @@ def fused(update: Update, *tensors: Tensor | None) -> Apply:
     return compiled
 
 
-class Stacked(Protocol):
-    """What is to be known of the networks whose steps are captured."""
-
-    batch_size: int
-    device: torch.device
-    apply: Apply
-
-    @property
-    def has_velocity(self) -> bool:
-        """Whether an update with momentum was made."""
-
-    def step(self, rows: Tensor, update: Update, crops: Tensor | None) -> None:
-        """A minibatch (R, B) of each network."""
-
-    def operands(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Weights, gradient, velocity and mask, as they lie in memory."""
-
-    def changed(self) -> list[Tensor]:
-        """What a step changes, as it lies in memory."""
-
-
 class CapturedSteps:
-    """Steps that take everything from memory of their own: on a GPU they are captured once, as a
-    CUDA graph, and replayed without a word from the host."""
+    """Steps of stacked networks that take everything from memory of their own: on a GPU they are
+    captured once, as a CUDA graph, and replayed without a word from the host.
+
+    `differentiate` leaves the gradient of a minibatch (R, B) of each network; an update is applied
+    to the `operands`: weights, gradient, velocity, mask. A pass changes the `buffers`, too.
+    """
 
     def __init__(
-        self, networks: Stacked, rows: Tensor, update: Update, crops: Tensor | None
+        self,
+        differentiate: Callable[[Tensor, Tensor | None], None],
+        operands: Operands,
+        buffers: Iterable[Tensor],
+        batch_size: int,
+        rows: Tensor,
+        update: Update,
+        crops: Tensor | None,
     ) -> None:
-        self.networks = networks
+        self.differentiate, self.operands, self.buffers = differentiate, operands, [*buffers]
         self.rows, self.crops = rows.clone(), None if crops is None else crops.clone()
         self.update = copy.deepcopy(update)
-        self.position = torch.zeros(1, dtype=torch.int64, device=networks.device)
-        self.reach = torch.arange(networks.batch_size, device=networks.device)
-        self.velocity = networks.has_velocity
-        self.again: Callable[[], None] = self.step
-        if networks.device.type == "cuda" and rows.shape[1] >= networks.batch_size:
+        self.apply: Apply = apply_update
+        self.position = torch.zeros(1, dtype=torch.int64, device=rows.device)
+        self.reach = torch.arange(batch_size, device=rows.device)
+        self.again: Callable[[], None] = self._next
+        if rows.device.type == "cuda" and rows.shape[1] >= batch_size:
             self._capture()
 
-    def fits(self, rows: Tensor, update: Update, crops: Tensor | None) -> bool:
+    def fits(self, rows: Tensor, update: Update, crops: Tensor | None, operands: Operands) -> bool:
         """Whether the captured steps serve these inputs."""
         return (
             rows.shape == self.rows.shape
             and type(update) is type(self.update)
             and (crops is None) == (self.crops is None)
-            and self.networks.has_velocity == self.velocity
+            and all(a is b for a, b in zip(operands, self.operands, strict=True))
         )
 
     def play(self, rows: Tensor, update: Update, crops: Tensor | None, steps: int) -> None:
@@ -102,15 +94,21 @@ class CapturedSteps:
         for _ in range(steps):
             self.again()
 
-    def step(self) -> None:
+    def step(self, rows: Tensor, update: Update, crops: Tensor | None) -> None:
+        """A minibatch (R, B) of each network; nothing of it waits for the device."""
+        self.differentiate(rows, crops)
+        self.apply(update, *self.operands)
+
+    def _next(self) -> None:
         at = self.position + self.reach
         crops = None if self.crops is None else self.crops.index_select(1, at)
-        self.networks.step(self.rows.index_select(1, at), self.update, crops)
+        self.step(self.rows.index_select(1, at), self.update, crops)
         self.position.add_(len(self.reach))
 
     def _capture(self) -> None:
-        self.networks.apply = fused(self.update, *self.networks.operands())
-        changed = self.networks.changed()
+        self.apply = fused(self.update, *self.operands)
+        weights, _, velocity, _ = self.operands
+        changed = [weights, *([] if velocity is None else [velocity]), *self.buffers]
         before = [t.clone() for t in changed]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -118,11 +116,11 @@ class CapturedSteps:
             # Libraries choose and allocate at their first calls, which must not be captured.
             for _ in range(3):
                 self.position.zero_()
-                self.step()
+                self._next()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.step()
+            self._next()
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
         self.again = graph.replay

@@ -20,7 +20,7 @@ from psplib.nn.data import Data, Split, crop
 from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, first_line
 from psplib.nn.masks import Mask
 from psplib.nn.wiring import wire
-from psplib.training.cuda_graph import Apply, CapturedSteps, apply_update
+from psplib.training.cuda_graph import CapturedSteps
 from psplib.training.gradient import LinearChain, gradient
 from psplib.training.precision import of_activations
 from psplib.training.trainer import (
@@ -174,10 +174,6 @@ class CompactTrainer(Rewritten):
     def _read(self, x: Tensor) -> Tensor:
         return x if self._is_plain else channels_last(self.compact.read(x))
 
-    def _join(self, updates: Sequence[Update]) -> Update:
-        (update,) = updates
-        return update
-
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer[None] for name, buffer in self.model.named_buffers()}
 
@@ -239,7 +235,6 @@ class StackedTrainer(Rewritten):
         self._weights, self._gradient = flatten_(self.model.parameters(), len(self))
         self._mask = torch.ones_like(self._weights)
         self._captured: CapturedSteps | None = None
-        self.apply: Apply = apply_update
         is_chain = linear_layers(single) is not None and self.precision != "bfloat16"
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
         self._chain = LinearChain(layers) if is_chain else None
@@ -274,9 +269,7 @@ class StackedTrainer(Rewritten):
     def set_mask(self, number: int, mask: Mask) -> None:
         if len(self._index) < len(mask.flat):
             raise PsplibError("Stacked networks in compact form share one mask, which stays.")
-        self.masks[number] = mask
-        self._set_survivors()
-        self._weights.mul_(self._survives)
+        super().set_mask(number, mask)
 
     def scores(self, split: str) -> list[Score]:
         batch = max(1, STACKED_EVALUATION // len(self))
@@ -288,30 +281,21 @@ class StackedTrainer(Rewritten):
         rows = torch.stack(list(orders)).to(self.device)
         cuts = None if crops is None else torch.stack(list(crops)).to(self.device)
         whole = rows.shape[1] // self.batch_size
-        if self._captured is None or not self._captured.fits(rows, update, cuts):
-            self._captured = CapturedSteps(self, rows, update, cuts)
-        self._captured.play(rows, update, cuts, whole)
+        operands = self._weights, self._gradient, self._velocity, self._mask
+        captured = self._captured
+        if captured is None or not captured.fits(rows, update, cuts, operands):
+            captured = self._captured = CapturedSteps(
+                self._differentiate,
+                operands,
+                self.model.buffers(),
+                self.batch_size,
+                rows,
+                update,
+                cuts,
+            )
+        captured.play(rows, update, cuts, whole)
         if rest := rows.shape[1] - whole * self.batch_size:
-            self.step(rows[:, -rest:], update, None if cuts is None else cuts[:, -rest:])
-
-    @property
-    def has_velocity(self) -> bool:
-        """Whether an update with momentum was made."""
-        return self._velocity is not None
-
-    def operands(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """What an update is applied to, as it lies in memory: weights, gradient, velocity, mask."""
-        return self._weights, self._gradient, self._velocity, self._mask
-
-    def changed(self) -> list[Tensor]:
-        """What a step changes, as it lies in memory."""
-        velocity = [] if self._velocity is None else [self._velocity]
-        return [self._weights, *velocity, *self.model.buffers()]
-
-    def step(self, rows: Tensor, update: Update, crops: Tensor | None) -> None:
-        """A minibatch (R, B) of each network; nothing of it waits for the device."""
-        self._differentiate(rows, crops)
-        self.apply(update, *self.operands())
+            captured.step(rows[:, -rest:], update, None if cuts is None else cuts[:, -rest:])
 
     def _differentiate(self, rows: Tensor, crops: Tensor | None) -> None:
         train = self.splits["train"]

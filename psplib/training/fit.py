@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,12 +121,18 @@ class Trial:
         return self.trainer.scores(split)[self.number]
 
     def is_better(self, score: Score) -> bool:
-        """Whether a score on the validation set is better than the best so far."""
+        """Whether a score on the validation set is better than the best so far; where there is no
+        error (NaN), the loss tells."""
         best = self.best_score
+        if isnan(score.error):
+            return score.loss < best.loss
         return (score.error, score.loss) < (best.error, best.loss)
 
     def observe(self, score: Score) -> None:
-        """Count an epoch, whose score on the validation set this is."""
+        """Count an epoch, whose score on the validation set this is; `PsplibError` if its loss is
+        not finite."""
+        if not isfinite(score.loss):
+            raise PsplibError(f"The validation loss is {score.loss}: the training diverged.")
         self.epoch += 1
         if self.is_better(score):
             self.best, self.best_score = self.trainer.state(self.number), score

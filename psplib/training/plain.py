@@ -97,22 +97,9 @@ class PlainTrainer(Trainer):
     def _initial(self) -> Tensor:
         return self._weights.clone()
 
-    def _read(self, x: Tensor) -> Tensor:
-        return x
-
-    def _join(self, updates: Sequence[Update]) -> Update:
-        (update,) = updates
-        return update
-
     def _buffers(self) -> dict[str, Tensor]:
         there = dict(self.full.named_buffers())
         return {name: there[name][None] for name in self._names}
-
-    def set_mask(self, number: int, mask: Mask) -> None:
-        self.masks[number] = mask
-        self._set_survivors()
-        self._full.mul_(self._survives)
-        self._weights.mul_(self._survives)
 
     def _pass(
         self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None

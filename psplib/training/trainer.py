@@ -142,13 +142,14 @@ class Trainer(ABC):
         """The weights to begin with, in full coordinates."""
         return flat(self.full)
 
-    @abstractmethod
     def _read(self, x: Tensor) -> Tensor:
         """Images as the engine keeps them."""
+        return x
 
-    @abstractmethod
     def _join(self, updates: Sequence[Update]) -> Any:
-        """The update of all networks."""
+        """The update of all networks; here of one."""
+        (update,) = updates
+        return update
 
     @abstractmethod
     def _pass(self, orders: Sequence[Tensor], update: Any, crops: Sequence[Tensor] | None) -> None:
@@ -162,9 +163,12 @@ class Trainer(ABC):
     def scores(self, split: str) -> list[Score]:
         """Loss and error of every network on `train`, `validation` or `test`."""
 
-    @abstractmethod
     def set_mask(self, number: int, mask: Mask) -> None:
         """Train network `number` under another mask from now on."""
+        self.masks[number] = mask
+        self._set_survivors()
+        self._full.mul_(self._survives)
+        self._weights.mul_(self._within)
 
     def _begin(self) -> None:
         self._build()
