@@ -89,7 +89,12 @@ def plane(
     if not length:
         raise PsplibError("The gradual and the one-shot weights are equal: they span no plane.")
     unit = first / length
-    second = _noise(within.flat, "plane", seed)
+    noise = torch.randn(
+        within.kept,
+        generator=torch.Generator().manual_seed(derive("plane", seed)),
+        dtype=first.dtype,
+    )
+    second = torch.zeros_like(first).masked_scatter_(within.flat, noise)
     drawn = second.norm()
     # What the first projection leaves over by rounding, the second takes.
     for _ in range(2):
@@ -116,15 +121,6 @@ def _point(name: str, weights: Tensor, mask: Mask) -> Tensor:
             f"The {name} weights must be zero where the mask prunes; {outside} are not."
         )
     return weights
-
-
-def _noise(within: Tensor, name: str, seed: int) -> Tensor:
-    """Standard normal numbers (P,) in the coordinates `within` (P,) bool, zero elsewhere."""
-    generator = torch.Generator().manual_seed(derive(name, seed))
-    noise = torch.zeros(len(within), dtype=torch.float64)
-    count = int(within.sum())
-    noise[within] = torch.randn(count, generator=generator, dtype=torch.float64)
-    return noise
 
 
 PROBES: Probes = {

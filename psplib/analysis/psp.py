@@ -71,21 +71,18 @@ class Observation:
     def states(self) -> tuple[Tensor, ...]:
         """The states, [z > 0] of Eq. (3) by default, for each layer (B, n), zeros and ones in
         float32, whose sums are exact."""
-        if self.state is not None:
-            return tuple(self._stated(z) for z in self.z)
-        # Ten times as fast as a comparison to bool and a cast.
-        kind = torch.float32
-        return tuple(torch.gt(z, 0, out=torch.empty_like(z, dtype=kind)) for z in self.z)
-
-    def _stated(self, z: Tensor) -> Tensor:
-        assert self.state is not None
-        states = self.state(z)
-        if states.dtype != torch.bool or states.shape != z.shape:
-            raise PsplibError(
-                f"state must make bool of shape {tuple(z.shape)} from potentials of that shape; "
-                f"got {states.dtype} of shape {tuple(states.shape)}."
-            )
-        return states.float()
+        if self.state is None:
+            # Ten times as fast as a comparison to bool and a cast.
+            kind = torch.float32
+            return tuple(torch.gt(z, 0, out=torch.empty_like(z, dtype=kind)) for z in self.z)
+        found = [(z, self.state(z)) for z in self.z]
+        for z, states in found:
+            if states.dtype != torch.bool or states.shape != z.shape:
+                raise PsplibError(
+                    f"state must make bool of shape {tuple(z.shape)} from potentials of that "
+                    f"shape; got {states.dtype} of shape {tuple(states.shape)}."
+                )
+        return tuple(states.float() for _, states in found)
 
     @functools.cached_property
     def onehot(self) -> Tensor:
@@ -113,25 +110,9 @@ class Probe(Protocol):
         """Take in a minibatch."""
 
 
-class Watch(Protocol):
-    """A network in evaluation mode, and what its activations receive; made by `watching`."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What computes: the network itself, or its compact form."""
-
-    def load_(self, full: Tensor) -> None:
-        """Go on with other weights (P,), zero wherever the watched ones were."""
-
-    def read(self, x: Tensor) -> Tensor:
-        """Of a batch of inputs, what `see` wants."""
-
-    def see(self, x: Tensor, y: Tensor) -> Observation:
-        """The observation of inputs that were `read`, and labels (B,)."""
-
-
 class Compacted:
-    """A chain or `ResNet` of `nn.ReLU` modules in its compact form, pooled early."""
+    """A chain or `ResNet` of `nn.ReLU` modules in its compact form, pooled early: `model`, in
+    evaluation mode. Made by `watching`."""
 
     def __init__(self, model: nn.Module, mask: Mask, weights: Tensor) -> None:
         form = compact(model, mask, sparse=False, unread=True)
@@ -149,12 +130,15 @@ class Compacted:
         self._caught.append((name, inputs[0].clone() if module.inplace else inputs[0]))
 
     def load_(self, full: Tensor) -> None:
+        """Go on with other weights (P,), zero wherever the watched ones were."""
         self.form.load_(full)
 
     def read(self, x: Tensor) -> Tensor:
+        """Of a batch of inputs, what `see` wants."""
         return self.form.read(channels_last(x.to(next(self.model.parameters()).device)))
 
     def see(self, x: Tensor, y: Tensor) -> Observation:
+        """The observation of inputs that were `read`, and labels (B,)."""
         self._caught.clear()
         logits = self.model(x)
         if self._layers is None:
@@ -180,7 +164,7 @@ def _flatten(z: Tensor) -> Tensor:
 class AsItIs:
     """Any network, computed as its author wrote it; every activation that it calls is a layer.
 
-    Entered by `watching`, where the network has the weights of the watch.
+    Entered by `watching`, where the network has the weights of the watch; else as `Compacted`.
     """
 
     def __init__(
@@ -342,10 +326,7 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         z = args[0] if args else kwargs.get("input")
-        called, func = (
-            func,
-            getattr(func, "overloadpacket", func),
-        )  # what is exported calls overloads
+        called, func = func, getattr(func, "overloadpacket", func)  # what is exported has overloads
         kind = _KINDS.get(func)
         if func in _CLAMPS:
             kind = _clamped(*_given(args[1:], kwargs, min=None, max=None))
@@ -447,7 +428,7 @@ def watching(
     batch_axis: int = 0,
     state: State | None = None,
     probes: Iterable[Probe] = (),
-) -> Iterator[Watch]:
+) -> Iterator[Compacted | AsItIs]:
     """Watch the activations of a network under a mask; the model is as it was afterwards. Where all
     `probes` want the logits alone, it may have none.
 
@@ -463,8 +444,9 @@ def watching(
     if batch_axis == 0 and state is None and (form := compacted(model, sample, mask, weights)):
         yield form
         return
+    kinds = {type(probe) for probe in probes}
     with own.at(weights):
-        yield AsItIs(own, sample, batch_axis, state, not _want_logits_alone(probes))
+        yield AsItIs(own, sample, batch_axis, state, kinds != {LossAndError})
 
 
 @numbers_as_they_were()
@@ -572,11 +554,6 @@ def _sum_of_squares(z: Tensor) -> float:
     if not bool(squares.isfinite()):  # finite potentials, beyond 1e19
         squares = z.double().square().sum()
     return float(squares)
-
-
-def _want_logits_alone(probes: Iterable[Probe]) -> bool:
-    probes = list(probes)
-    return bool(probes) and all(isinstance(probe, LossAndError) for probe in probes)
 
 
 def psp_norm(model: nn.Module, data: Minibatches, **settings: Any) -> MeanSquare:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from psplib.core.errors import PsplibError
 from psplib.nn.faithful import Own, first_line, loss_of
+from psplib.nn.wiring import letter
 from psplib.training.trainer import channels_last
 
 # What a chain may keep of its activations, in bytes; above it they are recomputed in each product.
@@ -170,56 +171,34 @@ class _Batch:
 
 
 def chain_of(model: nn.Module) -> list[_Layer] | None:
-    """The layers of a chain; None for a network that the closed form does not know."""
+    """The layers of a chain that `wire` knows; None for one that the closed form does not know."""
     if type(model) is not nn.Sequential:
         return None
     layers: list[_Layer] = []
-    flat = False
+    is_flat = False
     for module in model.children():
-        last, kind = layers[-1] if layers else None, type(module)
-        if kind is nn.Identity:
-            continue
-        if isinstance(module, nn.Flatten):
-            if (kind, module.start_dim, module.end_dim) != (nn.Flatten, 1, -1):
-                return None
-            flat = True
-        elif isinstance(module, nn.Linear | nn.Conv2d):
-            if kind not in (nn.Linear, nn.Conv2d) or list(module._parameters) != ["weight", "bias"]:
-                return None
-            if module.bias is None or (isinstance(module, nn.Conv2d) and not _plain(module)):
-                return None
-            if isinstance(module, nn.Linear) and last and _is_map(last) and not flat:
+        last, kind = layers[-1] if layers else None, letter(module)
+        if isinstance(module, nn.Linear | nn.Conv2d) and kind in ("l", "c"):
+            if isinstance(module, nn.Linear):
+                is_odd = last is not None and isinstance(last.module, nn.Conv2d) and not is_flat
+            else:
+                is_odd = module.padding_mode != "zeros" or isinstance(module.padding, str)
+            if is_odd or module.bias is None:
                 return None
             layers.append(_Layer(module, None, False))
-        elif kind is nn.ReLU and last and not last.relu:
-            layers[-1] = _Layer(last.module, last.pool, True)
-        elif (
-            isinstance(module, nn.MaxPool2d)
-            and kind is nn.MaxPool2d
-            and last
-            and last.pool is None
-            and not flat
-            and module.stride == module.kernel_size
-            and module.dilation == 1
-            and not module.return_indices
-        ):
-            layers[-1] = _Layer(last.module, module, last.relu)
-        else:
+        elif isinstance(module, nn.ReLU) and last and not last.relu:
+            layers[-1] = replace(last, relu=True)
+        elif isinstance(module, nn.MaxPool2d) and kind == "p" and last and not is_flat:
+            is_plain = module.stride == module.kernel_size and module.dilation == 1
+            if last.pool or not is_plain or module.return_indices:
+                return None
+            layers[-1] = replace(last, pool=module)
+        elif kind == "f":
+            is_flat = True
+        elif type(module) is not nn.Identity:
             return None
     closed = layers and isinstance(layers[-1].module, nn.Linear)
     return layers if closed and not layers[-1].relu else None
-
-
-def _is_map(layer: _Layer) -> bool:
-    return isinstance(layer.module, nn.Conv2d)
-
-
-def _plain(module: nn.Conv2d) -> bool:
-    return (
-        module.groups == 1
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
 
 
 class ROperator:
