@@ -134,8 +134,10 @@ def contrast(page: Page) -> list[str]:
             const e = texts.currentNode.parentElement, text = texts.currentNode.data.trim();
             if (!text || !e.checkVisibility({opacityProperty: true, visibilityProperty: true}))
               continue;
-            if (e.closest("script, style, noscript, svg, mjx-assistive-mml")) continue;
-            const ground = behind(e), colour = rgba(getComputedStyle(e).color);
+            if (e.closest("script, style, noscript, svg:not(.psplib-figure), mjx-assistive-mml"))
+              continue;
+            const ink = e.closest("svg") ? "fill" : "color";
+            const ground = behind(e), colour = rgba(getComputedStyle(e)[ink]);
             for (let a = e; a; a = a.parentElement) colour[3] *= getComputedStyle(a).opacity;
             const [low, high] = [luminance(ground), luminance(over(colour, ground))]
               .sort((a, b) => a - b);

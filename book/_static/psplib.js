@@ -31,14 +31,17 @@ addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Downloads are compressed in the page; what is saved is not.
+// Downloads are compressed in the page, and a drawing is a part of it; what is saved is a file.
 document.addEventListener("click", async (event) => {
-  const link = event.target.closest('a[download$=".gz"]');
+  const link = event.target.closest('a[download$=".gz"], a[download][href^="#"]');
   if (!link) return;
   event.preventDefault();
-  const packed = (await fetch(link.href)).body.pipeThrough(new DecompressionStream("gzip"));
-  const href = URL.createObjectURL(await new Response(packed).blob());
-  Object.assign(document.createElement("a"), { download: link.download.slice(0, -3), href }).click();
+  const drawing = link.hash && document.querySelector(link.hash);
+  const content = drawing
+    ? new Blob([new XMLSerializer().serializeToString(drawing)], { type: "image/svg+xml" })
+    : await new Response((await fetch(link.href)).body.pipeThrough(new DecompressionStream("gzip"))).blob();
+  const href = URL.createObjectURL(content), download = link.download.replace(/\.gz$/, "");
+  Object.assign(document.createElement("a"), { download, href }).click();
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 });
 

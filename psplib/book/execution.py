@@ -82,7 +82,7 @@ def executed(template: Path, parameters: dict[str, Any]) -> bytes:
     """A chapter executed for its page; `PsplibError` names it, and the cell that fails.
 
     It runs in this interpreter, whatever kernel it names, in its own folder. The page does not show
-    the injected parameters, says what each picture shows, and offers the notebook beside it.
+    the injected parameters, and offers the notebook beside it.
     """
     torch.set_num_threads(1)  # chapters run side by side
     mpl.use("agg")  # whatever $MPLBACKEND says
@@ -105,21 +105,10 @@ def executed(template: Path, parameters: dict[str, Any]) -> bytes:
         cell.metadata.pop("papermill", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
-        if text := alternative_text(cell):
-            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": text}
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):
                 output["data"]["text/html"] = with_notebook(html, template.name)
     return nbformat.writes(notebook).encode()
-
-
-def alternative_text(cell: Any) -> str | None:
-    """What a cell's picture shows: IPython notes it in the output, myst-nb reads it in the cell."""
-    for output in cell.get("outputs", []):
-        for facts in output.get("metadata", {}).values():
-            if isinstance(facts, dict) and "alt" in facts:
-                return str(facts["alt"])
-    return None
 
 
 def with_notebook(html: str, name: str) -> str:

@@ -98,6 +98,19 @@ def packed(page: str, sources: Mapping[str, bytes]) -> str:
 _INLINE = re.compile(r'src=(\\?")data:image/png;base64,([A-Za-z0-9+/=]+)\\?"')
 
 
+_DRAWN = re.compile(r'<img src="(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+))"[^>]*>')
+
+
+def with_drawings(page: str) -> str:
+    """A page whose drawings are parts of it, so that they take its colour and its font; psplib.js
+    saves them from there."""
+    for found in _DRAWN.finditer(page):
+        drawing = base64.b64decode(found[2]).decode()
+        name = drawing.split('"')[1]  # its id comes first
+        page = page.replace(found[0], drawing).replace(f'href="{found[1]}"', f'href="#{name}"')
+    return page
+
+
 def without_pictures(page: str, put: Callable[[bytes], str]) -> str:
     """A page without its pictures, which are loaded when they are seen; `put` keeps one, and says
     where."""

@@ -74,7 +74,7 @@ def prepare(made: Path, sources: Mapping[str, bytes]) -> None:
             kept.write_bytes(png)
             return Path(os.path.relpath(kept, folder)).as_posix()
 
-        changed = markup.mended(markup.previewed(text, path, said))
+        changed = markup.with_drawings(markup.mended(markup.previewed(text, path, said)))
         changed = markup.packed(markup.drawn_once(markup.without_scripts(changed)), sources)
         page.write_text(markup.without_pictures(changed, put), encoding="utf-8")
 

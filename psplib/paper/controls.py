@@ -42,7 +42,7 @@ from psplib.paper.statistics import (
     reported,
     reserved,
 )
-from psplib.paper.style import STYLE, Look, plain_ticks
+from psplib.paper.style import ARMS, STYLE, Look, plain_ticks
 from psplib.paper.tables import divide, together
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
@@ -308,7 +308,7 @@ def plot_controls(figure: FigureControls) -> Figure | None:
             for control, look in _LINES.items():
                 _training(ax, rows[rows["control"] == control], look)
             own = 100 * figure.means(network, "gradual", "validation_error").mean()
-            ax.axhline(own, color="#555555", lw=1.2, ls=":", label=NAMES["gradual"])
+            ax.axhline(own, color=ARMS["lobster"].color, lw=1.5, ls=":", label=NAMES["gradual"])
             ax.set(title=network, xlabel="epochs of training", xscale="log", yscale="log")
             plain_ticks(ax.xaxis)
             plain_ticks(ax.yaxis)

@@ -4,6 +4,7 @@ verdicts are said in one sentence."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import re
@@ -113,30 +114,11 @@ def missing_runs(results: Results) -> str:
     return f"{are}; `{command}` makes what is missing."
 
 
-def downloads(name: str, fig: Figure, table: pd.DataFrame, config: Any) -> str:
-    """Links, as HTML, to the SVG, the CSV behind it and the configuration; they carry their
-    content, so that they work in a live notebook, in the static page and without a network."""
-    svg = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(svg, format="svg", metadata={"Date": None})
-    files: Sequence[tuple[str, str, str, bytes]] = (
-        ("SVG", "svg", "image/svg+xml", svg.getvalue()),
-        ("CSV", "csv", "text/csv", table.to_csv(index=False).encode()),
-        ("configuration", "json", "application/json", canonical(config).encode()),
-    )
-    links = [
-        f'<a download="{name}.{ending}" '
-        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{label}</a>'
-        for label, ending, kind, content in files
-    ]
-    return f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
-
-
 def show_figure(
     name: str, fig: Figure | None, results: Results, table: pd.DataFrame | None = None
 ) -> None:
-    """Display a figure as PNG, with its badge and its downloads; `table` is the one behind it, that
-    of all networks unless given. Of a figure whose runs are not there, it says so."""
+    """Display a figure with its badge and its downloads; `table` is the one behind it, that of all
+    networks unless given. Of a figure whose runs are not there, it says so."""
     from IPython.display import HTML
     from IPython.display import display as put
 
@@ -144,36 +126,108 @@ def show_figure(
         missing = f"The runs of this figure, {results.panel.title}, are not there yet."
         put(HTML(f'<p class="psplib-badge">{html.escape(missing)}</p>'))
         return
-    put(picture(fig))
-    put(
-        HTML(
-            badge(results)
-            + downloads(name, fig, results.table if table is None else table, results.panel)
-        )
-    )
+    behind = results.table if table is None else table
+    put(HTML(in_html(name, fig, behind, results.panel, badge(results))))
 
 
 def picture(fig: Figure) -> Any:
-    """A figure as a PNG of the page's width."""
-    from IPython.display import Image
+    """A figure to display without downloads."""
+    from IPython.display import HTML
 
-    return Image(_png(fig), width=int(100 * fig.get_figwidth()), alt=describe(fig))
+    return HTML(_picture(fig, drawn_svg(fig)))
 
 
-def picture_in_html(fig: Figure) -> str:
-    """The same as HTML that carries it."""
-    source = base64.b64encode(_png(fig)).decode()
+def in_html(name: str, fig: Figure, table: pd.DataFrame, config: Any, between: str = "") -> str:
+    """A figure as HTML, what stands between, and links to the SVG, the CSV behind it and the
+    configuration; they carry their content, so that they work in a live notebook, in the static
+    page and without a network."""
+    svg = drawn_svg(fig)
+    files: Sequence[tuple[str, str, str, str]] = (
+        ("SVG", "svg", "image/svg+xml", svg),
+        ("CSV", "csv", "text/csv", table.to_csv(index=False)),
+        ("configuration", "json", "application/json", canonical(config)),
+    )
+    links = [
+        f'<a download="{name}.{ending}" href="{_carried(kind, content.encode())}">{label}</a>'
+        for label, ending, kind, content in files
+    ]
+    downloads = f'<p class="psplib-downloads">Download: {" ".join(links)}</p>'
+    return _picture(fig, svg) + between + downloads
+
+
+def _carried(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _picture(fig: Figure, svg: str) -> str:
+    """A figure as an image: its SVG, which a page of the book has as a part of itself; as PNG where
+    that has pixels."""
+    source = _carried("image/svg+xml", svg.encode())
+    if "<image" in svg:
+        with mpl.rc_context(STYLE):
+            source = _carried("image/png", drawn_png(fig, 256))
     return (
-        f'<img src="data:image/png;base64,{source}" alt="{html.escape(describe(fig))}" '
+        f'<img src="{source}" alt="{html.escape(describe(fig))}" '
         f'width="{int(100 * fig.get_figwidth())}" style="height: auto; background: white">'
     )
 
 
-def _png(fig: Figure) -> bytes:
+# What matplotlib writes in a tag, and what is enough.
+_LIGHTER = (
+    (r"(?<=\.\d\d)\d+", ""),
+    (r"\s*\n\s*", ""),
+    (r'<g id="[^"]*"', "<g"),
+    (r"xlink:", ""),
+    (r'; font-family: [^;"]*', ""),
+    (r' transform="rotate\(-0 [^"]*"', ""),
+    (r"#000000", "currentColor"),
+)
+
+
+def drawn_svg(fig: Figure) -> str:
+    """A figure as SVG that is black on white, and in a page of the book in the colour and the font
+    of its text, on its ground; no other figure has its ids."""
+    drawn = io.StringIO()
     with mpl.rc_context(STYLE):
-        png = drawn_png(fig, 256)
-    fig.set_layout_engine("none")  # all has its place now, in the SVG too
-    return png
+        fig.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    fig.set_layout_engine("none")  # all has its place now
+    body = drawn.getvalue().partition('<g id="figure_1">')[2]
+    body = re.sub(r">\s+<", "><", re.sub("<[^>]*>", _lighter, body))
+    body = re.sub("(?:<use [^>]*>){2,}", _alike, body)
+    name, ids = f"f{hashlib.sha256(body.encode()).hexdigest()[:6]}", dict[str, str]()
+
+    def own(found: re.Match[str]) -> str:
+        return found[1] + ids.setdefault(found[2], f"{name}-{len(ids)}")
+
+    body = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', own, body)
+    width, height = (100 * inches for inches in fig.get_size_inches())
+    return (
+        f'<svg id="{name}" xmlns="http://www.w3.org/2000/svg" class="psplib-figure" role="img" '
+        f'aria-label="{html.escape(describe(fig))}" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {0.72 * width:.1f} {0.72 * height:.1f}" style="{_ALONE}"><g>{body}'
+    )
+
+
+def _lighter(tag: re.Match[str]) -> str:
+    text = tag[0]
+    for pattern, enough in _LIGHTER:
+        text = re.sub(pattern, enough, text)
+    return text
+
+
+def _alike(marks: re.Match[str]) -> str:
+    """Marks whose style, if it is one, stands once."""
+    styles = set(re.findall(r' style="[^"]*"', marks[0]))
+    if len(styles) > 1:
+        return marks[0]
+    (style,) = styles
+    return f"<g{style}>{marks[0].replace(style, '')}</g>"
+
+
+_ALONE = (
+    "color: black; background: white; fill: currentColor; font-family: sans-serif; "
+    "stroke-linejoin: round; stroke-linecap: butt"
+)
 
 
 def describe(fig: Figure) -> str:
@@ -181,7 +235,8 @@ def describe(fig: Figure) -> str:
     legend. (Only drawing writes the texts of layouts and offsets.)"""
     panels = [text for ax in fig.axes if (text := _axes_in_words(ax))]
     names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
-    return ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
+    said = ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
+    return " ".join(said.split())
 
 
 def _axes_in_words(ax: Axes) -> str:

@@ -328,7 +328,8 @@ def plot_learning(figure: FigureLearning) -> Figure | None:
                         continue
                     places = np.array([gammas.index(g) for g in values.index])
                     found = [interval(row.dropna()) for _, row in values.iterrows()]
-                    ax.plot(places, values, marker, ms=2.5, color=color, alpha=0.35, mew=0)
+                    each, dots = np.repeat(places, values.shape[1]), values.to_numpy().ravel()
+                    ax.plot(each, dots, marker, ms=2.5, color=color, alpha=0.35, mew=0)
                     half = [i.high - i.mean if i.n > 1 else 0.0 for i in found]
                     means = [i.mean for i in found]
                     ax.errorbar(places, means, half, color=color, marker=marker, ms=4, label=label)

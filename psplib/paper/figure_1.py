@@ -221,7 +221,7 @@ def plot_panels(panels: Sequence[Figure1]) -> Figure:
                 ax.text(0.5, 0.5, "not there yet", transform=ax.transAxes, ha="center")
                 ax.set(xticks=[], yticks=[])
                 continue
-            ax.text(0, 1.025, _scale(panel), transform=ax.transAxes, fontsize=9, color="0.35")
+            ax.text(0, 1.025, _scale(panel), transform=ax.transAxes, fontsize=9)
             draw(ax, panel, size=0.6)
         for ax in axes[:, 0]:
             ax.set_ylabel("test error [%]")
@@ -261,12 +261,11 @@ def show_panels(panels: Sequence[Figure1]) -> None:
     from IPython.display import HTML
     from IPython.display import display as put
 
-    fig = plot_panels(panels)
-    put(display.picture(fig))
     configs = [figure.panel for figure in panels]
     each = "".join(display.badge(f, f.title) for f in panels)
     badges = display.fold("Where the numbers come from", each)
-    put(HTML(badges + display.downloads("figure_1", fig, panels_table(panels), configs)))
+    fig, table = plot_panels(panels), panels_table(panels)
+    put(HTML(display.in_html("figure_1", fig, table, configs, badges)))
 
 
 def plot_convergence(history: pd.DataFrame, title: str) -> Figure | None:
@@ -325,14 +324,11 @@ def _unfolded(figure: Figure1) -> str:
     if fig is None:
         return f'<p class="psplib-badge">{figure.title}: {NOT_THERE}</p>'
     training = plot_convergence(figure.history, f"{figure.panel.title}: is it the training budget?")
-    parts = [
-        display.picture_in_html(fig),
-        display.downloads(name, fig, figure.table, figure.panel),
-        f"<div>{display.styled(errors_by_sparsity(figure)).to_html()}</div>",
-    ]
+    errors = f"<div>{display.styled(errors_by_sparsity(figure)).to_html()}</div>"
+    parts = [display.in_html(name, fig, figure.table, figure.panel), errors]
     if training:
         data = f"{name}_convergence", training, figure.history, figure.panel
-        parts += [display.picture_in_html(training), display.downloads(*data)]
+        parts.append(display.in_html(*data))
     head = f"{figure.title}: every number, how retraining went"
     return display.fold(head, "".join(parts), ' name="panel"')
 

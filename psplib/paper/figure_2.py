@@ -59,8 +59,8 @@ QUANTITIES = {
     "lambda_1_all": Quantity("λ₁, all", 1),
     "norm": Quantity("norm", 2),
 }
-# One hue for each rank, from the largest to the smallest eigenvalue.
-_RANKS = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, 5))
+# One hue for each rank, from the largest to the smallest eigenvalue, seen on light and dark pages.
+_RANKS = mpl.colormaps["viridis"](np.linspace(0.36, 0.66, 5))
 
 
 def loss_map(figures: Figures2to4) -> Figure | None:
@@ -110,7 +110,7 @@ def _draw_line(ax: Axes, figures: Figures2to4, subspace: str) -> None:
             if definition == "converged":
                 end = rows["alpha"].iloc[-1], rows["eigenvalue"].iloc[-1]
                 name = f" λ{'₁₂₃₄₅'[int(rank) - 1]}"
-                ax.annotate(name, end, color=color, va="center", annotation_clip=False)
+                ax.annotate(name, end, va="center", annotation_clip=False)
     mark_solutions(ax)
     ax.set(ylabel="eigenvalue", title=f"{subspace} coordinates")
     ax.margins(x=0.08)

@@ -85,7 +85,7 @@ def training_plot(figures: Figures2to4) -> Figure | None:
         axes = fig.subplots(1, len(known), squeeze=False)[0]
         for ax, one in zip(axes, known, strict=True):
             for i, (_, rows) in enumerate(one.table.dropna(subset="z2").groupby("lobster_seed")):
-                color = mpl.colormaps["viridis"](i / 10)
+                color = mpl.colormaps["viridis"](0.36 + 0.04 * i)
                 rewound, gradual = (rows[rows["arm"] == arm] for arm in ("rewound", "lobster"))
                 ax.plot(rewound["best_epoch"], rewound["z2"], "o", ms=4, color=color)
                 ax.axhline(gradual["z2"].iloc[0], color=color, lw=0.8, ls="--", zorder=0)

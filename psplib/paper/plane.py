@@ -141,7 +141,7 @@ def mark_solutions(ax: Axes) -> None:
     for alpha, color, name in SOLUTIONS:
         ax.axvline(alpha, color=color, lw=1, ls="--", zorder=0)
         where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        ax.annotate(name, (alpha, 1), xytext=(4, -12), color=color, weight="bold", **where)
+        ax.annotate(name, (alpha, 1), xytext=(4, -12), weight="bold", **where)
     ax.set_xlabel("α")
 
 

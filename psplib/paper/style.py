@@ -25,7 +25,7 @@ class Look(NamedTuple):
 # Okabe and Ito's palette, told apart by every kind of colour vision.
 ARMS = {
     "lobster": Look("#0072B2", "o", "gradual (G)"),
-    "dense": Look("#555555", "", "dense"),
+    "dense": Look("#777777", "", "dense"),
     "rewound": Look("#D55E00", "s", "rewound (1-S)"),
     "reinitialised": Look("#E69F00", "^", "re-initialised"),
     "restructured-layer": Look("#009E73", "D", "random structure, layer by layer"),
@@ -36,8 +36,8 @@ RIVALS = {
     "decay": Look("#56B4E9", "h", "gradual, weight decay only"),
     "magnitude": Look("#999933", "P", "magnitude, one-shot, rewound"),
     "iterative": Look("#000000", "X", "magnitude, iterative, rewound"),
-    "weight rewinding": Look("#882255", "<", "magnitude in steps, weights rewound"),
-    "learning-rate rewinding": Look("#AA4499", ">", "magnitude in steps, learning rate rewound"),
+    "weight rewinding": Look("#B5477F", "<", "magnitude in steps, weights rewound"),
+    "learning-rate rewinding": Look("#8866CC", ">", "magnitude in steps, learning rate rewound"),
     "fine-tuning": Look("#44AA99", "*", "magnitude in steps, fine-tuned"),
 }
 DENSITY = "surviving parameters [%]  (sparser →)"
@@ -49,10 +49,11 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.color": "black",
+    "grid.alpha": 0.15,
     "legend.frameon": False,
     "svg.hashsalt": "psplib",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
 }
 
 
@@ -85,10 +86,10 @@ def curve(
     if errors.empty:
         return
     x = 100 * density.loc[errors.index].to_numpy(dtype=float)
-    ax.plot(x, errors, look.marker, ms=2.5, color=look.color, alpha=0.35, mew=0)
-    each = np.repeat(x, errors.shape[1])
+    each, seen = np.repeat(x, errors.shape[1]), errors.to_numpy(dtype=float).ravel()
+    ax.plot(each, seen, look.marker, ms=2.5, color=look.color, alpha=0.35, mew=0)
     line = {"marker": look.marker, "ms": 5 * size, "lw": 1.6 * size, "mew": 1, "label": look.name}
-    mean_line(ax, each, errors.to_numpy(dtype=float).ravel(), look.color, mec=look.color, **line)
+    mean_line(ax, each, seen, look.color, mec=look.color, **line)
 
 
 def gradual_line(

@@ -47,10 +47,10 @@ SMALLEST = 0.5  # points: the smallest effect of interest
 LAYERS = 1  # read out: the last hidden layer
 ORDERS = ("joint", "mutual", "first")
 LOOKS = ARMS | {
-    "rewound-shrinking": Look("#882255", "s", "rewound (1-S), with shrinking"),
+    "rewound-shrinking": Look("#B5477F", "s", "rewound (1-S), with shrinking"),
     "continued": Look("#56B4E9", "o", "gradual (G), without shrinking"),
     "narrow": Look("#999933", "v", "dense of the live widths"),
-    "untrained": Look("#999999", "x", "the mask, not trained"),
+    "untrained": Look("#888888", "x", "the mask, not trained"),
     "pixels": Look("#000000", "", "raw pixels"),
 }
 # Under one mask, and trained as Fig. 1 has them: those that a correlation is over.

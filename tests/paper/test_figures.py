@@ -4,7 +4,9 @@ import base64
 import html
 import io
 import re
+import xml.etree.ElementTree as ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from worlds import ARMS, panel, papers_world
 
 from psplib.core.config import canonical
 from psplib.experiments import scales
-from psplib.paper import display, figure_1, forest, statistics, style
+from psplib.paper import display, figure_1, forest, statistics, style, transfer
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.figure_1_claims import ANSWER, all_claims, claims_across, panel_claims
 from psplib.runs.store import Store
@@ -64,24 +66,68 @@ def test_a_band_below_zero_ends_below_all_values_and_an_unbounded_one_is_not_dra
     assert path.vertices[:, 1].max() == pytest.approx(statistics.interval([1.0, 9.0]).high)
 
 
+def shown(figure: Figure1) -> str:
+    return display.in_html("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
+
+
 def test_downloads_carry_their_content(figure) -> None:
-    links = display.downloads("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
     content = {
         ending: base64.b64decode(data)
-        for ending, data in re.findall(r'download="panel\.(\w+)" href="data:[^,]*,([^"]*)"', links)
+        for ending, data in re.findall(
+            r'download="panel\.(\w+)" href="data:[^,]*,([^"]*)"', shown(figure)
+        )
     }
-    assert content["svg"].lstrip().startswith(b"<?xml")
+    assert ElementTree.fromstring(content["svg"]).tag == "{http://www.w3.org/2000/svg}svg"
     assert content["json"].decode() == canonical(figure.panel)
     table = pd.read_csv(io.BytesIO(content["csv"]))
     assert table["test_error"].tolist() == figure.table["test_error"].tolist()
 
 
-def test_the_svg_is_deterministic(figure) -> None:
-    first, second = (
-        display.downloads("panel", figure_1.plot_panel(figure), figure.table, figure.panel)
-        for _ in range(2)
-    )
-    assert first == second
+def test_a_figure_is_deterministic(figure) -> None:
+    assert shown(figure) == shown(figure)
+
+
+def test_a_drawing_takes_the_colour_of_its_page_says_what_it_shows_and_has_ids_of_its_own() -> None:
+    ids = []
+    for height in (1, 2):
+        fig = Figure(figsize=(3, 2))
+        ax = fig.subplots()
+        ax.set(title="half-\nlife", xlabel='"x" & 0.12345', ylabel="y")
+        ax.plot([0, 1, 2], [0, height, 0], "s-", color="#000000")
+        svg = display.drawn_svg(fig)
+        root = ElementTree.fromstring(svg)
+        assert root.get("role") == "img"
+        assert root.get("aria-label") == 'half- life: y against "x" & 0.12345.'
+        assert root.get("viewBox") == "0 0 216.0 144.0"
+        assert '"x" &amp; 0.12345</text>' in svg, "only coordinates are rounded"
+        assert not re.search("#0{3,6}|black(?!;)", svg)
+        here = re.findall(r' id="([^"]*)"', svg)
+        assert set(re.findall(r'[("]#([^")]*)', svg)) == set(here[1:])
+        ids += here
+    assert len(ids) == len(set(ids)) >= 8
+
+
+def test_a_figure_of_pixels_is_a_png(figure) -> None:
+    fig = Figure()
+    fig.subplots().pcolormesh([[0, 1], [2, 3]], rasterized=True)
+    assert display.picture(fig).data.startswith('<img src="data:image/png;base64,')
+    assert shown(figure).startswith('<img src="data:image/svg+xml;base64,')
+
+
+def test_every_arm_is_seen_on_a_dark_page_and_the_grey_ones_on_a_light_one_too() -> None:
+    def contrast(colour: str, other: str) -> float:
+        high, low = sorted((luminance(colour), luminance(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    def luminance(colour: str) -> float:
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb(colour)]
+        return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+    rgb = mpl.colors.to_rgb
+    for look in (*style.RIVALS.values(), *transfer.LOOKS.values()):
+        if look.color != "#000000":  # that of the page's text
+            assert contrast(look.color, "#121212") > 3, look
+            assert contrast(look.color, "#ffffff") > 3 or len({*rgb(look.color)}) > 1, look
 
 
 def test_the_summary_quotes_the_table(figure) -> None:
