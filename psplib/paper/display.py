@@ -231,8 +231,8 @@ _ALONE = (
 
 
 def describe(fig: Figure) -> str:
-    """A drawn figure in words, for who does not see it: of each panel its title, its axes, its
-    legend. (Only drawing writes the texts of layouts and offsets.)"""
+    """A drawn figure in words, for who does not see it: of each panel its title, its axes, what is
+    written in it, its legend. (Only drawing writes the texts of layouts and offsets.)"""
     panels = [text for ax in fig.axes if (text := _axes_in_words(ax))]
     names = [text.get_text() for legend in fig.legends for text in legend.get_texts()]
     said = ". ".join([*panels, *(["Shown: " + "; ".join(names)] if names else [])]) + "."
@@ -245,9 +245,10 @@ def _axes_in_words(ax: Axes) -> str:
     vertical = ax.get_zlabel() if hasattr(ax, "get_zlabel") else ""
     axes = [vertical, ax.get_ylabel(), ax.get_xlabel()]
     legend = ax.get_legend()
-    names = [text.get_text() for text in legend.get_texts()] if legend else []
+    texts = [*ax.texts, *(legend.get_texts() if legend else [])]
+    names = [text.get_text() for text in texts]
     parts = [
-        ax.get_title(),
+        ax.get_title() or ax.get_title("left"),
         " against ".join(label for label in axes if label),
         "; ".join(names),
     ]

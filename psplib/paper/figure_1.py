@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from scipy.optimize import isotonic_regression
 
 from psplib.experiments.designs import Panel
 from psplib.experiments.scales import PANELS, experiment
@@ -210,11 +210,22 @@ def dense_line(ax: Axes, figure: Figure1) -> None:
         ax.axhspan(mean.low, mean.high, color=color, alpha=0.12, lw=0)
 
 
+# What stands beside a line's end.
+_SHORT = {
+    "lobster": "G",
+    "dense": "dense",
+    "rewound": "1-S",
+    "reinitialised": "re-init.",
+    "restructured-layer": "by layer",
+    "restructured-global": "global",
+}
+
+
 def plot_panels(panels: Sequence[Figure1]) -> Figure:
-    """Four panels of test error against density, with one legend; a panel that is not there says
-    so. Above each stand its scale and its number of replicas."""
+    """Four panels of test error against density, an arm's name at its line's end; a panel that is
+    not there says so. Above each stand its scale and its number of replicas."""
     with mpl.rc_context(STYLE | {"font.size": 10}):
-        fig, axes = plt.subplots(2, 2, figsize=(6.4, 7.4), layout="constrained")
+        fig, axes = plt.subplots(2, 2, figsize=(7.2, 7), layout="constrained")
         for ax, panel in zip(axes.flat, panels, strict=True):
             ax.set_title(f"{panel.title}\n", loc="left", fontsize=11)
             if panel.gradual.empty:
@@ -223,19 +234,29 @@ def plot_panels(panels: Sequence[Figure1]) -> Figure:
                 continue
             ax.text(0, 1.025, _scale(panel), transform=ax.transAxes, fontsize=9)
             draw(ax, panel, size=0.6)
+            _name_ends(ax, panel)
         for ax in axes[:, 0]:
             ax.set_ylabel("test error [%]")
         for ax in axes[1]:
             ax.set_xlabel(DENSITY, fontsize=9)
-        drawn = {arm for panel in panels for arm in panel.table["arm"]}
-        handles = [
-            Line2D([], [], ls="-" if marker else "--", marker=marker, color=color, label=name)
-            for arm, (color, marker, name) in ARMS.items()
-            if arm in drawn
-        ]
-        fig.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9.5)
         plt.close(fig)
     return fig
+
+
+def _name_ends(ax: Axes, figure: Figure1) -> None:
+    """The arms' names right of a panel, each as near to its line's end as the others allow."""
+    ends = {arm: figure.errors(arm).tail(1).stack().mean() for arm in ARMS if arm != "lobster"}
+    ends["lobster"] = 100 * figure.gradual["test_error"].iloc[-1]
+    there = sorted((end, arm) for arm, end in ends.items() if end > 0)
+    to_axes = ax.transScale + ax.transLimits
+    own = [to_axes.transform((1, end))[1] for end, _ in there]
+    room = 0.06 * np.arange(len(own))
+    for (_, arm), y in zip(there, isotonic_regression(own - room).x + room, strict=True):
+        color, marker, _ = ARMS[arm]
+        at: Any = {"transform": ax.transAxes, "clip_on": False}
+        x, line = ([1.04], marker) if marker else ([1.01, 1.07], "--")
+        ax.plot(x, [y] * len(x), line, color=color, ms=3.5, lw=1.2, **at)
+        ax.text(1.09, y, _SHORT[arm], va="center", fontsize=9, transform=ax.transAxes)
 
 
 def _scale(figure: Figure1) -> str:

@@ -159,7 +159,9 @@ def panels() -> list[Figure1]:
     return [panel(papers_world, ARMS, name) for name in scales.PANELS]
 
 
-def test_the_four_panels_share_their_colours_and_one_legend(panels: list[Figure1]) -> None:
+def test_each_line_of_the_four_panels_has_its_name_at_its_end_in_one_colour(
+    panels: list[Figure1],
+) -> None:
     fig = figure_1.plot_panels(panels)
     titles = [ax.get_title(loc="left").strip() for ax in fig.axes]
     assert titles == [
@@ -168,20 +170,19 @@ def test_the_four_panels_share_their_colours_and_one_legend(panels: list[Figure1
         "(c) LeNet-5, Fashion-MNIST",
         "(d) ResNet-32, CIFAR-10",
     ]
-    (legend,) = fig.legends
-    shown = dict(
-        zip(
-            [t.get_text() for t in legend.texts],
-            [h.get_color() for h in legend.legend_handles],
-            strict=True,
+    shown = {"lobster", *ARMS}
+    for ax, figure in zip(fig.axes, panels, strict=True):
+        _, *names = ax.texts
+        ends = {arm: figure.errors(arm).iloc[-1].mean() for arm in ARMS}
+        ends["lobster"] = 100 * figure.gradual["test_error"].iloc[-1]
+        order = [figure_1._SHORT[arm] for arm in sorted(ends, key=ends.get)]
+        assert [name.get_text() for name in names] == order
+        heights = [name.get_position()[1] for name in names]
+        assert np.diff(heights).min() > 0.059
+        assert heights[-1] == pytest.approx(
+            (ax.transScale + ax.transLimits).transform((1, max(ends.values())))[1], abs=0.05
         )
-    )
-    assert shown == {
-        name: color for arm, (color, _, name) in style.ARMS.items() if arm in {"lobster", *ARMS}
-    }
-    for ax in fig.axes:
-        assert ax.get_legend() is None
-        assert {line.get_color() for line in ax.lines} == set(shown.values())
+        assert {line.get_color() for line in ax.lines} == {style.ARMS[a].color for a in shown}
 
 
 def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1]) -> None:
@@ -191,11 +192,11 @@ def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1])
     fig = figure_1.plot_panels([*panels[:3], quick])
     renderer = FigureCanvasAgg(fig).get_renderer()
     fig.draw_without_rendering()
-    above = [text.get_text() for ax in fig.axes for text in ax.texts]
+    above = [ax.texts[0].get_text() for ax in fig.axes]
     assert above[0] == "paper: 10 replicas"
     assert above[3] == "quick: 2,000 images, 3 replicas, 1 run missing"
-    # With its titles, ticks and labels.
-    boxes = [item.get_tightbbox(renderer) for item in (*fig.axes, fig.legends[0])]
+    # With its titles, ticks, labels and names.
+    boxes = [ax.get_tightbbox(renderer) for ax in fig.axes]
     for i, box in enumerate(boxes):
         assert box.x0 >= 0
         assert box.y0 >= 0
