@@ -1,8 +1,5 @@
-"""What the widgets of Fig. 1 show: a gradual run pruning by pruning.
-
-Every function gives a slide for each setting of the controls, and none where the runs are not
-there. The numbers are those of the figure's own table.
-"""
+"""What survives of a gradual run, pruning by pruning: a slide for each, none where the run is not
+there."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from psplib.experiments import designs, scales
 from psplib.nn.masks import Mask
-from psplib.paper.slide import Slide, Slides, draw_slide
+from psplib.paper.slide import Slide, draw_slide
 from psplib.paper.style import ARMS, STYLE
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
@@ -60,7 +57,9 @@ def kept_states(config: Lobster, store: Store, most: int) -> list[State]:
     ]
 
 
-def survivors_slides(config: Lobster, store: Store, most: int = 10, units: int = 24) -> Slides:
+def survivors_slides(
+    config: Lobster, store: Store, most: int = 10, units: int = 24
+) -> dict[str, Slide]:
     """By sparsity: the first layer's weights of the `units` units that keep most of them in the
     end, one square each, and the share that survives in every layer."""
     found = kept_states(config, store, most)
@@ -73,7 +72,7 @@ def survivors_slides(config: Lobster, store: Store, most: int = 10, units: int =
     squares = [s[order] for s in squares]
     limit = max(float(np.nanquantile(np.abs(s), 0.99)) for s in squares if np.isfinite(s).any())
     return {
-        (state.sparsity,): _survivors(config, state, drawn, limit, before)
+        state.sparsity: _survivors(config, state, drawn, limit, before)
         for state, drawn in zip(found, squares, strict=True)
     }
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from psplib.experiments.profile import entropies
 from psplib.paper.display import NOT_THERE
 from psplib.paper.minima import (
     NETWORK,
@@ -19,17 +17,13 @@ from psplib.paper.minima import (
     arm_legend,
     both_in_words,
     by_arm,
-    frame,
     in_each,
     layer_differences,
-    present,
-    strip,
     strips,
 )
-from psplib.paper.plane import ALL_LAYERS, LABELS, against_g, lossy_below
-from psplib.paper.slide import Slide, Slides, draw_slide
+from psplib.paper.plane import against_g, lossy_below
 from psplib.paper.statistics import MARGIN, UNDECIDED, Verdict
-from psplib.paper.style import ARMS, STYLE
+from psplib.paper.style import STYLE
 
 # The definitions of PSP-entropy: the columns of the censuses, and their names.
 FIRST = {"first": "first order"}
@@ -41,7 +35,6 @@ QUANTITIES = {
     "mutual": Quantity("mutual [bits]", 5),
     "agreement": Quantity("agreement [bits]", 4),
 }
-ALL_CLASSES = "all classes"
 
 
 def entropy_maps(figures: Figures2to4) -> Figure | None:
@@ -180,103 +173,3 @@ def reading_of_figure_4(figures: Figures2to4) -> str:
     if not known:
         return NOT_THERE
     return f"**Bits of G, and in brackets of the networks rewound under its mask:** {known}."
-
-
-def class_slides(figures: Figures2to4) -> Slides:
-    """By definition and layer: the entropy of every network, class by class, a panel for each
-    gradual run."""
-    neurons = figures.neurons
-    if neurons.empty:
-        return {}
-    mean = neurons.groupby([*NETWORK, "class"], sort=False)[list(ORDERS)].mean().reset_index()
-    layers = {ALL_LAYERS: mean} | dict(tuple(neurons.groupby("layer", sort=False)))
-    return {
-        (LABELS["first_order" if order == "first" else order], layer): _classes(rows, order, layer)
-        for order in ORDERS
-        for layer, rows in layers.items()
-    }
-
-
-def _classes(rows: pd.DataFrame, order: str, layer: str) -> Slide:
-    runs = list(rows.groupby("lobster_seed"))
-    sentences = []
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(3.4 + 3.8 * len(runs), 3.4), layout="constrained")
-        axes = fig.subplots(1, len(runs), squeeze=False, sharey=True)[0]
-        for ax, (seed, run) in zip(axes, runs, strict=True):
-            arms = present(run)
-            for j, arm in enumerate(arms):
-                for c, values in run[run["arm"] == arm].groupby("class")[order]:
-                    strip(ax, c + 0.25 * (j - (len(arms) - 1) / 2), values, arm)
-            wide = run.pivot_table(index=["arm", "replica"], columns="class", values=order)
-            frame(ax, rows[order])
-            ax.set_xticks(sorted(run["class"].unique()))
-            ax.set(xlabel="class", title=f"run {seed}, {layer}")
-            sentences.append(_by_class(wide, seed))
-        axes[0].set_ylabel(f"{ORDERS[order]} [bits]")
-        arm_legend(fig, rows)
-        alt = f"PSP-entropy by class, {ORDERS[order]}, {layer}. {' '.join(sentences)}"
-        return draw_slide(fig, alt, 32)
-
-
-def _by_class(wide: pd.DataFrame, seed: int) -> str:
-    """A run's entropies (networks, classes) in a sentence."""
-    g = wide.loc["lobster"].iloc[0]
-    if "rewound" not in wide.index:
-        return f"Run {seed}: G has {g.sum():.4f} bits over all classes."
-    shots = wide.loc["rewound"].mean()
-    widest = (g - shots).abs().idxmax()
-    return (
-        f"Run {seed}: over all classes G has {g.sum():.4f} bits, the rewound networks "
-        f"{shots.sum():.4f} on average; they differ most in class {widest}, with {g[widest]:.4f} "
-        f"against {shots[widest]:.4f}."
-    )
-
-
-def neuron_slides(figures: Figures2to4) -> Slides:
-    """By layer and class: the neurons of G and 1-S, sorted by their first-order entropy."""
-    if not figures.profile:
-        return {}
-    bits = entropies(dict(figures.profile))
-    sizes = figures.profile["layers"].set_index("layer")["neurons"]
-    numbers = figures.profile["classes"]["class"].tolist()
-    shown = {ALL_CLASSES: numbers} | {f"class {c}": [c] for c in numbers}
-    found: Slides = {}
-    for layer, size in sizes.items():
-        rows = bits[bits["layer"] == layer]
-        for name, columns in shown.items():
-            values = rows[columns].sum(axis=1)
-            g, s = (_falling(values[rows["arm"] == a]) for a in ("lobster", "rewound"))
-            found[str(layer), name] = _neurons(str(layer), name, int(size), g, s)
-    return found
-
-
-def _falling(bits: pd.Series) -> np.ndarray:
-    return np.sort(bits[bits > 0].to_numpy())[::-1]
-
-
-def _neurons(layer: str, name: str, size: int, g: np.ndarray, s: np.ndarray) -> Slide:
-    most = 10 if name == ALL_CLASSES else 1
-    sentences = []
-    with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(6.4, 3.4))
-        ax = fig.add_axes((0.1, 0.15, 0.87, 0.74))
-        for arm, which, bits in (("lobster", "G", g), ("rewound", "1-S", s)):
-            color = ARMS[arm][0]
-            mean = bits.sum() / size
-            text = f"{which}: {len(bits):,} vary, mean {mean:.4f} bits"
-            ax.plot(range(1, len(bits) + 1), bits, color=color, lw=1.8, label=text)
-            highest = f", the highest {bits[0]:.3f} bits" if len(bits) else ""
-            sentences.append(
-                f"{which} has {len(bits):,} that vary{highest}; the mean over all is {mean:.4f} "
-                "bits."
-            )
-        ax.set(xlabel="neurons, sorted", ylabel="first order [bits]", ylim=(0, 1.03 * most))
-        ax.set_xlim(0, 1.02 * max(len(g), len(s), 1))
-        ax.set_title(f"{layer}, {name}: {size:,} neurons", fontsize=11)
-        ax.legend(fontsize=10, loc="upper right")
-        alt = (
-            f"Neurons of {layer}, sorted by first-order PSP-entropy, {name}, of {size:,}. "
-            f"{' '.join(sentences)}"
-        )
-        return draw_slide(fig, alt, 32)

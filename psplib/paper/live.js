@@ -483,11 +483,12 @@ window.psplibLive ??= (() => {
       [points, chosen] = [[], -1];
       readout.textContent = here ? "Point at the figure, or walk with the arrow keys." : "Not computed.";
       if (!here) return;
-      const step = (box.right - box.left) / here.x.length;
-      const x = { at: i => box.left + (i + 0.5) * step, ticks: here.x.map((_, i) => i), name: i => here.x[i] };
+      const step = (box.right - box.left) / here.x.length, lined = typeof here.x[0] === "number";
+      const along = axis(0, here.x.at(-1), box.left, box.right, false);
+      const x = lined ? { ...along, at: i => along.at(here.x[i]) } : { at: i => box.left + (i + 0.5) * step, ticks: here.x.map((_, i) => i), name: i => here.x[i] };
       here.series.forEach((series, place) => {
         for (const [i, values] of Object.entries(series.points))
-          points.push({ series, i: +i, values, px: x.at(+i) + 0.7 * step * ((place + 0.5) / here.series.length - 0.5), ...interval(values, spec.t) });
+          points.push({ series, i: +i, values, px: x.at(+i) + (lined ? 0 : 0.7 * step * ((place + 0.5) / here.series.length - 0.5)), ...interval(values, spec.t) });
         const label = node(legend, "span"), swatch = node(label, "svg", { viewBox: "0 0 24 12", "aria-hidden": true });
         mark(swatch, series.marker, 12, 6, 4, { fill: series.color });
         node(label, "span", {}, series.name);
@@ -496,7 +497,11 @@ window.psplibLive ??= (() => {
       const seen = [...points.flatMap(p => p.values), ...here.levels.map(l => l.value)];
       const room = 0.08 * (Math.max(...seen) - Math.min(...seen) || 1), [low, high] = [Math.min(...seen) - room, Math.max(...seen) + room];
       const y = axis(low, high, box.bottom, box.top, false), clip = v => y.at(Math.min(high, Math.max(low, v)));
-      axes(svg, x, y, box, here.xlabel, here.ylabel);
+      axes(svg, lined ? along : x, y, box, here.xlabel, here.ylabel);
+      if (lined) for (const series of here.series) {
+        const path = points.filter(p => p.series === series).map(p => `${p.px},${y.at(p.mean)}`);
+        node(svg, "polyline", { points: path.join(" "), fill: "none", stroke: series.color, "stroke-width": 2 });
+      }
       for (const level of here.levels) {
         node(svg, "line", { x1: box.left, x2: box.right, y1: y.at(level.value), y2: y.at(level.value), class: "level" });
         node(svg, "text", { x: box.left + 6, y: y.at(level.value) - 5, class: "small" }, `${level.name} ${digits(level.value)}`);
@@ -505,7 +510,7 @@ window.psplibLive ??= (() => {
         p.py = y.at(p.mean);
         if (p.low !== undefined) node(svg, "line", { x1: p.px, x2: p.px, y1: clip(p.low), y2: clip(p.high), stroke: p.series.color, "stroke-width": 2 });
         if (p.n > 1) for (const v of p.values) mark(svg, "o", p.px, y.at(v), 1.6, { fill: p.series.color, opacity: 0.4 });
-        mark(svg, p.series.marker, p.px, p.py, 4, { fill: p.series.color });
+        if (!lined) mark(svg, p.series.marker, p.px, p.py, 4, { fill: p.series.color });
       }
       svg.setAttribute("aria-label", `${spec.knobs.map((knob, k) => knob.options[set[k]]).join(", ")}: ${here.ylabel} by ${here.xlabel} of ${here.series.map(s => s.name).join("; ")}. The arrow keys walk from point to point.`);
     }
@@ -518,7 +523,7 @@ window.psplibLive ??= (() => {
       node(svg, "circle", { cx: p.px, cy: p.py, r: 8, class: "ring" });
       const number = v => digits(v).replace("-", "−");
       const range = p.low === undefined ? "" : ` [${number(p.low)}, ${number(p.high)}], n = ${p.n}`;
-      readout.textContent = `${p.series.name}, ${here.x[p.i]}: ${number(p.mean)}${range}`;
+      readout.textContent = `${p.series.name}, ${typeof here.x[p.i] === "number" ? "neuron " : ""}${here.x[p.i]}: ${number(p.mean)}${range}`;
     }
     svg.addEventListener("pointermove", e => {
       const r = svg.getBoundingClientRect(), mx = ((e.clientX - r.left) / r.width) * 720, my = ((e.clientY - r.top) / r.height) * 440;
@@ -534,24 +539,19 @@ window.psplibLive ??= (() => {
     draw();
   }
 
-  // Pictures, one for each setting of the knobs; a knob that is alone is a slider.
-  function slides(stage, spec) {
-    const set = spec.knobs.map(() => 0), alone = spec.knobs.length === 1, [{ name, options }] = spec.knobs;
-    const controls = node(stage, "div", { class: "controls" });
-    if (!alone) spec.knobs.forEach((knob, k) => knob.options.length > 1 && choice(controls, knob.name, knob.options, i => { set[k] = i; draw(); }));
-    else if (options.length > 1) {
-      const label = node(stage, "label", { class: "wide" }, name + " ");
-      const slider = node(label, "input", { type: "range", min: 0, max: options.length - 1, value: 0, "aria-label": name });
-      const said = node(label, "span");
-      const turn = () => { said.textContent = options[set[0]]; slider.setAttribute("aria-valuetext", options[set[0]]); };
-      slider.addEventListener("input", () => { set[0] = +slider.value; turn(); draw(); });
-      turn();
-    }
-    const picture = node(stage, "div", { "aria-live": "polite" });
+  // Pictures, and a slider between them.
+  function slides(stage, { name, slides }) {
+    const label = node(stage, "label", { class: "wide" }, name + " ");
+    const slider = node(label, "input", { type: "range", min: 0, max: slides.length - 1, value: 0, "aria-label": name });
+    const said = node(label, "span"), picture = node(stage, "div", { "aria-live": "polite" });
 
     function draw() {
-      picture.innerHTML = spec.slides.find(s => s.at.every((i, k) => i === set[k]))?.is ?? "Not computed.";
+      const slide = slides[+slider.value];
+      said.textContent = slide.name;
+      slider.setAttribute("aria-valuetext", slide.name);
+      picture.innerHTML = slide.is;
     }
+    slider.addEventListener("input", draw);
     draw();
   }
 

@@ -23,17 +23,19 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from psplib.experiments.designs import spread
+from psplib.experiments.profile import entropies
 from psplib.experiments.scales import TITLES
 from psplib.experiments.solutions import SUBSPACES, solutions
 from psplib.experiments.transfer import DEPTHS
-from psplib.paper import figure_1_slides, figure_4
+from psplib.paper import figure_1_slides
 from psplib.paper.entropy_learning import FURTHER, QUANTITIES, FigureLearning, plot_learning
 from psplib.paper.entropy_learning import LOOKS as LEARNT_LOOKS
 from psplib.paper.figure_1 import Figure1, plot_panel
 from psplib.paper.figure_2 import eigenvalues_plot
-from psplib.paper.minima import Figures2to4
-from psplib.paper.plane import LABELS, SOLUTIONS, layer_columns, map_plot
-from psplib.paper.slide import Slide, Slides, draw_slide
+from psplib.paper.figure_4 import ORDERS
+from psplib.paper.minima import NETWORK, Figures2to4, present
+from psplib.paper.plane import ALL_LAYERS, LABELS, SOLUTIONS, layer_columns, map_plot
+from psplib.paper.slide import Slide, draw_slide
 from psplib.paper.style import ARMS, STYLE, Look
 from psplib.paper.transfer import LOOKS as TRANSFER_LOOKS
 from psplib.paper.transfer import FigureTransfer, levels, plot_errors
@@ -81,8 +83,8 @@ def _script() -> str:
 def _chosen_panel(
     knobs: Mapping[str, Sequence[str]], panels: list[dict[str, Any]], still: Slide | None
 ) -> Live:
-    """A panel for each setting of the knobs, `at` positions among their options: categories `x`,
-    `series` of values by position among these, and `levels`, lines across."""
+    """A panel for each setting of the knobs, `at` positions among their options: categories `x`, or
+    numbers along lines, `series` of values by position among these, and `levels`, lines across."""
     most = max(
         (len(v) for p in panels for s in p["series"] for v in s["points"].values()), default=0
     )
@@ -353,28 +355,96 @@ def _losses_still(rows: pd.DataFrame, name: str) -> Slide:
 
 def survivors(config: Lobster, store: Store) -> Live:
     """What survives of a gradual run's first layer, by sparsity."""
-    return _chosen_slide(figure_1_slides.survivors_slides(config, store), "sparsity")
+    return _slid(figure_1_slides.survivors_slides(config, store), "sparsity")
 
 
 def classes(figures: Figures2to4) -> Live:
-    """PSP-entropy by class, for each definition and layer."""
-    return _chosen_slide(figure_4.class_slides(figures), "definition", "layer")
+    """PSP-entropy by class: every network of a gradual run, for each definition, layer and run."""
+    neurons = figures.neurons
+    if neurons.empty:
+        return Live({}, None)
+    mean = neurons.groupby([*NETWORK, "class"], sort=False)[list(ORDERS)].mean().reset_index()
+    layers = {ALL_LAYERS: mean} | dict(tuple(neurons.groupby("layer", sort=False)))
+    seeds = sorted(neurons["lobster_seed"].unique())
+    panels = []
+    for i, (order, title) in enumerate(ORDERS.items()):
+        for j, rows in enumerate(layers.values()):
+            for k, seed in enumerate(seeds):
+                run = rows[rows["lobster_seed"] == seed]
+                names = sorted(run["class"].unique())
+                series = []
+                for arm in present(run):
+                    by_class = run[run["arm"] == arm].groupby("class")[order]
+                    points = {names.index(c): values for c, values in by_class}
+                    series.append(_series(ARMS[arm], points))
+                panels.append(
+                    {"at": [i, j, k], "x": [str(c) for c in names], "xlabel": "class"}
+                    | {"ylabel": f"{title} [bits]", "levels": [], "series": series}
+                )
+    runs = [str(seed) for seed in seeds]
+    knobs = {"definition": list(ORDERS.values()), "layer": list(layers), "gradual run": runs}
+    return _chosen_panel(knobs, panels, _panel_still(panels[0], "PSP-entropy by class"))
 
 
-def neurons(figures: Figures2to4) -> Live:
-    """The neurons of G and 1-S sorted by first-order entropy, for each layer and class."""
-    return _chosen_slide(figure_4.neuron_slides(figures), "layer", "class")
+def neurons(figures: Figures2to4, ranks: int = 50) -> Live:
+    """The neurons of G and 1-S whose state varies, sorted by first-order entropy, for each layer
+    and class, drawn at so many ranks."""
+    if not figures.profile:
+        return Live({}, None)
+    bits = entropies(dict(figures.profile))
+    sizes = figures.profile["layers"].set_index("layer")["neurons"]
+    numbers = figures.profile["classes"]["class"].tolist()
+    shown = {"all classes": numbers} | {f"class {c}": [c] for c in numbers}
+    panels = []
+    for i, (layer, size) in enumerate(sizes.items()):
+        for j, columns in enumerate(shown.values()):
+            found = {}
+            for arm, which in (("lobster", "G"), ("rewound", "1-S")):
+                values = bits[(bits["layer"] == layer) & (bits["arm"] == arm)][columns].sum(axis=1)
+                its = np.sort(values[values > 0])[::-1]
+                name = f"{which}: {len(its):,} vary, mean {its.sum() / size:.4f} bits"
+                found[ARMS[arm]._replace(name=name)] = its
+            most = max(map(len, found.values()))
+            if not most:
+                continue
+            x = sorted({round(n) for n in np.linspace(1, most, ranks)})
+            series = [
+                _series(look, {k: [its[n - 1]] for k, n in enumerate(x) if n <= len(its)})
+                for look, its in found.items()
+            ]
+            panels.append(
+                {"at": [i, j], "x": x, "xlabel": f"neurons of {size:,}, sorted"}
+                | {"ylabel": "first order [bits]", "levels": [], "series": series}
+            )
+    knobs = {"layer": [str(layer) for layer in sizes.index], "class": list(shown)}
+    still = _panel_still(panels[0], f"{sizes.index[0]}, all classes") if panels else None
+    return _chosen_panel(knobs, panels, still)
 
 
-def _chosen_slide(pictures: Slides, *names: str) -> Live:
-    """Pictures between which knobs choose: `names`, those of the labels in their keys."""
+def _panel_still(panel: dict[str, Any], title: str) -> Slide:
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 3.6), layout="constrained")
+        ax = fig.subplots()
+        is_line = panel["xlabel"].endswith("sorted")
+        for place, series in enumerate(panel["series"]):
+            look = {"color": series["color"], "label": series["name"]}
+            at = [int(i) for i, values in series["points"].items() for _ in values]
+            seen = [v for values in series["points"].values() for v in values]
+            if is_line:
+                ax.plot([panel["x"][i] for i in at], seen, **look)
+                continue
+            beside = 0.7 * ((place + 0.5) / len(panel["series"]) - 0.5)
+            ax.plot(np.array(at) + beside, seen, series["marker"], ms=4, **look)
+            ax.set_xticks(range(len(panel["x"])), panel["x"])
+        ax.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"], title=title)
+        ax.legend(fontsize=9)
+        return draw_slide(fig, f"{title}: {panel['ylabel']} by {panel['xlabel']}.", 32)
+
+
+def _slid(pictures: Mapping[str, Slide], name: str) -> Live:
+    """Pictures between which a slider chooses, by what it says; `name`, its own."""
     if not pictures:
         return Live({}, None)
-    options = [list(dict.fromkeys(labels)) for labels in zip(*pictures, strict=True)]
-    slides = [
-        {"at": [o.index(label) for o, label in zip(options, key, strict=True)], "is": s.picture}
-        for key, s in pictures.items()
-    ]
-    knobs = [{"name": n, "options": o} for n, o in zip(names, options, strict=True)]
-    numbers = {"kind": "slides", "knobs": knobs, "slides": slides}
+    slides = [{"name": said, "is": slide.picture} for said, slide in pictures.items()]
+    numbers = {"kind": "slides", "name": name, "slides": slides}
     return Live(numbers, next(iter(pictures.values())))

@@ -37,9 +37,6 @@ class Slide:
         )
 
 
-Slides = dict[tuple[str, ...], Slide]
-
-
 def draw_slide(fig: Figure, alt: str, colours: int = 64) -> Slide:
     """A palette of `colours` makes a picture a quarter as large: a page has about a hundred."""
     return Slide(alt.replace("\u00a0", " "), drawn_png(fig, colours, DPI))

@@ -263,21 +263,23 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">II", 3, 2)
 
 
 @needs_chromium
-def test_slides_answer_to_their_knobs(page_of: Callable) -> None:
-    both = {(a, b): Slide(f"{a}, {b}", PNG) for a in ("joint", "first") for b in ("relu1", "relu2")}
-    del both["first", "relu2"]
-    page = page_of(live._chosen_slide(both, "definition", "layer"))
-    shown = page.locator("[aria-live] img")
-    assert shown.get_attribute("alt") == "joint, relu1"
-    page.get_by_label("layer").select_option("relu2")
-    assert shown.get_attribute("alt") == "joint, relu2"
-    page.get_by_label("definition").select_option("first")
-    assert page.locator("[aria-live]").inner_text() == "Not computed."
+def test_where_the_place_is_a_number_the_values_are_a_line(page_of: Callable) -> None:
+    series = live._series(live.ARMS["lobster"], {0: [8.0], 1: [3.0], 2: [0.5]})
+    panel = {"at": [0], "x": [1, 10, 100], "xlabel": "sorted", "ylabel": "y", "levels": []}
+    numbers = {"kind": "panels", "t": [], "knobs": [{"name": "layer", "options": ["relu1"]}]}
+    page = page_of(live.Live(numbers | {"panels": [panel | {"series": [series]}]}, Slide("x", PNG)))
+    svg = page.locator("svg[role=img]")
+    line = svg.locator("polyline").get_attribute("points").split()
+    left, middle, right = (float(point.split(",")[0]) for point in line)
+    assert (right - left) / (middle - left) == pytest.approx(11)
+    svg.press("ArrowRight")
+    svg.press("ArrowRight")
+    assert answer(page) == "gradual (G), neuron 10: 3"
 
 
 @needs_chromium
-def test_a_single_knob_is_a_slider_that_says_where_it_is(page_of: Callable) -> None:
-    page = page_of(live._chosen_slide({(s,): Slide(s, PNG) for s in ("1 %", "2 %")}, "sparsity"))
+def test_slides_have_a_slider_that_says_where_it_is(page_of: Callable) -> None:
+    page = page_of(live._slid({s: Slide(s, PNG) for s in ("1 %", "2 %")}, "sparsity"))
     slider = page.get_by_role("slider", name="sparsity")
     slider.press("End")
     assert slider.get_attribute("aria-valuetext") == "2 %"

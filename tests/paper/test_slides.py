@@ -15,7 +15,7 @@ from worlds import world
 
 from psplib.nn import masks, models
 from psplib.nn.data import Data
-from psplib.paper import choices, figure_1_slides, figure_4
+from psplib.paper import choices, figure_1_slides, live, style
 from psplib.paper.minima import Figures2to4
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.runs.store import Store
@@ -83,8 +83,8 @@ def minima() -> Figures2to4:
 
 def test_survivors_are_those_of_the_runs_points(gradual: Store) -> None:
     found = figure_1_slides.survivors_slides(GRADUAL, gradual)
-    assert list(found) == [("69.99 %",), ("88.75 %",), ("97.00 %",), ("99.62 %",)]
-    alt = found["97.00 %",].alt
+    assert list(found) == ["69.99 %", "88.75 %", "97.00 %", "99.62 %"]
+    alt = found["97.00 %"].alt
     mask = GRADUAL.mask(3, gradual)
     first = next(m for _, m in mask.items())
     assert f"{int(first.sum()):,} of 235,200 weights of its first layer, fc1, survive" in alt
@@ -101,18 +101,28 @@ def test_pruned_weights_are_grey_and_signs_have_colours() -> None:
     assert min(white) > 0.95
 
 
-@pytest.mark.slow
-def test_classes_and_neurons_quote_their_tables(minima: Figures2to4) -> None:
-    found = figure_4.class_slides(minima)
-    assert len(found) == 4 * (3 + 1)
-    alt = found["second order, joint [bits]", "relu2"].alt
-    assert "Run 1: over all classes G has 1.0000 bits, the rewound networks" in alt
-    neurons = figure_4.neuron_slides(minima)
-    assert len(neurons) == 1 + 10
-    alt = neurons["relu1", "all classes"].alt
-    assert "of 40. G has 2 that vary, the highest 1.000 bits; the mean over all is 0.0500" in alt
-    assert "1-S has 1 that vary, the highest 0.811 bits" in alt
-    assert "G has 0 that vary; the mean" in neurons["relu1", "class 1"].alt
+def test_classes_and_neurons_hold_their_tables(minima: Figures2to4) -> None:
+    numbers = live.classes(minima).numbers
+    _, layers, runs = (knob["options"] for knob in numbers["knobs"])
+    found = {tuple(p["at"]): p for p in numbers["panels"]}
+    assert len(found) == 4 * (1 + 3) * 2
+    joint = found[1, layers.index("relu2"), runs.index("1")]
+    rows = minima.neurons[minima.neurons["lobster_seed"] == 1]
+    for arm, series in zip(("lobster", "rewound"), joint["series"], strict=False):
+        own = rows[(rows["layer"] == "relu2") & (rows["arm"] == arm)]
+        assert series["name"] == style.ARMS[arm].name
+        for c, values in series["points"].items():
+            assert values == own[own["class"] == int(c)]["joint"].round(6).tolist()
+    first, only = live.neurons(minima).numbers["panels"]
+    assert (first["at"], only["at"]) == ([0, 0], [0, 1]), "of other classes no neuron varies"
+    assert first["x"] == [1, 2]
+    g, s = first["series"]
+    assert (g["name"], s["name"]) == (
+        "G: 2 vary, mean 0.0500 bits",
+        "1-S: 1 vary, mean 0.0203 bits",
+    )
+    assert g["points"] == {"0": [1.0], "1": [1.0]}
+    assert s["points"] == {"0": [pytest.approx(0.811278)]}
 
 
 @pytest.mark.slow
