@@ -193,18 +193,22 @@ def drawn_svg(fig: Figure) -> str:
     fig.set_layout_engine("none")  # all has its place now
     body = drawn.getvalue().partition('<g id="figure_1">')[2]
     body = re.sub(r">\s+<", "><", re.sub("<[^>]*>", _lighter, body))
-    body = re.sub("(?:<use [^>]*>){2,}", _alike, body)
-    name, ids = f"f{hashlib.sha256(body.encode()).hexdigest()[:6]}", dict[str, str]()
+    name = f"f{hashlib.sha256(body.encode()).hexdigest()[:6]}"
+    names = dict[str, str]()
 
     def own(found: re.Match[str]) -> str:
-        return found[1] + ids.setdefault(found[2], f"{name}-{len(ids)}")
+        return found[1] + names.setdefault(found[2], f"{name}-{len(names)}")
 
     body = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', own, body)
+    styles = {style: f"{name}_{i}" for i, style in enumerate(dict.fromkeys(_STYLED.findall(body)))}
+    body = _STYLED.sub(lambda found: f' class="{styles[found[1]]}"', body)
+    rules = "".join(f".{style_of}{{{style}}}" for style, style_of in styles.items())
     width, height = (100 * inches for inches in fig.get_size_inches())
     return (
         f'<svg id="{name}" xmlns="http://www.w3.org/2000/svg" class="psplib-figure" role="img" '
         f'aria-label="{html.escape(describe(fig))}" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {0.72 * width:.1f} {0.72 * height:.1f}" style="{_ALONE}"><g>{body}'
+        f'viewBox="0 0 {0.72 * width:.1f} {0.72 * height:.1f}" style="{_ALONE}">'
+        f"<style>{rules}</style><g>{body}"
     )
 
 
@@ -215,15 +219,7 @@ def _lighter(tag: re.Match[str]) -> str:
     return text
 
 
-def _alike(marks: re.Match[str]) -> str:
-    """Marks whose style, if it is one, stands once."""
-    styles = set(re.findall(r' style="[^"]*"', marks[0]))
-    if len(styles) > 1:
-        return marks[0]
-    (style,) = styles
-    return f"<g{style}>{marks[0].replace(style, '')}</g>"
-
-
+_STYLED = re.compile(r' style="([^"]*)"')
 _ALONE = (
     "color: black; background: white; fill: currentColor; font-family: sans-serif; "
     "stroke-linejoin: round; stroke-linecap: butt"

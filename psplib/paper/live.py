@@ -103,7 +103,7 @@ def _quantiles(most: int) -> list[float]:
 
 
 def _series(look: Look, values: dict[int, Sequence[float]]) -> dict[str, Any]:
-    points = {str(place): [round(float(v), 6) for v in row] for place, row in values.items()}
+    points = {str(place): [float(f"{v:.5g}") for v in row] for place, row in values.items()}
     return {"name": look.name, "color": look.color, "marker": look.marker, "points": points}
 
 
@@ -386,7 +386,7 @@ def classes(figures: Figures2to4) -> Live:
     return _chosen_panel(knobs, panels, _panel_still(panels[0], "PSP-entropy by class"))
 
 
-def neurons(figures: Figures2to4, ranks: int = 50) -> Live:
+def neurons(figures: Figures2to4, ranks: int = 40) -> Live:
     """The neurons of G and 1-S whose state varies, sorted by first-order entropy, for each layer
     and class, drawn at so many ranks."""
     if not figures.profile:
