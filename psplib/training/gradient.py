@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError
 from psplib.nn.compact import SparseLinear, linear_layers
 from psplib.nn.faithful import no_gradient
-from psplib.training.precision import of_activations
 
 # Of potentials (B, n) in front of each ReLU, and labels: a loss term's slopes.
 Term = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
@@ -26,14 +25,14 @@ class Gradient(Protocol):
         """Of the mean cross-entropy and, where there is one, of a `term` beside it."""
 
 
-def gradient(model: nn.Module, precision: str = "float32") -> Gradient:
+def gradient(model: nn.Module) -> Gradient:
     """The `Gradient` of a model: in closed form for a chain of linear layers, by autograd, and
-    without other terms, for the rest and in bfloat16."""
-    layers = linear_layers(model) if precision != "bfloat16" else None
-    return LinearChain(layers) if layers else _autograd(model, precision)
+    without other terms, for the rest."""
+    layers = linear_layers(model)
+    return LinearChain(layers) if layers else _autograd(model)
 
 
-def _autograd(model: nn.Module, precision: str) -> Gradient:
+def _autograd(model: nn.Module) -> Gradient:
     parameters = list(model.parameters())
 
     def backward(x: Tensor, y: Tensor, term: Term | None = None) -> None:
@@ -44,8 +43,7 @@ def _autograd(model: nn.Module, precision: str) -> Gradient:
         for p in parameters:
             if p.grad is not None:
                 p.grad.zero_()
-        with of_activations(precision, x.device):
-            logits = model(x)
+        logits = model(x)
         try:
             F.cross_entropy(logits.to(parameters[-1]), y).backward()
         except RuntimeError as error:
