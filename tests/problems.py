@@ -1,13 +1,17 @@
 """Data, networks and interruptions small enough to be checked by brute force."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from psplib.core.artefact import Artefact
 from psplib.nn.data import Data, Split
+from psplib.runs.run import Run, compute_batch
+from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint
 
 
@@ -52,3 +56,22 @@ class Session(Checkpoint):
     def save(self, tensors: dict[str, torch.Tensor], state: Any) -> None:
         super().save(tensors, state)
         self.has_saved = True
+
+
+def make_one(
+    store: Store, config: Any, make: Callable[[Checkpoint], Any], *rest: Any, **options: Any
+) -> Artefact | None:
+    """A run by itself, of parts and data that `make` gives; see `Store.compute_together`."""
+
+    def make_all(checkpoint: Checkpoint) -> Any:
+        parts, data = make(checkpoint)
+        return [parts], data
+
+    made = store.compute_together([config], make_all, *rest, **options)
+    return made and made[0]
+
+
+def compute(config: Run, store: Store, *rest: Any) -> Artefact:
+    """A run by itself."""
+    compute_batch((config,), store, *rest)
+    return store.load(config)

@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,6 @@ from psplib.analysis.psp import Layer, Observation, observe
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
 from psplib.nn.minibatches import Minibatches
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A joint state of k neurons is one of 2^k, and each is counted.
 MAX_ORDER = 12
@@ -59,13 +56,6 @@ class Entropy:
     def error(self) -> float:
         """The standard error of `mean`."""
         return math.hypot(*self.errors.values()) / len(self.by_class)
-
-    def table(self) -> pd.DataFrame:
-        """A row for each layer and class: `layer`, `class`, `bits`."""
-        import pandas as pd
-
-        rows = [(n, c, b) for n, bits in self.by_class.items() for c, b in enumerate(bits.tolist())]
-        return pd.DataFrame(rows, columns=["layer", "class", "bits"])
 
 
 @dataclass(kw_only=True)

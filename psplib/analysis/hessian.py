@@ -18,12 +18,11 @@ from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import check_belongs, compact
 from psplib.nn.data import Split
 from psplib.nn.faithful import ROWS, Own, agrees, as_it_was, numbers_as_they_were
-from psplib.nn.masks import Mask
+from psplib.nn.masks import SUBSPACES, Mask
 from psplib.nn.minibatches import Minibatches, check_labels, gather
 from psplib.nn.wiring import live_units, wire
 from psplib.training.trainer import channels_last
 
-SUBSPACES = ("surviving", "all")
 DEFINITIONS = ("converged", "legacy")
 # Images a batch: on a CPU what a layer puts out should stay in its cache (measured).
 BATCH = {"cpu": 250, "cuda": 2000}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,11 @@ from psplib.core.seeds import derive
 from psplib.nn.compact import check_belongs
 from psplib.nn.data import Split
 from psplib.nn.faithful import ROWS, Own, as_it_was, numbers_as_they_were
-from psplib.nn.masks import Mask
+from psplib.nn.masks import SUBSPACES, Mask
 from psplib.nn.minibatches import Minibatches, gather
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import flat
 
-SUBSPACES = ("surviving", "all")
 LAYERS = nn.Conv2d | nn.Linear
 # On a CPU as `psp.observe` does it; a GPU wants more work at once.
 BATCH = {"cpu": psp.BATCH, "cuda": 2000}
@@ -63,13 +62,6 @@ class Plane:
         there = torch.lerp(self.origin, self.end, float(alpha))
         return there + beta * self.second if beta else there
 
-    def coordinates(self, weights: Tensor) -> tuple[float, float]:
-        """(alpha, beta) of the point of the plane that is nearest to `weights` (P,)."""
-        axes = torch.stack([self.first, self.second])
-        away = weights.detach().cpu().double() - self.origin
-        alpha, beta = torch.linalg.solve(axes @ axes.T, axes @ away).tolist()
-        return alpha, beta
-
 
 def plane(
     gradual: Tensor, one_shot: Tensor, mask: Mask, seed: int, subspace: str = "surviving"
@@ -89,11 +81,8 @@ def plane(
     if not length:
         raise PsplibError("The gradual and the one-shot weights are equal: they span no plane.")
     unit = first / length
-    noise = torch.randn(
-        within.kept,
-        generator=torch.Generator().manual_seed(derive("plane", seed)),
-        dtype=first.dtype,
-    )
+    generator = torch.Generator().manual_seed(derive("plane", seed))
+    noise = torch.randn(within.kept, generator=generator, dtype=first.dtype)
     second = torch.zeros_like(first).masked_scatter_(within.flat, noise)
     drawn = second.norm()
     # What the first projection leaves over by rounding, the second takes.
@@ -195,30 +184,41 @@ def sweep(
     start = _weights(plane, 0.0, 0.0, model)
     rewritten = compacted(model, split.x[:ROWS], plane.mask, start) is not None
     jobs = jobs if rewritten else 1
-    done = _Rows(
-        checkpoint, _digest(plane, split, probes, alphas=alphas, betas=betas, batch=[batch])
-    )
+    of_map = _Map(model, plane, split, alphas, probes, batch, rewritten)
+    digest, rows, names = of_map.digest(betas), {}, []
+    if (saved := checkpoint.load()) is not None:
+        tensors, state = saved
+        if not isinstance(state, dict) or state.get("map") != digest:
+            raise PsplibError(
+                f"{checkpoint.path} is of another map; remove it or use another folder."
+            )
+        rows, names = {int(i): t for i, t in tensors.items()}, state["columns"]
 
-    def row(index: int) -> tuple[int, list[dict[str, float]]]:
-        return index, [
+    def row(index: int) -> tuple[int, pd.DataFrame]:
+        points = of_map.row(betas[index])
+        return index, pd.DataFrame(
             {k: v for name, probe in point.items() for k, v in columns(name, probe).items()}
-            for point in _row(model, plane, split, alphas, betas[index], probes, batch, rewritten)
-        ]
+            for point in points
+        )
 
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(
         jobs, initializer=torch.set_num_threads, initargs=(1 if rewritten else threads,)
     )
     try:
-        missing = [i for i in range(len(betas)) if i not in done.rows]
+        missing = [i for i in range(len(betas)) if i not in rows]
         for future in as_completed([pool.submit(row, i) for i in missing]):
-            index, points = future.result()
-            done.add(index, pd.DataFrame(points))
-            checkpoint.report(len(done.rows), len(betas), f"beta {betas[index]:+.3g}")
+            index, found = future.result()
+            rows[index] = torch.tensor(found.to_numpy(dtype="float64"))
+            names = list(found.columns)
+            if checkpoint.due:
+                kept = {str(i): t for i, t in rows.items()}
+                checkpoint.save(kept, {"map": digest, "columns": names})
+            checkpoint.report(len(rows), len(betas), f"beta {betas[index]:+.3g}")
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    table = pd.DataFrame(torch.cat([done.rows[i] for i in range(len(betas))]), columns=done.columns)
+    table = pd.DataFrame(torch.cat([rows[i] for i in range(len(betas))]), columns=names)
     table.insert(0, "alpha", alphas * len(betas))
     table.insert(1, "beta", [b for b in betas for _ in alphas])
     return table
@@ -242,106 +242,84 @@ def loss_landscape(
     return sweep(model, through, data, alphas, betas, {"score": psp.LossAndError})
 
 
-class _Rows:
-    """The finished rows of a map (alphas, columns) float64, kept in a checkpoint."""
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """What all rows of a map have in common; `rewritten`: the compact form is the network."""
 
-    def __init__(self, checkpoint: Checkpoint, digest: str) -> None:
-        self.checkpoint, self.digest = checkpoint, digest
-        self.rows: dict[int, Tensor] = {}
-        self.columns: list[str] = []
-        if (saved := checkpoint.load()) is not None:
-            tensors, state = saved
-            if not isinstance(state, dict) or state.get("map") != digest:
-                raise PsplibError(
-                    f"{checkpoint.path} is of another map; remove it or use another folder."
-                )
-            self.rows, self.columns = {int(i): t for i, t in tensors.items()}, state["columns"]
+    model: nn.Module
+    plane: Plane
+    split: Split
+    alphas: list[float]
+    probes: Probes
+    batch: int
+    rewritten: bool
 
-    def add(self, index: int, row: pd.DataFrame) -> None:
-        self.columns = list(row.columns)
-        self.rows[index] = torch.tensor(row.to_numpy(dtype="float64"))
-        if self.checkpoint.due:
-            rows = {str(i): row for i, row in self.rows.items()}
-            self.checkpoint.save(rows, {"map": self.digest, "columns": self.columns})
+    @property
+    def minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those that are shown at every point."""
+        x, y = self.split.x, self.split.y
+        return zip(x.split(self.batch), y.split(self.batch), strict=True)
 
+    def digest(self, betas: list[float]) -> str:
+        """What a map depends on."""
+        numbers = {"alphas": self.alphas, "betas": betas, "batch": [self.batch]}
+        return files.digest(
+            {name: getattr(self.plane, name) for name in ("origin", "end", "second")}
+            | {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
+            | {"images": self.split.x, "labels": self.split.y}
+            | {f"probes {' '.join(self.probes)}": torch.empty(0)}
+        )
 
-def _digest(plane: Plane, split: Split, probes: Probes, **numbers: list[float]) -> str:
-    """What a map depends on."""
-    return files.digest(
-        {name: getattr(plane, name) for name in ("origin", "end", "second")}
-        | {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
-        | {"images": split.x, "labels": split.y, f"probes {' '.join(probes)}": torch.empty(0)}
-    )
-
-
-def _row(
-    model: nn.Module,
-    plane: Plane,
-    split: Split,
-    alphas: list[float],
-    beta: float,
-    probes: Probes,
-    batch: int,
-    rewritten: bool,
-) -> list[dict[str, Probe]]:
-    """The probes of each point of a row."""
-    found = [{name: make() for name, make in probes.items()} for _ in alphas]
-    with torch.no_grad():
-        if rewritten:
-            watched = Compacted(model, plane.mask, _weights(plane, 0.0, beta, model))
-            _see_row(watched, plane, split, alphas, beta, found, batch)
+    @torch.no_grad()
+    def row(self, beta: float) -> list[dict[str, Probe]]:
+        """The probes of each point of a row."""
+        found = [{name: make() for name, make in self.probes.items()} for _ in self.alphas]
+        model, mask = self.model, self.plane.mask
+        if self.rewritten:
+            self._see(Compacted(model, mask, _weights(self.plane, 0.0, beta, model)), beta, found)
             return found
-        with watching(model, split.x[:ROWS], plane.mask, probes=found[0].values()) as whole:
-            for alpha, of_point in zip(alphas, found, strict=True):
+        with watching(model, self.split.x[:ROWS], mask, probes=found[0].values()) as whole:
+            for alpha, of_point in zip(self.alphas, found, strict=True):
                 with as_it_was(model):  # what a pass keeps is not the next point's
-                    whole.load_(_weights(plane, alpha, beta, model))
-                    recompute_(model, whole.read(split.x))
-                    for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
+                    whole.load_(_weights(self.plane, alpha, beta, model))
+                    recompute_(model, whole.read(self.split.x))
+                    for x, y in self.minibatches:
                         x = whole.read(x)
                         _show(whole.see(x, y.to(x.device)), of_point, alpha, beta)
-    return found
+        return found
+
+    def _see(self, watched: Compacted, beta: float, found: list[dict[str, Probe]]) -> None:
+        """Batches outside, points inside: what the points share, the images and the first layer's
+        potentials, is at hand."""
+        x = watched.read(self.split.x)
+        tensors = [*watched.model.parameters(), *watched.model.buffers()]
+
+        def state(alpha: float) -> list[Tensor]:
+            watched.load_(self.plane.at(alpha, beta).to(x.device, x.dtype))
+            recompute_(watched.model, x)
+            return [t.clone() for t in tensors]
+
+        def move(point: list[Tensor]) -> None:
+            for tensor, value in zip(tensors, point, strict=True):
+                tensor.data = value
+
+        points, ends = [state(alpha) for alpha in self.alphas], [state(0.0), state(1.0)]
+        first = _take_first(watched, x[:1])
+        for images, y in zip(x.split(self.batch), self.split.y.split(self.batch), strict=True):
+            if first is not None:
+                for end, point in enumerate(ends):
+                    move(point)
+                    first.measure(end, images)
+            for alpha, point, of_point in zip(self.alphas, points, found, strict=True):
+                move(point)
+                if first is not None:
+                    first.go(alpha)
+                _show(watched.see(images, y), of_point, alpha, beta)
 
 
 def _weights(plane: Plane, alpha: float, beta: float, model: nn.Module) -> Tensor:
     like = next(model.parameters())
     return plane.at(alpha, beta).to(like.device, like.dtype)
-
-
-def _see_row(
-    watched: Compacted,
-    plane: Plane,
-    split: Split,
-    alphas: list[float],
-    beta: float,
-    found: list[dict[str, Probe]],
-    batch: int,
-) -> None:
-    """Batches outside, points inside: what the points share, the images and the first layer's
-    potentials, is at hand."""
-    x = watched.read(split.x)
-    tensors = [*watched.model.parameters(), *watched.model.buffers()]
-
-    def state(alpha: float) -> list[Tensor]:
-        watched.load_(plane.at(alpha, beta).to(x.device, x.dtype))
-        recompute_(watched.model, x)
-        return [t.clone() for t in tensors]
-
-    def move(point: list[Tensor]) -> None:
-        for tensor, value in zip(tensors, point, strict=True):
-            tensor.data = value
-
-    points, ends = [state(alpha) for alpha in alphas], [state(0.0), state(1.0)]
-    first = _take_first(watched, x[:1])
-    for images, y in zip(x.split(batch), split.y.split(batch), strict=True):
-        if first is not None:
-            for end, point in enumerate(ends):
-                move(point)
-                first.measure(end, images)
-        for alpha, point, of_point in zip(alphas, points, found, strict=True):
-            move(point)
-            if first is not None:
-                first.go(alpha)
-            _show(watched.see(images, y), of_point, alpha, beta)
 
 
 def _show(seen: Observation, probes: dict[str, Probe], alpha: float, beta: float) -> None:
@@ -418,46 +396,44 @@ def recompute_(model: nn.Module, images: Tensor) -> None:
     }
     if not norms:
         return
-    measured: set[nn.Module] = set()
-    # By the mean: the norm, and of what its statistics are.
-    seen: dict[int, tuple[Any, Tensor]] = {}
-
-    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if norm in measured or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            raise PsplibError(
-                f"{norms[norm]} ({type(norm).__name__}) has no statistics of its own at a point of "
-                "a plane: only a BatchNorm that is used once in a pass has."
-            )
-        measured.add(norm)
-        renew(norm, inputs[0])
-
-    def renew(norm: Any, x: Tensor) -> None:
-        variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        seen[id(norm.running_mean)] = norm, x
-
-    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    renewing = _Renewing(norms)
+    handles = [norm.register_forward_pre_hook(renewing.measure) for norm in norms]
     try:
-        with torch.no_grad(), _Normalising(renew, seen):
+        with torch.no_grad(), renewing:
             model(images.clone())  # it may begin with an in-place ReLU
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Normalising(TorchFunctionMode):
-    """Renews the statistics of a norm that makes something else of what it receives."""
+class _Renewing(TorchFunctionMode):
+    """Sets the statistics of each of the `norms`, named, to those of what it receives, and again
+    where it makes something else of that before it normalises."""
 
-    def __init__(
-        self, renew: Callable[[Any, Tensor], None], seen: dict[int, tuple[Any, Tensor]]
-    ) -> None:
+    def __init__(self, norms: dict[nn.Module, str]) -> None:
         super().__init__()
-        self.renew, self.seen = renew, seen
+        self.norms, self.measured = norms, set[nn.Module]()
+        # By the mean: the norm, and of what its statistics are.
+        self.seen: dict[int, tuple[Any, Tensor]] = {}
+
+    def measure(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if norm in self.measured or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise PsplibError(
+                f"{self.norms[norm]} ({type(norm).__name__}) has no statistics of its own at a "
+                "point of a plane: only a BatchNorm that is used once in a pass has."
+            )
+        self.measured.add(norm)
+        self._renew(norm, inputs[0])
+
+    def _renew(self, norm: Any, x: Tensor) -> None:
+        variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        self.seen[id(norm.running_mean)] = norm, x
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm and id(args[1]) in self.seen:
             norm, x = self.seen[id(args[1])]
             if args[0] is not x:
-                self.renew(norm, args[0])
+                self._renew(norm, args[0])
         return func(*args, **(kwargs or {}))

@@ -11,18 +11,16 @@ import pandas as pd
 from psplib.analysis import hessian
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import one_of, whole_number
+from psplib.core.errors import one_of
 from psplib.core.schema import COUNT, FLAG, NUMBER, SIZE, Files, Table
 from psplib.experiments.census import LEADING
-from psplib.experiments.solutions import SUBSPACES, Analysis, Solutions, first_images
+from psplib.experiments.solutions import OnLine, Solutions, first_images
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint
 
-DEFINITIONS = ("converged", "legacy")
-
 
 @dataclass(frozen=True)
-class Curvature(Analysis):
+class Curvature(OnLine):
     """The leading eigenvalues of the Hessian at points of the line through G and 1-S."""
 
     subspace: str = setting("ours", "whether pruned coordinates count: both")
@@ -36,15 +34,8 @@ class Curvature(Analysis):
     samples: int = setting("ours", "training images", default=10_000)
 
     def __post_init__(self) -> None:
-        one_of("definition", self.definition, DEFINITIONS)
+        one_of("definition", self.definition, hessian.DEFINITIONS)
         super().__post_init__()
-        one_of("subspace", self.subspace, SUBSPACES)
-        whole_number("margin", self.margin)
-
-    @property
-    def alphas(self) -> list[float]:
-        """Where on the line; 0 at G, 1 at 1-S."""
-        return [k / self.steps for k in range(-self.margin, self.steps + self.margin + 1)]
 
     @property
     def title(self) -> str:

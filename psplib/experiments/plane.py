@@ -10,11 +10,9 @@ import pandas as pd
 from psplib.analysis import entropy, landscape
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
-from psplib.core.errors import one_of, whole_number
 from psplib.core.schema import NUMBER, SHARE, SIZE, Files, Table
 from psplib.experiments.solutions import (
-    SUBSPACES,
-    Analysis,
+    OnLine,
     Solutions,
     first_images,
     with_weights,
@@ -24,7 +22,7 @@ from psplib.training.fit import Checkpoint
 
 
 @dataclass(frozen=True)
-class Map(Analysis):
+class Map(OnLine):
     """A grid in the plane through G and 1-S: `steps` from G to 1-S, `margin` more beyond each, and
     as many to both sides of the line, half of them to each."""
 
@@ -38,16 +36,6 @@ class Map(Analysis):
     )
     samples: int = setting("ours", "training images", default=10_000)
     direction: int = setting("ours", "draws the random direction", default=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("subspace", self.subspace, SUBSPACES)
-        whole_number("margin", self.margin)
-
-    @property
-    def alphas(self) -> list[float]:
-        """Where the grid's columns are; 0 at G, 1 at 1-S."""
-        return [k / self.steps for k in range(-self.margin, self.steps + self.margin + 1)]
 
     @property
     def betas(self) -> list[float]:

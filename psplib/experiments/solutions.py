@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from psplib.core.artefact import Parents, Parts
 from psplib.core.config import key, setting
-from psplib.core.errors import PsplibError, whole_number
+from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn import models
+from psplib.nn.compact import whole
 from psplib.nn.data import Data, Split
-from psplib.nn.masks import Mask
+from psplib.nn.masks import SUBSPACES, Mask
 from psplib.pruning.kind import Run
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
 from psplib.pruning.retraining import UNDER_ITS_MASK, Retraining
 from psplib.training.fit import Checkpoint
-
-SUBSPACES = ("surviving", "all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +130,25 @@ class Analysis(OfRetraining):
         """Tables by name, going on from the checkpoint."""
 
 
+class OnLine(Analysis):
+    """What is along the line through G and 1-S: `steps` from one to the other, and `margin` more
+    beyond each of them, in a `subspace`."""
+
+    subspace: str
+    steps: int
+    margin: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("subspace", self.subspace, SUBSPACES)
+        whole_number("margin", self.margin)
+
+    @property
+    def alphas(self) -> list[float]:
+        """Where on the line; 0 at G, 1 at 1-S."""
+        return [k / self.steps for k in range(-self.margin, self.steps + self.margin + 1)]
+
+
 def first_images(split: Split, samples: int) -> Split:
     """The first images of a split."""
     return Split(split.x[:samples], split.y[:samples])
@@ -138,10 +156,6 @@ def first_images(split: Split, samples: int) -> Split:
 
 def with_weights(model: nn.Module, weights: Tensor) -> nn.Module:
     """A copy of a model that has these weights (P,)."""
-    model = copy.deepcopy(model)
-    start = 0
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(weights[start : start + p.numel()].view_as(p))
-            start += p.numel()
-    return model
+    form = whole(copy.deepcopy(model))
+    form.load_(weights)
+    return form.model

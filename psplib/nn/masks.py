@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError, one_of
 
 SCOPES = ("layer", "global")
+# Whether pruned coordinates count.
+SUBSPACES = ("surviving", "all")
 
 
 @dataclass(frozen=True, eq=False)

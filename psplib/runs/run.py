@@ -47,19 +47,6 @@ def compute_batch(
     return store.compute_together(batch, make, report, wait, deadline) is not None
 
 
-def compute(
-    config: Run,
-    store: Store,
-    device: torch.device,
-    report: Report = lambda done, total, note: None,
-    wait: bool = True,
-    deadline: float | None = None,
-) -> Artefact | None:
-    """Make a run, or load it if it is there; None if another process has it and `wait` is false."""
-    made = compute_batch((config,), store, device, report, wait, deadline)
-    return store.load(config) if made else None
-
-
 @contextlib.contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
     """On a CPU a run has one thread: its bits do not depend on the number of cores, and several

@@ -163,27 +163,6 @@ class Store:
                 return {"done": told.done, "total": told.total, "note": told.note}
         return None
 
-    def compute(
-        self,
-        config: Any,
-        make: Callable[[Checkpoint], tuple[Parts, Data]],
-        report: Report = lambda done, total, note: None,
-        wait: bool = True,
-        deadline: float | None = None,
-    ) -> Artefact | None:
-        """The run of `config`: loaded if it is there, else made, going on from its checkpoint.
-
-        None if another process is making it and `wait` is false. `OutOfTime` if the deadline came
-        first: see `Checkpoint`.
-        """
-
-        def make_all(checkpoint: Checkpoint) -> tuple[list[Parts], Data]:
-            parts, data = make(checkpoint)
-            return [parts], data
-
-        made = self.compute_together([config], make_all, report, wait, deadline)
-        return None if made is None else made[0]
-
     def compute_together(
         self,
         configs: Sequence[Any],
@@ -192,7 +171,12 @@ class Store:
         wait: bool = True,
         deadline: float | None = None,
     ) -> list[Artefact] | None:
-        """Runs that one program makes at once, each an artefact of its own; else as `compute`."""
+        """The runs of configurations, each an artefact of its own: loaded if all are there, else
+        made by one program, going on from their checkpoint.
+
+        None if another process is making one and `wait` is false. `OutOfTime` if the deadline came
+        first: see `Checkpoint`.
+        """
         if all(self.has(config) for config in configs):
             return [self.load(config) for config in configs]
         with contextlib.ExitStack() as stack:

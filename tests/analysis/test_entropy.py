@@ -266,9 +266,6 @@ def test_layers_are_averaged_with_their_errors() -> None:
     assert found.by_layer == {"a": 1.5, "b": 0.5}
     assert found.mean == 1
     assert found.error == pytest.approx(0.25)
-    rows = [("a", 0, 1.0), ("a", 1, 0.5), ("b", 0, 0.0), ("b", 1, 0.5)]
-    assert list(found.table().itertuples(index=False, name=None)) == rows
-    assert list(found.table().columns) == ["layer", "class", "bits"]
 
 
 def test_a_pruned_network_in_the_coordinates_of_the_full_one(tiny: Data) -> None:

@@ -73,15 +73,6 @@ def test_second_axis_is_drawn_by_the_seed() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_coordinates_are_those_of_the_nearest_point() -> None:
-    _, gradual, one_shot, mask = pair("lenet-300")
-    plane = landscape.plane(gradual, one_shot, mask, 0)
-    away = torch.randn(len(gradual), generator=torch.Generator().manual_seed(0)).double()
-    for axis in (plane.first, plane.second):
-        away -= (away @ axis) / (axis @ axis) * axis
-    assert plane.coordinates(plane.at(0.3, -1.7) + away) == pytest.approx((0.3, -1.7), abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("name", "subspace"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from problems import compute
 
 from psplib.core.config import key
 from psplib.experiments import scales, sweep
@@ -17,7 +18,7 @@ from psplib.pruning.kind import TOGETHER
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
 from psplib.runs import store as runs
-from psplib.runs.run import Run, check_run, compute, compute_batch
+from psplib.runs.run import Run, check_run, compute_batch
 from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint, OutOfTime
 

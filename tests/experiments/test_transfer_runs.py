@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 import torch
-from problems import synthetic
+from problems import compute, synthetic
 from torch import nn
 
 from psplib.analysis import entropy, psp
@@ -20,7 +20,7 @@ from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
-from psplib.runs.run import check_run, compute
+from psplib.runs.run import check_run
 from psplib.runs.store import Store
 from psplib.training import trainer as training
 

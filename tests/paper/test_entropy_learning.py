@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from problems import make_one
 
 from psplib.experiments import scales
 from psplib.experiments.entropy_learning import MEASURED
@@ -128,7 +129,7 @@ def test_of_networks_that_were_trained_twice_the_measured_ones_stay(store: Store
     for one, own in ((learner, {}), (twice, dict.fromkeys(MEASURED, 3.0))):
         parts = {"networks": pd.DataFrame(rows | own), "probes": pd.DataFrame(probes)}
         made = parts, data.load_data("digits")
-        store.compute(one.learnt(0.3, "classes"), lambda _, made=made: made)
+        make_one(store, one.learnt(0.3, "classes"), lambda _, made=made: made)
     both = replace(panel, networks=(learner, twice))
     table = FigureLearning.collect(both, store).table
     assert table["replica"].tolist() == [0, 1]

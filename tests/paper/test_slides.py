@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from problems import make_one
 from worlds import world
 
 from psplib.nn import masks, models
@@ -56,7 +57,7 @@ def gradual(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Store:
         "weights": kept,
     }
     store = Store(tmp_path_factory.mktemp("gradual"))
-    store.compute(GRADUAL, lambda checkpoint: (parts, tiny))
+    make_one(store, GRADUAL, lambda checkpoint: (parts, tiny))
     return store
 
 

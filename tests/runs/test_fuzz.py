@@ -30,6 +30,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from problems import make_one
 
 from psplib.core.artefact import open_artefact
 from psplib.core.config import key, read
@@ -978,7 +979,7 @@ def test_kills(training: tuple[Data, Retraining, Mask], small: list[Path], tmp_p
     def compute(root: Path) -> None:
         store = Store(root)
         store.sweep()
-        store.compute(config, make)
+        make_one(store, config, make)
 
     def publish(root: Path) -> None:
         Store(root).adopt(*map(open_artefact, small))

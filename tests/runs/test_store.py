@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from problems import compute, make_one
 from torch import nn
 
 from psplib.core import files
@@ -32,7 +33,6 @@ from psplib.nn.models import build
 from psplib.pruning import lobster
 from psplib.pruning.lobster import Lobster, points_with_weights
 from psplib.pruning.retraining import Retraining
-from psplib.runs.run import compute
 from psplib.runs.store import Store
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import evaluate
@@ -163,11 +163,11 @@ def test_a_run_is_made_once_and_loaded_from_then_on(store: Store, make: Make) ->
     assert not store.has(CONFIG)
     with pytest.raises(PsplibError, match=key(CONFIG)):
         store.load(CONFIG)
-    made = store.compute(CONFIG, make)
+    made = make_one(store, CONFIG, make)
     assert store.has(CONFIG)
     assert made.folder == store.root / "lobster" / key(CONFIG)
     assert list(store.all()) == [made.folder]
-    again = store.compute(CONFIG, forbidden)
+    again = make_one(store, CONFIG, forbidden)
     assert again == made
     fields = {k: v for k, v in again.config.items() if k != "type"}
     assert Lobster(**fields) == CONFIG
@@ -179,7 +179,7 @@ def test_a_run_is_made_once_and_loaded_from_then_on(store: Store, make: Make) ->
 def test_provenance_says_what_made_the_run_and_no_folder_of_this_machine(
     store: Store, make: Make
 ) -> None:
-    run = store.compute(CONFIG, make)
+    run = make_one(store, CONFIG, make)
     written = b"".join(path.read_bytes() for path in run.folder.iterdir())
     for folder in (store.root, Path.cwd(), sys.prefix):
         assert str(folder).encode() not in written
@@ -203,7 +203,7 @@ def test_numbers_come_back_to_the_bit(store: Store, tiny: Data) -> None:
         "mask": torch.from_numpy(bits % 2 == 0),
         "column": torch.arange(12.0).view(3, 4)[:, 1],
     }
-    store.compute(CONFIG, lambda _: ({"table": table, "tensors": tensors}, tiny))
+    make_one(store, CONFIG, lambda _: ({"table": table, "tensors": tensors}, tiny))
     artefact = store.load(CONFIG)
     found = artefact.table("table")
     assert found["x"].to_numpy().tobytes() == doubles.tobytes()
@@ -238,7 +238,7 @@ def refused(store: Store, *named: str) -> None:
     is wrong, and nobody is told to delete a run."""
     for use in (
         lambda: read(store.load(CONFIG)),
-        lambda: read(store.compute(CONFIG, forbidden)),
+        lambda: read(make_one(store, CONFIG, forbidden)),
         lambda: store.load(CONFIG).check_digests(),
     ):
         with pytest.raises(PsplibError) as caught:
@@ -255,7 +255,7 @@ def refused(store: Store, *named: str) -> None:
 def test_a_damaged_file_is_refused_by_name_and_never_used(
     name: str, damage: Callable[[Path], None], store: Store, make: Make
 ) -> None:
-    folder = store.compute(CONFIG, make).folder
+    folder = make_one(store, CONFIG, make).folder
     damage(folder / name)
     refused(store, name)
 
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_refused_by_name_and_never_used(
     "content", [b"", b"{", b"[]", b"{}", b'{"files": []}', b'{"files": {}}', b"\xff\xfe"], ids=repr
 )
 def test_a_damaged_provenance_is_refused(content: bytes, store: Store, make: Make) -> None:
-    folder = store.compute(CONFIG, make).folder
+    folder = make_one(store, CONFIG, make).folder
     (folder / "provenance.json").write_bytes(content)
     refused(store)
 
@@ -272,7 +272,7 @@ def test_a_damaged_provenance_is_refused(content: bytes, store: Store, make: Mak
 def test_a_file_is_hashed_once_a_process_and_again_when_it_has_changed(
     store: Store, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artefact = store.compute(CONFIG, make)
+    artefact = make_one(store, CONFIG, make)
     hashed: list[str] = []
     sha256 = files.sha256
     monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
@@ -292,7 +292,7 @@ def test_a_file_is_hashed_once_a_process_and_again_when_it_has_changed(
 def test_what_file_managers_leave_is_neither_refused_nor_published(
     litter: str, store: Store, make: Make
 ) -> None:
-    artefact = store.compute(CONFIG, make)
+    artefact = make_one(store, CONFIG, make)
     (artefact.folder / litter).write_text("icons")
     other = Store(store.root.parent / "results")
     other.adopt(store.load(CONFIG))
@@ -300,7 +300,7 @@ def test_what_file_managers_leave_is_neither_refused_nor_published(
 
 
 def test_a_foreign_file_is_refused_by_name(store: Store, make: Make) -> None:
-    folder = store.compute(CONFIG, make).folder
+    folder = make_one(store, CONFIG, make).folder
     (folder / "other.csv").write_text("epoch\n")
     refused(store, "other.csv")
     (folder / "other.csv").unlink()
@@ -308,7 +308,7 @@ def test_a_foreign_file_is_refused_by_name(store: Store, make: Make) -> None:
 
 
 def test_a_renamed_folder_is_refused(store: Store, make: Make) -> None:
-    folder = store.compute(replace(CONFIG, seed=1), make).folder
+    folder = make_one(store, replace(CONFIG, seed=1), make).folder
     folder.rename(store.folder(CONFIG))
     refused(store)
 
@@ -328,7 +328,7 @@ def test_where_a_file_is_in_the_way_of_a_store_there_is_one_sentence(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     with pytest.raises(PsplibError, match=r"runs.* cannot be used: .+\."):
-        store.compute(CONFIG, make)
+        make_one(store, CONFIG, make)
 
 
 def test_a_failed_run_leaves_no_artefact_and_frees_its_place(store: Store, make: Make) -> None:
@@ -337,7 +337,7 @@ def test_a_failed_run_leaves_no_artefact_and_frees_its_place(store: Store, make:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.compute(CONFIG, failing)
+        make_one(store, CONFIG, failing)
     assert not store.has(CONFIG)
     assert not store.running(CONFIG)
 
@@ -347,7 +347,7 @@ def test_a_failed_run_leaves_no_artefact_and_frees_its_place(store: Store, make:
         assert torch.equal(tensors["weights"], torch.ones(3))
         return make(checkpoint)
 
-    assert store.compute(CONFIG, going_on) is not None
+    assert make_one(store, CONFIG, going_on) is not None
 
 
 def test_progress_is_told_and_kept(store: Store, make: Make) -> None:
@@ -359,7 +359,7 @@ def test_progress_is_told_and_kept(store: Store, make: Make) -> None:
         assert (found["done"], found["total"], found["note"]) == (3, 10, "epoch 3")
         return make(checkpoint)
 
-    store.compute(CONFIG, telling, lambda *facts: told.append(facts))
+    make_one(store, CONFIG, telling, lambda *facts: told.append(facts))
     assert told == [(3, 10, "epoch 3")]
     assert store.progress(CONFIG) is None
 
@@ -381,10 +381,10 @@ def test_on_a_full_disk_a_run_is_not_there_until_there_is_room(
     size: int, store: Store, make: Make, disk_of: Callable
 ) -> None:
     with disk_of(size), pytest.raises(PsplibError, match="could not be written: File too large"):
-        store.compute(CONFIG, make)
+        make_one(store, CONFIG, make)
     assert not store.has(CONFIG)
     assert [p for p in leftovers(store) if p.endswith(".part")] == []
-    assert store.compute(CONFIG, make) == store.load(CONFIG)
+    assert make_one(store, CONFIG, make) == store.load(CONFIG)
     assert leftovers(store) == []
 
 
@@ -428,7 +428,7 @@ def test_of_two_processes_that_ask_for_one_run_one_makes_it_and_the_other_waits(
 
     def ask(answer: Path) -> None:
         together.wait(30)
-        artefact = store.compute(CONFIG, slow)
+        artefact = make_one(store, CONFIG, slow)
         answer.write_text(str(artefact.table("table")["loss"].tolist()))
 
     answers = [tmp_path / "one", tmp_path / "other"]
@@ -437,7 +437,7 @@ def test_of_two_processes_that_ask_for_one_run_one_makes_it_and_the_other_waits(
         process.start()
     assert started.wait(30)
     # Who does not wait is told so, and who asks sees that it is running.
-    assert store.compute(CONFIG, forbidden, wait=False) is None
+    assert make_one(store, CONFIG, forbidden, wait=False) is None
     assert store.running(CONFIG)
     time.sleep(0.3)
     assert [process.exitcode for process in processes] == [None, None]
@@ -456,13 +456,13 @@ from pathlib import Path
 import torch
 from psplib.runs import store as runs
 from psplib.experiments import scales
-from psplib.runs.run import compute
+from psplib.runs.run import compute_batch
 
 runs.Checkpoint = functools.partial(runs.Checkpoint, interval=0.0)
 store, panel = runs.Store(Path(sys.argv[1])), scales.figure_1a("smoke")
 for config in (panel.lobsters[0], panel.retrained):
     tell = lambda done, total, note: print(type(config).__name__, note, flush=True)
-    compute(config, store, torch.device("cpu"), tell)
+    compute_batch((config,), store, torch.device("cpu"), tell)
 """
 
 
@@ -533,7 +533,7 @@ def test_the_stored_weights_of_a_gradual_run_score_what_its_table_says(
 def test_an_artefact_can_be_opened_wherever_its_folder_was_copied(
     store: Store, make: Make, tmp_path: Path
 ) -> None:
-    folder = store.compute(CONFIG, make).folder
+    folder = make_one(store, CONFIG, make).folder
     copy = tmp_path / "elsewhere" / folder.name
     shutil.copytree(folder, copy)
     assert open_artefact(copy) == Artefact(copy, *dataclasses.astuple(store.load(CONFIG))[1:])

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import Result
+from problems import make_one
 
 from psplib.core.artefact import open_artefact
 from psplib.core.config import canonical, key, read
@@ -315,10 +316,10 @@ def test_a_run_does_not_go_on_from_the_checkpoint_of_another(store: Store) -> No
         raise Stop
 
     with pytest.raises(Stop):
-        store.compute(one, begin)
+        make_one(store, one, begin)
     store.work(one).rename(store.work(two))
     with pytest.raises(PsplibError, match="of another configuration"):
-        store.compute(two, lambda checkpoint: checkpoint.load())
+        make_one(store, two, lambda checkpoint: checkpoint.load())
     shutil.rmtree(store.work(two))  # as the sentence says
     with pytest.raises(Stop):
-        store.compute(two, begin)
+        make_one(store, two, begin)
