@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from psplib.analysis.entropy import given_class
-from psplib.analysis.psp import Layer, Observation
+from psplib.analysis.entropy import FirstOrder, given_class
+from psplib.analysis.psp import Observation
 
 
 def information(active: Tensor, samples: Tensor) -> Tensor:
@@ -30,41 +30,33 @@ def selectivity(means: Tensor) -> Tensor:
     return (largest - others) / (largest + others)
 
 
-@dataclass
-class Features:
-    """Probe of both, neuron by neuron: `active` counts and sums of `activity` max(0, z) by class,
-    (C, n) for each of the `layers`."""
+@dataclass(kw_only=True)
+class Features(FirstOrder):
+    """Probe of both, neuron by neuron: beside the `counts` of active states the sums of `activity`
+    max(0, z) by class, (C, n) for each of the `layers`."""
 
-    layers: dict[str, Layer] = field(default_factory=dict)
-    samples: Tensor | None = None
-    active: dict[str, Tensor] = field(default_factory=dict)
     activity: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, seen: Observation) -> None:
-        """Take in a minibatch."""
-        self.layers = {layer.name: layer for layer in seen.layers}
-        new = seen.onehot.sum(0).long()
-        self.samples = new if self.samples is None else self.samples + new
-        for layer, z, states in zip(seen.layers, seen.z, seen.states, strict=True):
-            counts = (seen.onehot.t() @ states).long()
+        """Take in a minibatch. `PsplibError` if it is of other neurons than those before."""
+        super().update(seen)
+        for layer, z in zip(seen.layers, seen.z, strict=True):
             sums = seen.onehot.t().double() @ z.relu().double()
-            self.active[layer.name] = self.active.get(layer.name, 0) + counts
             self.activity[layer.name] = self.activity.get(layer.name, 0) + sums
 
     def by_layer(self) -> dict[str, dict[str, float]]:
         """For each layer its `neurons`, how many of them are `active` on any sample, and the means
         over these of `information` (bits) and `selectivity`, zero where there are none."""
-        assert self.samples is not None
         found = {}
         for name, layer in self.layers.items():
-            is_active = self.active[name].sum(0) > 0
-            counts = self.active[name][:, is_active]
+            is_active = self.counts[name].sum(0) > 0
             means = self.activity[name][:, is_active] / self.samples[:, None]
+            tells = information(self.counts[name][:, is_active], self.samples)
             among = max(1, int(is_active.sum()))
             found[name] = {
                 "neurons": layer.neurons,
                 "active": int(is_active.sum()),
-                "information": float(information(counts, self.samples).sum()) / among,
+                "information": float(tells.sum()) / among,
                 "selectivity": float(selectivity(means).sum()) / among,
             }
         return found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from psplib.analysis.eigen import Eigenpairs, check_finite, leading, legacy
-from psplib.analysis.rop import Autograd, Loss, Product, ROperator, chain_of
+from psplib.analysis.rop import Autograd, Loss, ROperator, chain_of
 from psplib.core.errors import PsplibError, one_of, whole_number
 from psplib.nn.compact import check_belongs, compact
 from psplib.nn.data import Split
@@ -39,7 +39,7 @@ class Hessian:
     coordinates: Tensor
     parameters: int
     dtype: torch.dtype
-    _engine: Product
+    _engine: Autograd | ROperator
     # Where the engine's p parameters stand in the full vector.
     _index: Tensor
 
@@ -192,7 +192,7 @@ def _rewritten(
     labels: Tensor,
     batch_size: int,
     loss: Loss,
-) -> tuple[Product, Tensor] | None:
+) -> tuple[Autograd | ROperator, Tensor] | None:
     """The Hessian in the compact form of a network, and the positions of its parameters; None
     where there is none, or a product over a `few` samples is not the network's own."""
     if wire(own.model) is None or not x.is_floating_point():
@@ -203,7 +203,7 @@ def _rewritten(
         return None
     small = form.model.to(x.device).eval()
 
-    def engine(x: Tensor, y: Tensor) -> Product:
+    def engine(x: Tensor, y: Tensor) -> Autograd | ROperator:
         small.to(x.dtype)
         form.load_(values.to(x.device, x.dtype))
         layers = chain_of(small)

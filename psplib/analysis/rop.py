@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,6 @@ MEMORY = 2 * 2**30
 STEPS = (1e-7, 1e-8, 1e-9)
 
 Loss = Callable[..., Tensor]
-
-
-class Product(Protocol):
-    """The Hessian in the coordinates of one model's parameters (p,)."""
-
-    def product(self, vector: Tensor) -> Tensor:
-        """The product with a vector (p,)."""
 
 
 class _TwiceDifferentiable(TorchFunctionMode):
@@ -60,6 +53,7 @@ class Autograd:
         self.batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
     def product(self, vector: Tensor) -> Tensor:
+        """The Hessian in the coordinates of the parameters, times a vector (p,)."""
         total = torch.zeros_like(vector)
         parameters = self.own.parameters
         shapes = [p.shape for p in parameters]
@@ -221,6 +215,7 @@ class ROperator:
 
     @torch.no_grad()
     def product(self, vector: Tensor) -> Tensor:
+        """As `Autograd.product`."""
         total = torch.zeros_like(vector)
         tangents, sums = self._parts(vector), self._parts(total)
         for i in range(len(self.data)):

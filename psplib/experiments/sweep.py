@@ -51,17 +51,12 @@ def run(
     return True
 
 
-def is_over(deadline: float | None) -> bool:
-    """Whether the deadline (seconds since the epoch) has come."""
-    return deadline is not None and time.time() >= deadline
-
-
 def _make_one(
     missing: list[Run], store: Store, device: torch.device, deadline: float | None, quiet: bool
 ) -> bool:
     """Make the first of these batches that no other process has; false if there is none."""
     for batch in batches(missing, device, store.begun()):
-        if is_over(deadline):
+        if deadline is not None and time.time() >= deadline:
             raise OutOfTime
         with bar(quiet) as shown:
 

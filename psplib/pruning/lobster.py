@@ -259,6 +259,12 @@ class OfLobster(Run):
     def load(self, device: torch.device) -> Data:
         return self.lobster.load(device)
 
+    def kept_weights(self, parents: Parents) -> dict[int, Tensor]:
+        """The weights (P,) of the gradual run by its points, where they were kept."""
+        names = parents[self.lobster].shapes("weights")
+        points = sorted(int(name.removeprefix("point")) for name in names)
+        return {point: self.lobster.weights(point, parents) for point in points}
+
 
 def points_with_weights(kept: list[int]) -> list[int]:
     """The points whose weights a gradual run keeps, by how many parameters each `kept`.

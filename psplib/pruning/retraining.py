@@ -10,7 +10,7 @@ pruned, new initial values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -254,15 +254,21 @@ def narrow(model: nn.Module, mask: Mask) -> tuple[Tensor, Mask]:
     return values, mask.with_flat(kept)
 
 
+@dataclass
 class _Record:
     """What is kept of a configuration's replicas that are trained."""
 
-    def __init__(self, config: Retraining, mask: Mask, weights: Tensor | None) -> None:
-        self.config, self.mask, self.weights = config, mask, weights
-        self.rows: list[dict[str, Any]] = []
-        self.history: list[dict[str, Any]] = []
-        self.champion: dict[str, Tensor] = {}
-        self.survivors: list[Tensor] = []
+    config: Retraining
+    mask: Mask
+    weights: Tensor | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    # Weights and mask of the best replica, and the survivors of all (R, kept), where they are kept.
+    champion: dict[str, Tensor] = field(default_factory=dict)
+    survivors: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.survivors = torch.zeros(0, self.mask.kept)
 
     def add(self, row: dict[str, Any], trial: Trial) -> None:
         """A replica at its best epoch."""
@@ -270,34 +276,24 @@ class _Record:
         if all(best < (r["validation_error"], r["validation_loss"]) for r in self.rows):
             self.champion = {"weights": trial.weights, "mask": trial.mask.flat}
         if self.config.arm in UNDER_ITS_MASK and self.mask.sparsity >= KEPT_ABOVE:
-            self.survivors.append(trial.weights[self.mask.flat])
+            self.survivors = torch.cat([self.survivors, trial.weights[None, self.mask.flat]])
         self.rows.append(row)
         self.history += trial.history
 
-    @property
-    def stack(self) -> Tensor:
-        """The surviving weights of every replica (R, kept), where they are kept."""
-        kept = self.mask.kept
-        return torch.stack(self.survivors) if self.survivors else torch.zeros(0, kept)
-
     def saved(self) -> Saved:
         champion = {f"champion.{n}": t for n, t in self.champion.items()}
-        return champion | {"survivors": self.stack}, {"rows": self.rows, "history": self.history}
+        rows = {"rows": self.rows, "history": self.history}
+        return champion | {"survivors": self.survivors}, rows
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.rows, self.history = state["rows"], state["history"]
-        self.champion = under("champion.", tensors)
-        self.survivors = list(tensors["survivors"])
+        self.champion, self.survivors = under("champion.", tensors), tensors["survivors"]
 
     @property
     def result(self) -> RetrainingResult:
-        return RetrainingResult(
-            pd.DataFrame(self.rows),
-            pd.DataFrame(self.history),
-            self.champion["weights"],
-            self.champion["mask"],
-            self.stack,
-        )
+        tables = pd.DataFrame(self.rows), pd.DataFrame(self.history)
+        best = self.champion["weights"], self.champion["mask"]
+        return RetrainingResult(*tables, *best, self.survivors)
 
 
 def retrain_replicas(
@@ -320,11 +316,12 @@ def retrain_replicas(
     groups = [replicas] if stacks(data.train.x.device) else [[one] for one in replicas]
     saved = checkpoint.load()
     if saved:
-        _resume(records, *saved)
+        tensors, state = saved
+        for k, (record, own) in enumerate(zip(records, state["records"], strict=True)):
+            record.load(under(f"record {k}/", tensors), own)
     done = sum(len(record.rows) for record in records)
     for position, group in enumerate(groups[done:], done):
         trials = _start(group, data)
-
         config = group[0][0].config
         note = f"{config.arm}, point {config.point}, replica {position + 1} of {len(groups)}"
         if len(group) > 1:
@@ -343,11 +340,6 @@ def _saved(records: Sequence[_Record]) -> Saved:
     return tensors, {"records": [state for _, state in parts]}
 
 
-def _resume(records: Sequence[_Record], tensors: dict[str, Tensor], state: Any) -> None:
-    for k, (record, own) in enumerate(zip(records, state["records"], strict=True)):
-        record.load(under(f"record {k}/", tensors), own)
-
-
 def _start(group: Sequence[tuple[_Record, int]], data: Data) -> list[Trial]:
     """Trials of replicas, each a record and a number."""
     starts = [initial(one.config, one.mask, replica, one.weights) for one, replica in group]
@@ -359,7 +351,6 @@ def _start(group: Sequence[tuple[_Record, int]], data: Data) -> list[Trial]:
     for (record, replica), (weights, _), place in zip(group, starts, places, strict=True):
         trainer, number = place
         trainer.set_weights(number, weights)
-        config, labels = record.config, {"replica": replica}
-        seed = derive("replica", replica)
-        trials.append(Trial(trainer, number, seed, config.update, config.epochs, labels))
+        update, seed = record.config.update, derive("replica", replica)
+        trials.append(Trial(*place, seed, update, first.epochs, {"replica": replica}))
     return trials

@@ -48,10 +48,8 @@ class Sensitivity(OfLobster):
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """`points`: see `measure_sensitivity`."""
-        artefact = parents[self.lobster]
-        kept = sorted(int(n.removeprefix("point")) for n in artefact.tensors("weights"))
-        weights = {point: self.lobster.weights(point, parents) for point in kept}
-        thresholds = artefact.table("points").set_index("point")["threshold"].dropna().to_dict()
+        weights, points = self.kept_weights(parents), parents[self.lobster].table("points")
+        thresholds = points.set_index("point")["threshold"].dropna().to_dict()
         return {"points": measure_sensitivity(self, data, weights, thresholds, checkpoint.report)}
 
     @property

@@ -45,10 +45,8 @@ class Thresholds(OfLobster):
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """The table that `writes` declares."""
-        artefact = parents[self.lobster]
-        own = artefact.table("points").set_index("point")["threshold"].dropna()
-        kept = sorted(int(n.removeprefix("point")) for n in artefact.tensors("weights"))
-        weights = {p: self.lobster.weights(p, parents) for p in kept if p in own}
+        own = parents[self.lobster].table("points").set_index("point")["threshold"].dropna()
+        weights = {p: w for p, w in self.kept_weights(parents).items() if p in own}
         return {"losses": measure_thresholds(self, data, weights, own, checkpoint.report)}
 
     @property

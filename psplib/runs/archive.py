@@ -53,16 +53,12 @@ def pack_runs(artefacts: Iterable[Artefact], path: Path) -> None:
             artefact.check_digests()
             folder = artefact.folder
             for name in artefact.names:
-                _add(tar, f"{folder.parent.name}/{folder.name}/{name}", folder / name)
-
-
-def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = path.stat().st_size
-    # A tar has no sum over what its files hold, and a plain file no use for this field.
-    member.linkname = files.sha256(path) or ""
-    with path.open("rb") as file:
-        tar.addfile(member, file)
+                member = tarfile.TarInfo(f"{folder.parent.name}/{folder.name}/{name}")
+                member.size = (folder / name).stat().st_size
+                # A tar has no sum over what its files hold, and a plain file no use for this field.
+                member.linkname = files.sha256(folder / name) or ""
+                with (folder / name).open("rb") as content:
+                    tar.addfile(member, content)
 
 
 @contextlib.contextmanager

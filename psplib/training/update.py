@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,29 +13,13 @@ from torch import Tensor
 from psplib.core.errors import PsplibError
 
 
-class Update(Protocol):
-    """The rule of a step."""
-
-    @property
-    def momentum(self) -> float | Tensor:
-        """How much of the velocity stays from step to step; without any there is no velocity."""
-
-    def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None = None) -> None:
-        """Change `weights`, and `velocity`, in place; the gradient may be used up."""
-
-    def idle(self, weights: Tensor, steps: int, velocity: Tensor | None = None) -> None:
-        """The same for weights whose gradient was zero for `steps` steps."""
-
-    def frozen(self) -> Update:
-        """The rule that leaves the weights as they are, with the same kinds of settings."""
-
-
 @dataclass(frozen=True)
 class Sgd:
     """Stochastic gradient descent as PyTorch has it: with momentum m and weight decay d, the
     velocity is v <- m v + g + d w, then w <- w - learning rate * v.
 
-    A setting is a number or, of R networks side by side, a tensor (R, 1).
+    A setting is a number or, of R networks side by side, a tensor (R, 1). Without momentum there is
+    no velocity.
     """
 
     learning_rate: float | Tensor
@@ -43,6 +27,7 @@ class Sgd:
     weight_decay: float | Tensor = 0.0
 
     def step(self, weights: Tensor, gradient: Tensor, velocity: Tensor | None = None) -> None:
+        """Change `weights`, and `velocity`, in place; the gradient may be used up."""
         if velocity is not None:
             velocity.mul_(self.momentum).add_(gradient)
             _add_(velocity, weights, self.weight_decay)
@@ -52,9 +37,11 @@ class Sgd:
         _add_(weights, gradient, -self.learning_rate)
 
     def idle(self, weights: Tensor, steps: int, velocity: Tensor | None = None) -> None:
+        """The same for weights whose gradient was zero for `steps` steps."""
         _without_gradient(self, weights, steps, velocity)
 
     def frozen(self) -> Sgd:
+        """The rule that leaves the weights as they are, with the same kinds of settings."""
         return replace(self, learning_rate=0.0)
 
 
@@ -63,7 +50,8 @@ class LobsterStep:
     """SGD, then LOBSTER's shrinking step: `w <- w - lambda * w * max(0, 1 - |dL/dw|)`.
 
     lambda is not multiplied by the learning rate, and dL/dw is the gradient of the minibatch alone,
-    without momentum or weight decay. Without `sensitivity`: w <- w - lambda * w.
+    without momentum or weight decay. Without `sensitivity`: w <- w - lambda * w. The methods are as
+    those of `Sgd`.
     """
 
     learning_rate: float | Tensor
@@ -93,6 +81,10 @@ class LobsterStep:
 
     def frozen(self) -> LobsterStep:
         return replace(self, learning_rate=0.0, shrinkage=0.0)
+
+
+# The rule of a step.
+Update = Sgd | LobsterStep
 
 
 def check_steps(steps: Sequence[float]) -> None:
@@ -129,7 +121,7 @@ def stack_updates(updates: Sequence[Update], weights: Tensor) -> Any:
         names = ", ".join(sorted({type(u).__name__ for u in updates}))
         raise PsplibError(f"Networks side by side need updates of one kind; got {names}.")
     settings: dict[str, Any] = {}
-    for f in dataclasses.fields(first):  # type: ignore[arg-type]
+    for f in dataclasses.fields(first):
         values = [getattr(u, f.name) for u in updates]
         if isinstance(values[0], bool):
             if len(set(values)) > 1:

@@ -19,7 +19,7 @@ from psplib.analysis import eigen, entropy, hessian, psp
 from psplib.core.errors import PsplibError
 from psplib.experiments import scales
 from psplib.experiments.census import Census
-from psplib.experiments.curvature import DEFINITIONS, Curvature
+from psplib.experiments.curvature import Curvature
 from psplib.experiments.plane import Map
 from psplib.experiments.profile import Profile, entropies
 from psplib.experiments.selectivity import Selectivity
@@ -234,7 +234,7 @@ def test_g_and_1_s_are_points_of_the_map(data: Data, solutions: Solutions) -> No
         assert found == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("definition", hessian.DEFINITIONS)
 def test_the_curvature_runs_from_g_to_1_s(
     data: Data, solutions: Solutions, definition: str
 ) -> None:
