@@ -60,13 +60,14 @@ def canonical(config: Any) -> str:
     """The configuration as JSON: its kind, every field, sorted keys; see `setting` for the fields
     that are left out at their default."""
 
-    def is_written(value: Any, f: dataclasses.Field) -> bool:
-        return not (f.metadata.get("added") and getattr(value, f.name) == f.default)
-
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            names = [f.name for f in dataclasses.fields(value) if is_written(value, f)]
-            return {"type": kind(value), **{name: plain(getattr(value, name)) for name in names}}
+            found = {
+                f.name: plain(getattr(value, f.name))
+                for f in dataclasses.fields(value)
+                if not (f.metadata.get("added") and getattr(value, f.name) == f.default)
+            }
+            return {"type": kind(value), **found}
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]
         return value

@@ -160,37 +160,25 @@ def load_data(
     """
     one_of("data set", name, NAMES)
     if name == "digits":
-        x_train, y_train, x_test, y_test, variant, digest = _digits(image or (1, 28, 28))
+        train, test, variant, digest = _digits(image or (1, 28, 28))
     else:
         arrays, variant, digest = _pinned(name, download)
-        x_train, x_test = _images(arrays["x_train"]), _images(arrays["x_test"])
-        y_train, y_test = _labels(arrays["y_train"]), _labels(arrays["y_test"])
-        if image is not None and image != tuple(x_train.shape[1:]):
-            raise PsplibError(
-                f"{name} has images of shape {tuple(x_train.shape[1:])}; {image} was asked for."
-            )
+        train, test = (
+            Split(_images(arrays[f"x_{part}"]), torch.from_numpy(arrays[f"y_{part}"]).long())
+            for part in ("train", "test")
+        )
+        if image is not None and image != (found := tuple(train.x.shape[1:])):
+            raise PsplibError(f"{name} has images of shape {found}; {image} was asked for.")
     # Over the whole standard training set: the constants do not depend on the seed.
-    mean, std = _moments(x_train)
-    for x in (x_train, x_test):
+    mean, std = _moments(train.x)
+    for x in (train.x, test.x):
         x.sub_(mean.float().view(-1, 1, 1)).div_(std.float().view(-1, 1, 1))
-    x_train, y_train, x_test, y_test = (t[:samples] for t in (x_train, y_train, x_test, y_test))
-    shuffled = torch.randperm(len(x_train), generator=torch.Generator().manual_seed(seed))
-    held_out = round(VALIDATION_SHARE * len(x_train))
-
-    def split(x: Tensor, y: Tensor) -> Split:
-        return Split(x.to(device), y.to(device))
-
-    validation, train = shuffled[:held_out], shuffled[held_out:]
-    return Data(
-        name,
-        variant,
-        digest,
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-        split(x_train[train], y_train[train]),
-        split(x_train[validation], y_train[validation]),
-        split(x_test, y_test),
-    )
+    train, test = (Split(part.x[:samples], part.y[:samples]) for part in (train, test))
+    shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held_out = round(VALIDATION_SHARE * len(train))
+    rows = ((train, shuffled[held_out:]), (train, shuffled[:held_out]), (test, slice(None)))
+    splits = (Split(part.x[own].to(device), part.y[own].to(device)) for part, own in rows)
+    return Data(name, variant, digest, tuple(mean.tolist()), tuple(std.tolist()), *splits)
 
 
 def draw_crops(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -235,10 +223,6 @@ def _images(pixels: np.ndarray) -> Tensor:
     return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _labels(labels: np.ndarray) -> Tensor:
-    return torch.from_numpy(labels).long()
-
-
 def _sha256(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
@@ -246,9 +230,7 @@ def _sha256(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _digits(
-    image: tuple[int, int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, str, str]:
+def _digits(image: tuple[int, int, int]) -> tuple[Split, Split, str, str]:
     """scikit-learn's 1,797 8x8 digits (levels 0..16), resized; a fixed fifth is the test set."""
     from sklearn.datasets import load_digits
 
@@ -256,7 +238,7 @@ def _digits(
     x = torch.from_numpy(bunch.images).float()[:, None] / 16
     x = F.interpolate(x, image[1:], mode="bilinear", align_corners=False)
     x = x.expand(-1, image[0], -1, -1).contiguous()
-    y = _labels(bunch.target)
+    y = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     test, train = order[: len(x) // 5], order[len(x) // 5 :]
     digest = _sha256(bunch.images.astype("<f8"), bunch.target.astype("<i8"))
@@ -265,7 +247,7 @@ def _digits(
             "scikit-learn's digits differ from those that psplib knows (SHA-256); "
             "install another version of scikit-learn."
         )
-    return x[train], y[train], x[test], y[test], "scikit-learn", digest
+    return Split(x[train], y[train]), Split(x[test], y[test]), "scikit-learn", digest
 
 
 def _pinned(name: str, download: bool) -> tuple[dict[str, np.ndarray], str, str]:

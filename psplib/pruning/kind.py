@@ -66,9 +66,10 @@ class Run(ABC):
     def load(self, device: torch.device) -> Data:
         """The images that it reads."""
 
-    @abstractmethod
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
         """Its tables and tensors, by name, going on from the checkpoint."""
+        assert self.program is not None
+        return self.program.make([self], data, parents, checkpoint)[0]
 
     @property
     @abstractmethod

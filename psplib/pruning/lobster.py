@@ -165,10 +165,6 @@ class Lobster(Run):
         image = models.IMAGE[self.architecture]
         return _load(self.data, device, self.split_seed, image, self.samples)
 
-    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """The tables, masks and weights of its points."""
-        return _make_together([self], data, parents, checkpoint)[0]
-
     @property
     def writes(self) -> Files:
         """Its points, its history, and masks and weights of the points."""

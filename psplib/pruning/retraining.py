@@ -135,10 +135,6 @@ class Retraining(OfLobster):
         most = TOGETHER[self.lobster.architecture]
         return Program(recipe, len(self.replicas), most, _make_together)
 
-    def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """The replicas' table and history, the best one's mask and weights, and all `survivors`."""
-        return _make_together([self], data, parents, checkpoint)[0]
-
     @property
     def writes(self) -> Files:
         """Replicas and history, mask and weights of the best replica, survivors of all."""

@@ -39,9 +39,8 @@ def compute_batch(
         parents = {parent: store.load(parent) for config in batch for parent in config.parents}
         data = first.load(device)
         with _one_thread(device):
-            if len(batch) == 1:
+            if first.program is None:
                 return [first.make(data, parents, checkpoint)], data
-            assert first.program is not None
             return first.program.make(batch, data, parents, checkpoint), data
 
     return store.compute_together(batch, make, report, wait, deadline) is not None
