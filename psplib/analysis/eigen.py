@@ -76,11 +76,6 @@ class Eigenpairs:
     products: int
     converged: bool
 
-    @property
-    def size(self) -> int:
-        """The dimension D."""
-        return self.vectors.shape[1]
-
 
 def leading(
     operator: Operator,

@@ -140,11 +140,10 @@ class Panel(_Named):
     def runs(self, store: Store) -> list[Run]:
         """Its runs in the order of their worth, see `Design.runs`."""
         gradual: list[Run] = [*self.lobsters[:1], self.dense, *self.lobsters[1:]]
-        if not store.has(self.lobsters[0]):
+        densities = [1 - s for s in sparsities(self.lobsters[0], store)]
+        if not densities:
             return gradual
-        points = store.load(self.lobsters[0]).table("points")
-        retrained = self.retrainings([1 - s for s in points["sparsity"]])
-        return [*gradual, *self.thresholds, *retrained]
+        return [*gradual, *self.thresholds, *self.retrainings(densities)]
 
 
 class Grid(NamedTuple):
@@ -203,10 +202,8 @@ class Minima(_Examined, _Named):
         last: list[Run] = []
         for gradual in self.lobsters:
             found.append(gradual)
-            if not store.has(gradual):
-                continue
-            points = len(store.load(gradual).table("points"))
-            for arm in self.arms(gradual):
+            points = len(sparsities(gradual, store))
+            for arm in self.arms(gradual) if points else ():
                 retraining = self.retraining(gradual, points, arm)
                 found.append(retraining)
                 if store.has(retraining):
@@ -274,9 +271,9 @@ class Rivals:
     def runs(self, store: Store) -> list[Run]:
         """Its runs in the order of their worth, see `Design.runs`."""
         first, *others = self.lobsters
-        if not store.has(first):
+        densities = [1 - s for s in sparsities(first, store)]
+        if not densities:
             return [first, *self.decays, *others]
-        densities = [1 - s for s in store.load(first).table("points")["sparsity"]]
         return [
             first,
             Sensitivity(first),
@@ -322,14 +319,13 @@ class Replication(_Examined, _Named):
         """Its runs in the order of their worth, see `Design.runs`."""
         found: list[Run] = list(self.lobsters)
         for lobster in self.lobsters[1:]:
-            if store.has(lobster):
-                sparsities = store.load(lobster).table("points")["sparsity"].tolist()
-                for retraining in self.retrainings(lobster, sparsities):
-                    found.append(retraining)
-                    if store.has(retraining) and sparsities[retraining.point] >= KEPT_ABOVE:
-                        found.append(self.census(retraining))
-                        if retraining.arm == "rewound" and retraining.point == len(sparsities) - 1:
-                            found += [self.sharpness(retraining), self.selectivity(retraining)]
+            pruned = sparsities(lobster, store)
+            for retraining in self.retrainings(lobster, pruned) if pruned else ():
+                found.append(retraining)
+                if store.has(retraining) and pruned[retraining.point] >= KEPT_ABOVE:
+                    found.append(self.census(retraining))
+                    if retraining.arm == "rewound" and retraining.point == len(pruned) - 1:
+                        found += [self.sharpness(retraining), self.selectivity(retraining)]
         return found
 
 
@@ -357,23 +353,19 @@ class Controlled(_Examined):
     def runs(self, store: Store) -> list[Run]:
         """The runs of one self of the controls: stage by stage, and in each of them gradual run by
         gradual run, first those whose 1-S is there."""
-        sparsities = {
-            run: store.load(run).table("points")["sparsity"].tolist()
-            for run in self.lobsters
-            if store.has(run)
-        }
+        pruned = {run: own for run in self.lobsters if (own := sparsities(run, store))}
 
         def last(template: Retraining, lobster: Lobster) -> Retraining:
-            point = len(sparsities[lobster]) - 1
+            point = len(pruned[lobster]) - 1
             return dataclasses.replace(template, lobster=lobster, point=point)
 
         found: list[Run] = list(self.lobsters)
         one_shot = self.retrained
         for stage in self.stages:
-            for lobster in sorted(sparsities, key=lambda run: not store.has(last(one_shot, run))):
+            for lobster in sorted(pruned, key=lambda run: not store.has(last(one_shot, run))):
                 for retraining in (last(template, lobster) for template in stage):
                     found.append(retraining)
-                    if store.has(retraining) and sparsities[lobster][-1] >= KEPT_ABOVE:
+                    if store.has(retraining) and pruned[lobster][-1] >= KEPT_ABOVE:
                         found.append(self.census(retraining))
         return found
 
@@ -489,10 +481,9 @@ class Learner:
         if self.rewinds:
             lobster = self.template.lobster
             found.append(lobster)
-            if store.has(lobster):
-                last = len(store.load(lobster).table("points")) - 1
+            if points := len(sparsities(lobster, store)):
                 masked = [case for case in self.cases if case[1] == "classes"]
-                found += [self.learnt(*case, last) for case in masked]
+                found += [self.learnt(*case, points - 1) for case in masked]
         return found
 
 
@@ -511,6 +502,11 @@ class Learning(_Several):
     def runs(self, store: Store) -> list[Run]:
         """Its runs in the order of their worth, see `Design.runs`."""
         return [*super().runs(store), *self.gradual.runs(store)]
+
+
+def sparsities(lobster: Lobster, store: Store) -> list[float]:
+    """Those of a gradual run's points, the dense one first; none while it is not done."""
+    return store.load(lobster).table("points")["sparsity"].tolist() if store.has(lobster) else []
 
 
 def spread(densities: list[float], most: int) -> list[int]:

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 
 from psplib.core.config import key
-from psplib.experiments.designs import (
-    Design,
-)
+from psplib.experiments.designs import Design
 from psplib.runs.run import Batch, Run
 from psplib.runs.store import Store
 

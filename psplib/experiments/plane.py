@@ -11,12 +11,7 @@ from psplib.analysis import entropy, landscape
 from psplib.core.artefact import Artefact, Parents
 from psplib.core.config import setting
 from psplib.core.schema import NUMBER, SHARE, SIZE, Files, Table
-from psplib.experiments.solutions import (
-    OnLine,
-    Solutions,
-    first_images,
-    with_weights,
-)
+from psplib.experiments.solutions import OnLine, Solutions, first_images, with_weights
 from psplib.nn.data import Data
 from psplib.training.fit import Checkpoint
 
