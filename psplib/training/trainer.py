@@ -169,14 +169,8 @@ class Trainer(ABC):
         self._velocity: Tensor | None = None
         self._full_velocity: Tensor | None = None
         self._set_survivors()
-        self.splits = {
-            name: Split(self._read(s.x), s.y)
-            for name, s in (
-                ("train", self.data.train),
-                ("validation", self.data.validation),
-                ("test", self.data.test),
-            )
-        }
+        splits = {name: getattr(self.data, name) for name in ("train", "validation", "test")}
+        self.splits = {name: Split(self._read(s.x), s.y) for name, s in splits.items()}
 
     def _set_survivors(self) -> None:
         self._survives = torch.stack([m.flat for m in self.masks]).to(self.device)
