@@ -5,16 +5,16 @@ document.addEventListener("readystatechange", () => {
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 });
 
-// A table that says what its rows are can be filtered: a list of the values of each kind.
+// Tables that say what their rows are can be filtered: a list of the values of each kind.
 addEventListener("DOMContentLoaded", () => {
-  for (const table of document.querySelectorAll("table.psplib.filtered")) {
-    const rows = [...table.tBodies[0].rows], bar = document.createElement("p");
+  for (const part of document.querySelectorAll(".psplib-wide.filtered")) {
+    const rows = [...part.querySelectorAll("tr[data-verdict]")], bar = document.createElement("p");
     bar.className = "psplib-filter";
     const shown = Object.assign(document.createElement("span"), { role: "status" });
     const lists = Object.keys(rows[0]?.dataset ?? {}).map((kind) => {
       const list = document.createElement("select"), label = document.createElement("label");
       for (const value of ["all", ...new Set(rows.map((row) => row.dataset[kind]).filter(Boolean))])
-        list.add(new Option(value.replace("_", " "), value));
+        list.add(new Option(value, value));
       list.addEventListener("change", filter);
       label.append(`${kind} `, list);
       bar.append(label);
@@ -23,10 +23,14 @@ addEventListener("DOMContentLoaded", () => {
     function filter() {
       for (const row of rows)
         row.hidden = lists.some(([kind, list]) => list.value !== "all" && row.dataset[kind] !== list.value);
+      for (const group of part.querySelectorAll("tbody, .psplib-panel"))
+        group.hidden = [...group.querySelectorAll("tr[data-verdict]")].every((row) => row.hidden);
+      for (const fold of part.querySelectorAll(".psplib-panel"))
+        fold.open ||= lists.some(([, list]) => list.value !== "all");
       shown.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} shown`;
     }
     bar.append(shown);
-    table.before(bar);
+    part.before(bar);
     filter();
   }
 });

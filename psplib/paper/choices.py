@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from psplib.experiments.curvature import Curvature
 from psplib.experiments.designs import Beyond, Design, Learning, Minima, Rivals, Transfers
 from psplib.experiments.kinds import KINDS
 from psplib.experiments.plane import Map
-from psplib.paper.display import Results, cards
+from psplib.paper import entropy_learning, transfer
+from psplib.paper.display import Results, cards, counted, fold
 from psplib.pruning.lobster import Lobster
 from psplib.pruning.retraining import Retraining
 from psplib.pruning.sensitivity import Sensitivity
@@ -335,26 +337,59 @@ def _seeds(panel: Design, config: Run) -> tuple[int, ...]:
     return tuple(sorted(alike))
 
 
-def runs_table(results: Results) -> Any:
-    """A row for each run behind a figure. An HTML table."""
+def runs_tables(figures: Mapping[str, Results]) -> Any:
+    """The runs behind figures, by their names: a fold for each, with how many they are and what
+    they took, and a row for each run. HTML."""
+    from IPython.display import HTML
+
+    folds = "".join(_runs(name, results) for name, results in figures.items())
+    return HTML(f'<div class="psplib-wide">{folds}</div>')
+
+
+_RUN = ("run", "key", "commit", "finished (UTC)", "minutes", "computed with", "data, SHA-256")
+
+
+def _runs(name: str, results: Results) -> str:
     rows = []
     for artefact in results.artefacts:
         facts = artefact.provenance
         rows.append(
             [
-                read(artefact.config, KINDS).title,
+                named(read(artefact.config, KINDS)),
                 artefact.folder.name,
                 facts["commit"][:10] + (" (modified)" if facts["modified"] else ""),
                 facts["finished"][:16].replace("T", " "),
-                f"{facts['device']}, {facts['threads']} thread{'s'[: facts['threads'] > 1]}, "
-                f"torch {facts['torch']}",
                 f"{facts['seconds'] / 60:.1f}",
+                f"{facts['device']}, {counted(facts['threads'], 'thread')}, torch {facts['torch']}",
                 "{name} ({variant}) {sha256:.10}".format(**facts["data"]),
             ]
         )
-    rows += [[c.title, key(c), "not run", *[""] * 4] for c in results.missing]
-    head = ["run", "key", "commit", "finished (UTC)", "computed with", "minutes", "data, SHA-256"]
-    return as_html(head, rows)
+    hours = sum(a.provenance["seconds"] for a in results.artefacts) / 3600
+    lacking = f", {len(results.missing)} not run yet" if results.missing else ""
+    alike = [i for i in (5, 6) if len({row[i] for row in rows}) == 1]
+    of_all = "".join(f"<span><b>{_RUN[i]}</b> {html.escape(rows[0][i])}</span>" for i in alike)
+    rows += [[named(c), key(c), "not run", *[""] * 4] for c in results.missing]
+    shown = [i for i in range(len(_RUN)) if i not in alike]
+    table = as_html([_RUN[i] for i in shown], [[row[i] for i in shown] for row in rows]).data
+    summary = f"{name}: {counted(len(results.artefacts), 'run')}, {hours:,.1f} core hours{lacking}"
+    return fold(html.escape(summary), f'<p class="psplib-badge">{of_all}</p><div>{table}</div>')
+
+
+# Of what a run says of itself, the words that the book has other ones for.
+_NAMES = {
+    "rewound with shrinking": transfer.LOOKS["rewound-shrinking"].name,
+    **{arm: look.name for arm, look in transfer.LOOKS.items()},
+    **{f"({labels}": f"({name}" for labels, (_, _, name) in entropy_learning.LOOKS.items()},
+    "LOBSTER, seed": "gradual run",
+    " from seed": ", gradual run",
+    ", from seed": ", gradual run",
+}
+_CODED = re.compile("|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True))))
+
+
+def named(run: Run) -> str:
+    """What a run is, by the names that arms have in the book."""
+    return _CODED.sub(lambda found: _NAMES[found[0]], run.title)
 
 
 def _value(value: Any) -> str:

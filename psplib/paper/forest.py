@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -129,55 +131,71 @@ def scales_of(basis: str) -> list[str]:
     return [scale for scale in SCALES if scale in words]
 
 
+class Row(NamedTuple):
+    """A verdict in a table, and whether it is at the paper's scale; what stands beside the verdict,
+    and what a reader can filter it by."""
+
+    verdict: Verdict
+    is_paper_scale: bool
+    note: str = ""
+    marks: Mapping[str, str] = MappingProxyType({})
+
+
 def forest_plot(
     found: Sequence[Verdict],
     scale: str,
     of: str = "claim of the paper, and where",
     answer: Iterable[str] = ("",),
 ) -> Any:
-    """Verdicts as an HTML table with a line for each, those on one claim (headed `of`) together;
-    a claim unfolds to its tests. `scale` is that of verdicts whose basis names none. Claims without
-    any of the words of `answer` are folded away, and counted."""
+    """Verdicts as an HTML table with a line for each. `scale` is that of verdicts whose basis names
+    none. Claims without any of the words of `answer` are folded away, and counted."""
     from IPython.display import HTML
 
     axis = axes(found)
-
-    def table(verdicts: Sequence[Verdict]) -> str:
-        claims: dict[str, list[tuple[str, Verdict]]] = {}
-        for v in verdicts:
-            claim, network = split_claim(v.claim)
-            claims.setdefault(claim, []).append((network, v))
-        head = "".join(f"<th>{name}</th>" for name in (of, "verdict", "effect, 95 % interval", "n"))
-        body = "".join(_of_claim(claim, rows, axis, scale) for claim, rows in claims.items())
-        return f'<table class="psplib forest"><thead><tr>{head}</tr></thead>{body}</table>'
-
-    first = [v for v in found if any(words in v.claim for words in answer)]
-    rest = [v for v in found if v not in first]
-    counts = f"{counted(len(rest), 'further test')}: {tally([v.verdict for v in rest])}"
-    return HTML(legend(axis) + table(first) + (fold(counts, table(rest)) if rest else ""))
+    rows = [Row(v, (scales_of(v.basis) or [scale]) == [PAPER]) for v in found]
+    first = [row for row in rows if any(words in row.verdict.claim for words in answer)]
+    rest = [row for row in rows if row not in first]
+    more = fold(tests_in_words(rest, "further test"), table(rest, axis, of)) if rest else ""
+    return HTML(legend(axis) + table(first, axis, of) + more)
 
 
-def _of_claim(
-    claim: str, rows: Sequence[tuple[str, Verdict]], axis: Mapping[str, Axis], scale: str
-) -> str:
-    tests = "".join(
-        f"<p>{html.escape('; '.join(filter(None, (network, v.test, v.basis))))}</p>"
-        for network, v in rows
-    )
-    lines = "".join(_row(network, v, axis, scale) for network, v in rows)
+def tests_in_words(rows: Sequence[Row], of: str) -> str:
+    """How many there are, and how many of each verdict."""
+    return f"{counted(len(rows), of)}: {tally([row.verdict.verdict for row in rows])}"
+
+
+def table(rows: Sequence[Row], axis: Mapping[str, Axis], of: str) -> str:
+    """An HTML table of a line for each verdict, those on one claim (headed `of`) together; a claim
+    has an anchor, and unfolds to its tests."""
+    claims: dict[str, list[tuple[str, Row]]] = {}
+    for row in rows:
+        claim, network = split_claim(row.verdict.claim)
+        claims.setdefault(claim, []).append((network, row))
+    head = "".join(f"<th>{name}</th>" for name in (of, "verdict", "effect, 95 % interval", "n"))
+    body = "".join(_of_claim(claim, its, axis) for claim, its in claims.items())
+    return f'<table class="psplib forest"><thead><tr>{head}</tr></thead>{body}</table>'
+
+
+def _of_claim(claim: str, rows: Sequence[tuple[str, Row]], axis: Mapping[str, Axis]) -> str:
+    said = ((network, row.verdict.test, row.verdict.basis) for network, row in rows)
+    joined = (html.escape("; ".join(filter(None, parts))) for parts in said)
+    tests = "".join(f"<p>{words}</p>" for words in joined)
+    lines = "".join(_line(network, row, axis) for network, row in rows)
+    anchor = re.sub(r"\W+", "-", claim.lower()).strip("-")
     return (
-        f'<tbody><tr><th colspan="4" scope="rowgroup"><details><summary>{html.escape(claim)}'
-        f"</summary>{unbroken(tests)}</details></th></tr>{lines}</tbody>"
+        f'<tbody id="{anchor}"><tr><th colspan="4" scope="rowgroup"><details><summary>'
+        f"{html.escape(claim)}</summary>{unbroken(tests)}</details></th></tr>{lines}</tbody>"
     )
 
 
-def _row(network: str, v: Verdict, axis: Mapping[str, Axis], scale: str) -> str:
-    is_paper_scale = (scales_of(v.basis) or [scale]) == [PAPER]
-    drawn = line(v, axis, is_paper_scale) if v.verdict != NOT_RUN else ""
+def _line(network: str, row: Row, axis: Mapping[str, Axis]) -> str:
+    v = row.verdict
+    drawn = line(v, axis, row.is_paper_scale) if v.verdict != NOT_RUN else ""
     cells = (
         html.escape(network),
-        verdict_label(v.verdict),
+        verdict_label(v.verdict) + row.note,
         f"{drawn} {html.escape(effect_in_words(v))}",
         str(v.n or "–"),
     )
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    marks = "".join(f' data-{name}="{html.escape(value)}"' for name, value in row.marks.items())
+    return f"<tr{marks}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -135,41 +134,41 @@ def count(found: Sequence[Entry]) -> str:
     return "\n".join(lines)
 
 
+# How a chapter is called here, where its name does not say it.
+_CALLED = {
+    "": "Several chapters",
+    "beyond_lobster": "Beyond the paper",
+    "transfer": "Transfer",
+    "entropy_learning": "Learning by PSP-entropy",
+}
+_HOLM = {"yes": " <small>after Holm, too</small>", "no": " <small>not after Holm</small>", "–": ""}
+
+
 def ledger_table(found: Sequence[Entry]) -> Any:
-    """The ledger as an HTML table with a forest plot: a link to the chapter in each row, which says
-    of itself by what a reader can filter."""
+    """The ledger as HTML: a fold for each chapter, with a forest plot of its tests; each says of
+    itself by what a reader can filter."""
     from IPython.display import HTML
 
-    rows, marks = [], []
     axes = forest.axes(e.verdict for e in found)
+    chapters: dict[str, list[forest.Row]] = {}
     for entry, after_holm in zip(found, survives(found), strict=True):
         v = entry.verdict
-        said, where = display.split_claim(v.claim)
-        claim = html.escape(said.removesuffix(".") + (f" ({where})." if where else "."))
-        if entry.chapter:
-            claim = f'<a href="{entry.chapter}.html">{claim}</a>'
-        is_run = v.verdict != NOT_RUN
-        line = forest.line(v, axes, entry.scale == forest.PAPER) if is_run else ""
-        cells = (
-            html.escape(v.section),
-            claim,
-            display.verdict_label(v.verdict),
-            after_holm,
-            line + html.escape(display.effect_in_words(v)),
-            str(v.n or "–"),
-            html.escape(entry.basis) if is_run else "–",
-            html.escape(v.test or "its runs are not there yet"),
+        name = _CALLED.get(entry.chapter, entry.chapter.replace("figure_", "Fig. "))
+        marks = {"chapter": name, "verdict": v.verdict, "scale": entry.scale}
+        shown = replace(
+            v,
+            claim=f"{v.section}: {v.claim}",
+            basis=entry.basis if v.verdict != NOT_RUN else "",
+            test=v.test or "its runs are not there yet",
         )
-        rows.append(cells)
-        marks.append({"chapter": entry.chapter, "verdict": v.verdict, "scale": entry.scale})
-    names = (
-        "section",
-        "claim",
-        "verdict",
-        "after Holm",
-        "effect and 95 % interval",
-        "n",
-        "basis",
-        "test",
+        row = forest.Row(shown, entry.scale == forest.PAPER, _HOLM[after_holm], marks)
+        chapters.setdefault(entry.chapter, []).append(row)
+    folds = (
+        display.fold(
+            f"{rows[0].marks['chapter']}: {forest.tests_in_words(rows, 'test')}",
+            (f'<p><a href="{chapter}.html">The chapter</a></p>' if chapter else "")
+            + forest.table(rows, axes, "section and claim, and where"),
+        )
+        for chapter, rows in chapters.items()
     )
-    return HTML(forest.legend(axes) + display.cards(names, rows, marks))
+    return HTML(f'{forest.legend(axes)}<div class="psplib-wide filtered">{"".join(folds)}</div>')

@@ -44,7 +44,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         assert pages[chapter].count('href="glossary.html#term-LOBSTER" data-preview="') == 1, (
             chapter
         )
-    assert pages["provenance"].count("digits (scikit-learn)") == 15 + 3 * 10 + 19 + 21 + 17 + 9 + 17
+    assert pages["provenance"].count('data-name="key"') == 15 + 3 * 10 + 19 + 21 + 17 + 9 + 17
     assert "Frankle" in pages["references"]
     assert 'href="figure_2.html#fig-2a" data-preview="<strong>Fig. 2a' in html.unescape(
         pages["index"]
@@ -176,6 +176,28 @@ def test_on_paper_every_page_is_black_on_white(site: Path, browser: Browser, the
         assert set(found["ground"]) == {"rgb(255, 255, 255)"}
         assert found["ink"] == ["rgb(0, 0, 0)"]
         assert set(found["verdicts"]) <= {"rgb(0, 102, 77)solid"}
+
+
+@needs_chromium
+def test_the_ledger_unfolds_where_it_is_filtered_linked_to_or_printed(
+    site: Path, browser: Browser
+) -> None:
+    address = (site / "book" / "claims.html").as_uri()
+    with browsing.visit(browser, address, site) as (page, _):
+        rows = page.locator("tr[data-verdict]")
+        assert not any(row.is_visible() for row in rows.all())
+        page.get_by_label("verdict").select_option(index=1)
+        asked = page.get_by_label("verdict").input_value()
+        shown = [row.get_attribute("data-verdict") for row in rows.all() if row.is_visible()]
+        assert set(shown) == {asked}
+        said = page.locator(".psplib-filter [role=status]").inner_text()
+        assert said == f"{len(shown)} of {rows.count()} shown"
+        anchor = page.locator("tbody").last.get_attribute("id")
+    with browsing.visit(browser, f"{address}#{anchor}", site) as (page, _):
+        assert page.locator("tbody").last.is_visible()
+        assert not page.locator("tbody").first.is_visible()
+        page.emulate_media(media="print")
+        assert page.locator("tbody").first.is_visible()
 
 
 @needs_chromium

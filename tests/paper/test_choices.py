@@ -1,12 +1,16 @@
 """The tables of settings list every choice, with its source."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from psplib.experiments import scales
 from psplib.paper import choices
+from psplib.paper.figure_1 import Figure1
+from psplib.runs.store import published
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,21 @@ def test_values_and_reasons_are_those_of_the_configurations() -> None:
     assert "epochs" in retrained
     assert "0 to 9" in retrained
     assert str(scales.figure_1a("paper").retrained.epochs) in retrained
+
+
+def test_every_run_has_a_row_and_its_arm_the_name_that_the_book_has() -> None:
+    figure = Figure1.collect(scales.figure_1a("paper"), published())
+    text = choices.runs_tables({"Fig. 1a": figure}).data
+    rows = len(figure.artefacts) + len(figure.missing)
+    assert text.count("<tr>") == rows + 1
+    assert text.count("random structure, layer by layer, gradual run 0, point") == 8
+    assert not re.search("restructured|reinitialised|LOBSTER|seed", text)
+    for artefact in figure.artefacts:
+        assert text.count(artefact.folder.name) == 1
+    assert "<b>data, SHA-256</b> mnist (standard) c868f4cc70" in text
+    retrained = figure.panel.retrained
+    shrunk = replace(retrained, arm="rewound", shrinkage=1e-4, point=3)
+    assert choices.named(shrunk).startswith("rewound (1-S), with shrinking, gradual run 0, point 3")
 
 
 def test_what_could_change_a_verdict_is_listed_with_it() -> None:

@@ -63,9 +63,15 @@ def test_the_count_is_that_of_the_table() -> None:
         words = {HOLDS: "holds?", FAILS: "do(?:es)? not hold"}.get(verdict, verdict)
         assert sum(map(int, re.findall(rf"(\d+) \*{words}\*", said))) == shown
     assert sum(map(int, re.findall(r"^- (\d+) ", said, re.M))) == len(found)
-    assert html.count("<tr") == len(found) + 1
-    of_figure_4 = [e for e in found if e.chapter == "figure_4"]
-    assert html.count('href="figure_4.html"') == len(of_figure_4) >= 6
+    folds = html.split('<details class="psplib-panel">')[1:]
+    for fold in folds:
+        (tests,) = re.findall(r": (\d+) tests?: ", fold)
+        assert fold.count("<tr data-") == int(tests)
+    assert sum(fold.count("<tr data-") for fold in folds) == len(found)
+    (of_figure_4,) = (fold for fold in folds if 'href="figure_4.html"' in fold)
+    assert of_figure_4.count("<tr data-") == sum(e.chapter == "figure_4" for e in found) >= 6
+    anchors = re.findall(r'<tbody id="([^"]+)"', html)
+    assert len(anchors) == len(set(anchors)) == len(re.findall(r"<details><summary>", html))
 
 
 def test_a_row_is_of_the_scale_that_its_basis_names() -> None:
