@@ -95,6 +95,24 @@ window.psplibLive ??= (() => {
     return { n, mean, low: mean - half, high: mean + half };
   }
 
+  // What is to be shown, values or the difference to an arm; and the arms, which can be left out.
+  function offer(show, legend, what, arms, hidden, draw) {
+    show.replaceChildren();
+    node(show, "option", { value: -1 }, what);
+    arms.forEach((a, i) => node(show, "option", { value: i }, `difference to: ${a.name}`));
+    legend.replaceChildren();
+    for (const arm of arms) {
+      const label = node(legend, "label");
+      const box = node(label, "input", { type: "checkbox" });
+      box.checked = !hidden.has(arm.name);
+      box.addEventListener("change", () => { box.checked ? hidden.delete(arm.name) : hidden.add(arm.name); draw(); });
+      const swatch = node(label, "svg", { viewBox: "0 0 24 12", width: 24, height: 12, "aria-hidden": true });
+      node(swatch, "line", { x1: 0, x2: 24, y1: 6, y2: 6, stroke: arm.color, "stroke-width": 2 });
+      mark(swatch, arm.marker, 12, 6, 4, { fill: arm.color });
+      node(label, "span", {}, arm.name);
+    }
+  }
+
   function curves(stage, spec, id) {
     let panel = 0, base = -1, hidden = new Set(), chosen = null;
     const controls = node(stage, "div", { class: "controls" });
@@ -108,22 +126,7 @@ window.psplibLive ??= (() => {
     const table = node(more, "table", { class: "psplib" });
     let points = [];
 
-    function fill() {
-      show.replaceChildren();
-      node(show, "option", { value: -1 }, "test error");
-      spec.panels[panel].arms.forEach((a, i) => node(show, "option", { value: i }, `difference to: ${a.name}`));
-      legend.replaceChildren();
-      for (const arm of spec.panels[panel].arms) {
-        const label = node(legend, "label");
-        const box = node(label, "input", { type: "checkbox" });
-        box.checked = !hidden.has(arm.name);
-        box.addEventListener("change", () => { box.checked ? hidden.delete(arm.name) : hidden.add(arm.name); draw(); });
-        const swatch = node(label, "svg", { viewBox: "0 0 24 12", width: 24, height: 12, "aria-hidden": true });
-        node(swatch, "line", { x1: 0, x2: 24, y1: 6, y2: 6, stroke: arm.color, "stroke-width": 2 });
-        mark(swatch, arm.marker, 12, 6, 4, { fill: arm.color });
-        node(label, "span", {}, arm.name);
-      }
-    }
+    const fill = () => offer(show, legend, "test error", spec.panels[panel].arms, hidden, draw);
 
     // What an arm shows at a point: its replicas' errors, or those minus the other arm's, replica by replica.
     function values(arm, other, point) {
@@ -465,44 +468,59 @@ window.psplibLive ??= (() => {
     begin(0);
   }
 
-  // Values by category, a panel for each setting of the knobs.
+  // Values by category, a panel for each setting of the knobs; or differences, place by place in the lists.
   function panels(stage, spec) {
-    const set = spec.knobs.map(() => 0);
+    const set = spec.knobs.map(() => 0), hidden = new Set();
     const controls = node(stage, "div", { class: "controls" });
-    spec.knobs.forEach((knob, k) => knob.options.length > 1 && choice(controls, knob.name, knob.options, i => { set[k] = i; draw(); }));
-    const legend = node(stage, "div", { class: "controls" });
+    spec.knobs.forEach((knob, k) => knob.options.length > 1 && choice(controls, knob.name, knob.options, i => { set[k] = i; renew(); }));
+    const show = choice(controls, "show", [], i => { base = here.series[i]?.name; draw(); });
+    const legend = node(stage, "div", { class: "controls", role: "group", "aria-label": "shown" });
     const svg = node(stage, "svg", { viewBox: "0 0 720 440", role: "img", tabindex: 0 });
     const readout = node(stage, "output", { "aria-live": "polite" });
     const box = { left: 58, right: 704, top: 14, bottom: 392 };
-    let here, points = [], chosen = -1;
+    let here, base, other, points = [], chosen = -1;
+
+    function renew() {
+      here = spec.panels.find(p => p.at.every((i, k) => i === set[k]));
+      const arms = here?.series ?? [];
+      offer(show, legend, here?.ylabel ?? "", arms, hidden, draw);
+      show.value = arms.findIndex(a => a.name === base);
+      draw();
+    }
 
     function draw() {
-      here = spec.panels.find(p => p.at.every((i, k) => i === set[k]));
       svg.replaceChildren();
-      legend.replaceChildren();
       [points, chosen] = [[], -1];
       readout.textContent = here ? "Point at the figure, or walk with the arrow keys." : "Not computed.";
       if (!here) return;
+      other = here.series[show.value];
       const step = (box.right - box.left) / here.x.length, lined = typeof here.x[0] === "number";
       const along = axis(0, here.x.at(-1), box.left, box.right, false);
       const x = lined ? { ...along, at: i => along.at(here.x[i]) } : { at: i => box.left + (i + 0.5) * step, ticks: here.x.map((_, i) => i), name: i => here.x[i] };
-      here.series.forEach((series, place) => {
-        for (const [i, values] of Object.entries(series.points))
-          points.push({ series, i: +i, values, px: x.at(+i) + (lined ? 0 : 0.7 * step * ((place + 0.5) / here.series.length - 0.5)), ...interval(values, spec.t) });
-        const label = node(legend, "span"), swatch = node(label, "svg", { viewBox: "0 0 24 12", "aria-hidden": true });
-        mark(swatch, series.marker, 12, 6, 4, { fill: series.color });
-        node(label, "span", {}, series.name);
+      const shown = here.series.filter(s => s !== other && !hidden.has(s.name));
+      const nth = (list, r) => list[list.length > 1 ? r : 0];
+      shown.forEach((series, place) => {
+        const beside = lined ? 0 : 0.7 * step * ((place + 0.5) / shown.length - 0.5);
+        for (const [i, own] of Object.entries(series.points)) {
+          const theirs = other ? other.points[i] ?? [null] : [0];
+          const pairs = Array.from({ length: Math.max(own.length, theirs.length) }, (_, r) => [nth(own, r), nth(theirs, r)]);
+          const values = pairs.filter(pair => pair.every(v => typeof v === "number")).map(([a, b]) => a - b);
+          if (values.length) points.push({ series, i: +i, values, px: x.at(+i) + beside, ...interval(values, spec.t) });
+        }
       });
       points.sort((a, b) => a.px - b.px);
-      const seen = [...points.flatMap(p => p.values), ...here.levels.map(l => l.value)];
+      const levels = other ? [{ name: "no difference:", value: 0 }] : here.levels;
+      const seen = [...points.flatMap(p => p.values), ...levels.map(l => l.value)];
+      if (!seen.length) return;
       const room = 0.08 * (Math.max(...seen) - Math.min(...seen) || 1), [low, high] = [Math.min(...seen) - room, Math.max(...seen) + room];
       const y = axis(low, high, box.bottom, box.top, false), clip = v => y.at(Math.min(high, Math.max(low, v)));
-      axes(svg, lined ? along : x, y, box, here.xlabel, here.ylabel);
-      if (lined) for (const series of here.series) {
+      const ylabel = other ? `minus ${other.name}: ${here.ylabel}` : here.ylabel;
+      axes(svg, lined ? along : x, y, box, here.xlabel, ylabel);
+      if (lined) for (const series of shown) {
         const path = points.filter(p => p.series === series).map(p => `${p.px},${y.at(p.mean)}`);
         node(svg, "polyline", { points: path.join(" "), fill: "none", stroke: series.color, "stroke-width": 2 });
       }
-      for (const level of here.levels) {
+      for (const level of levels) {
         node(svg, "line", { x1: box.left, x2: box.right, y1: y.at(level.value), y2: y.at(level.value), class: "level" });
         node(svg, "text", { x: box.left + 6, y: y.at(level.value) - 5, class: "small" }, `${level.name} ${digits(level.value)}`);
       }
@@ -512,7 +530,7 @@ window.psplibLive ??= (() => {
         if (p.n > 1) for (const v of p.values) mark(svg, "o", p.px, y.at(v), 1.6, { fill: p.series.color, opacity: 0.4 });
         if (!lined) mark(svg, p.series.marker, p.px, p.py, 4, { fill: p.series.color });
       }
-      svg.setAttribute("aria-label", `${spec.knobs.map((knob, k) => knob.options[set[k]]).join(", ")}: ${here.ylabel} by ${here.xlabel} of ${here.series.map(s => s.name).join("; ")}. The arrow keys walk from point to point.`);
+      svg.setAttribute("aria-label", `${spec.knobs.map((knob, k) => knob.options[set[k]]).join(", ")}: ${ylabel} by ${here.xlabel} of ${shown.map(s => s.name).join("; ")}. The arrow keys walk from point to point.`);
     }
 
     function choose(i) {
@@ -521,7 +539,7 @@ window.psplibLive ??= (() => {
       chosen = i;
       svg.querySelector(".ring")?.remove();
       node(svg, "circle", { cx: p.px, cy: p.py, r: 8, class: "ring" });
-      const number = v => digits(v).replace("-", "−");
+      const number = v => (other && v >= 0 ? "+" : "") + digits(v).replace("-", "−");
       const range = p.low === undefined ? "" : ` [${number(p.low)}, ${number(p.high)}], n = ${p.n}`;
       readout.textContent = `${p.series.name}, ${typeof here.x[p.i] === "number" ? "neuron " : ""}${here.x[p.i]}: ${number(p.mean)}${range}`;
     }
@@ -536,7 +554,7 @@ window.psplibLive ??= (() => {
       e.preventDefault();
       choose(chosen < 0 ? 0 : chosen + step);
     });
-    draw();
+    renew();
   }
 
   // Pictures, and a slider between them.

@@ -102,8 +102,12 @@ def _quantiles(most: int) -> list[float]:
     return [float(stats.t.ppf(0.975, n - 1)) for n in range(2, most + 1)]
 
 
-def _series(look: Look, values: dict[int, Sequence[float]]) -> dict[str, Any]:
-    points = {str(place): [float(f"{v:.5g}") for v in row] for place, row in values.items()}
+def _series(look: Look, values: Mapping[Any, Sequence[float]]) -> dict[str, Any]:
+    """`values`: by place on the axis those of all runs in their order, NaN where one has none."""
+    points = {
+        str(place): [None if np.isnan(v) else float(f"{v:.5g}") for v in row]
+        for place, row in values.items()
+    }
     return {"name": look.name, "color": look.color, "marker": look.marker, "points": points}
 
 
@@ -115,13 +119,15 @@ def gammas(figure: FigureLearning) -> Live:
     panels = []
     for i, network in enumerate(networks):
         asked = sorted({gamma for gamma, _ in figure.cases(network)})
+        runs = sorted(set(figure.table["replica"][figure.table["network"] == network]))
         for j, (quantity, (name, factor)) in enumerate(quantities.items()):
             series = []
             for labels, look in LEARNT_LOOKS.items():
                 rows = (factor * figure.values(quantity, network, labels)).dropna(how="all")
                 if len(rows) > (labels != "classes"):
-                    by = {asked.index(g): row.dropna() for g, row in rows.iterrows()}
-                    series.append(_series(Look(*look), by))
+                    by_run = rows.reindex(columns=runs)
+                    by_place = {asked.index(gamma): row for gamma, row in by_run.iterrows()}
+                    series.append(_series(Look(*look), by_place))
             if series:
                 x = [f"{gamma:g}" for gamma in asked]
                 panels.append(
@@ -149,11 +155,11 @@ def probes(figure: FigureTransfer) -> Live:
                 pruned = rows[rows["point"] > 0]
                 near, x = levels(pruned, source.goals)
                 by_run = pruned.groupby(["arm", near.map(x.index), "lobster_seed"])["error"].mean()
+                by_run = 100 * by_run.unstack()
                 series = []
                 for arm, look in TRANSFER_LOOKS.items():
                     if arm in by_run.index:
-                        places = (100 * by_run[arm]).groupby(level=0)
-                        series.append(_series(look, dict(tuple(places))))
+                        series.append(_series(look, dict(by_run.loc[arm].iterrows())))
                 lines = [
                     {"name": TRANSFER_LOOKS[arm].name, "value": round(100 * float(its.mean()), 4)}
                     for arm in ("dense", "pixels")

@@ -236,8 +236,10 @@ def test_panels_answer_to_their_knobs_and_to_keys(page_of: Callable) -> None:
         | {"validation_error": 0.02, "test_error": 0.02 + gamma + 0.01 * replica}
         | {"first": 5 + gamma, "joint": 9.0, "mutual": 0.1, "probe_error": 0.3}
         for gamma, labels in ((0.0, "classes"), (0.1, "classes"), (0.1, "permuted"))
-        for replica in (0, 1)
+        for replica in ((0, 1) if labels == "classes" else (1,))
     ]
+    for row in rows:
+        row["test_error"] -= 0.005 * (row["labels"] == "permuted")
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     panel = scales.entropy_learning("quick")
     page = page_of(live.gammas(FigureLearning(panel, table, (), ())))
@@ -254,6 +256,19 @@ def test_panels_answer_to_their_knobs_and_to_keys(page_of: Callable) -> None:
     assert "Point at the figure" in answer(page)
     svg.press("ArrowRight")
     assert answer(page) == "given the class, 0: 5 [5, 5], n = 2"
+    page.get_by_role("checkbox", name="given the class").uncheck()
+    svg.press("ArrowRight")
+    svg.press("ArrowRight")
+    assert answer(page) == "given shuffled classes, 0.1: 5.1"
+    page.get_by_label("quantity").select_option(index=0)
+    page.get_by_role("combobox", name="show").select_option("difference to: given the class")
+    svg.press("ArrowRight")
+    svg.press("ArrowRight")
+    assert answer(page) == "given shuffled classes, 0.1: −0.5", "replica by replica"
+    page.get_by_label("quantity").select_option("first-order entropy [bits]")
+    page.get_by_role("checkbox", name="given shuffled classes").uncheck()
+    svg.press("ArrowRight")
+    assert "Point at the figure" in answer(page), "the difference stays what is shown"
     page.get_by_label("quantity").select_option("λ₁")
     assert answer(page) == "Not computed."
 
