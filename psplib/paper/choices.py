@@ -223,9 +223,21 @@ def deviations_table() -> Any:
     return as_html(["what", "paper, authors' code", "here", "verdicts that hang on it"], DEVIATIONS)
 
 
-def settings_table(experiment: str, pick: Callable[[Any], Run]) -> Any:
-    """Every setting of one configuration of an experiment, which `pick` takes from it: its value at
-    each scale, where that comes from, and why. An HTML table."""
+def settings(asked: Mapping[str, tuple[str, Callable[[Any], Run]]]) -> Any:
+    """A fold with a table for each configuration, by what it is called: an experiment's, which a
+    function takes from it. HTML."""
+    from IPython.display import HTML
+
+    parts = []
+    for name, (experiment, pick) in asked.items():
+        rows = _settings(experiment, pick)
+        table = as_html(["setting", *scales.SCALES, "from", "why"], rows).data
+        parts.append(fold(f"{name}: {counted(len(rows), 'setting')}", f"<div>{table}</div>"))
+    return HTML("".join(parts))
+
+
+def _settings(experiment: str, pick: Callable[[Any], Run]) -> list[list[str]]:
+    """Every setting of a configuration: its value at each scale, where that comes from, and why."""
     panels = {scale: scales.experiment(experiment, scale) for scale in scales.SCALES}
     picked = {scale: pick(panel) for scale, panel in panels.items()}
     rows = []
@@ -236,7 +248,7 @@ def settings_table(experiment: str, pick: Callable[[Any], Run]) -> Any:
         if name == "seed":
             values = [_value(_seeds(panels[scale], config)) for scale, config in picked.items()]
         rows.append([name.replace("_", " "), *values, origin.source, origin.why])
-    return as_html(["setting", *scales.SCALES, "from", "why"], rows)
+    return rows
 
 
 def _origins(experiment: str, config: Run) -> dict[str, Origin]:

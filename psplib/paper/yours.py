@@ -9,15 +9,22 @@ import numpy as np
 import pandas as pd
 
 from psplib.experiments.names import PUBLISHED
-from psplib.paper.beyond import LOOKS, FigureBeyond
+from psplib.experiments.scales import TITLES
+from psplib.paper import beyond, controls, transfer
+from psplib.paper.beyond import FigureBeyond
+from psplib.paper.controls import FigureControls
 from psplib.paper.display import fold, percent, plus_minus, styled
+from psplib.paper.entropy_learning import LOOKS as LEARNT
+from psplib.paper.entropy_learning import FigureLearning
 from psplib.paper.figure_1 import Figure1
 from psplib.paper.minima import Figures2to4, Quantity
 from psplib.paper.statistics import welch
+from psplib.paper.transfer import FigureTransfer
 
 # Two masks are compared whose shares of surviving parameters differ by less than this share.
 NEAR = 0.1
 ERROR = {"test_error": Quantity("test error [%]", 2, 100)}
+PROBE = {"error": Quantity("probe error [%]", 2, 100)}
 
 
 class Numbers(NamedTuple):
@@ -28,17 +35,43 @@ class Numbers(NamedTuple):
     table: pd.DataFrame
 
 
-Results = Sequence[Figure1] | Figures2to4 | FigureBeyond
+Results = (
+    Sequence[Figure1]
+    | Figures2to4
+    | FigureBeyond
+    | FigureControls
+    | FigureTransfer
+    | FigureLearning
+)
+NAMES = {arm: look.name for arm, look in (transfer.LOOKS | beyond.LOOKS).items()} | controls.NAMES
 
 
 def numbers(results: Results) -> list[Numbers]:
     """The networks behind a chapter."""
     if isinstance(results, Figures2to4):
         return [Numbers(one.title, one.scale, one.table) for one in results.networks]
-    if isinstance(results, FigureBeyond):
-        by_network = results.table.groupby("network", sort=False)
+    if isinstance(results, FigureBeyond | FigureControls | FigureTransfer | FigureLearning):
+        by_network = _labelled(results).groupby("network", sort=False)
         return [Numbers(str(name), results.panel.scale, rows) for name, rows in by_network]
     return [Numbers(figure.panel.title, figure.panel.scale, figure.table) for figure in results]
+
+
+def _labelled(
+    results: FigureBeyond | FigureControls | FigureTransfer | FigureLearning,
+) -> pd.DataFrame:
+    """A chapter's table, with `network`, `arm`, `lobster_seed` and `sparsity` of each row."""
+    table = results.table
+    if isinstance(results, FigureControls):
+        return table.assign(arm=table["control"])
+    if isinstance(results, FigureTransfer):
+        asked = (table["layers"] == transfer.LAYERS) & (table["shots"] == results.most)
+        table = table[asked]
+        return table.assign(network=table["network"] + " → " + table["target"].map(TITLES))
+    if isinstance(results, FigureLearning):
+        labels = table["labels"].map({k: name for k, (_, _, name) in LEARNT.items()})
+        arms = "γ " + table["gamma"].map("{:g}".format) + ", " + labels
+        return table.assign(arm=arms, lobster_seed=0, sparsity=0.0)
+    return table
 
 
 def differences_from(
@@ -55,7 +88,7 @@ def differences_from(
             rows.append({"network": network, "scale": scale, "apart": said})
             continue
         for arm, own in _last(table, table["lobster_seed"].min()):
-            row = {"network": network, "networks": LOOKS[arm].name}
+            row = {"network": network, "networks": NAMES.get(arm, arm)}
             row["sparsity"] = percent(own["sparsity"].mean(), 2)
             theirs = _nearest(other.table, arm, own)
             if theirs is None:
@@ -81,7 +114,7 @@ def _last(table: pd.DataFrame, seed: int) -> list[tuple[str, pd.DataFrame]]:
     sparsest = {
         arm: rows[rows["sparsity"] == rows["sparsity"].max()] for arm, rows in parts.items()
     }
-    return [(arm, sparsest[arm]) for arm in LOOKS if arm in sparsest]
+    return [(arm, sparsest[arm]) for arm in dict.fromkeys([*NAMES, *sparsest]) if arm in sparsest]
 
 
 def _nearest(table: pd.DataFrame, arm: str, own: pd.DataFrame) -> pd.DataFrame | None:

@@ -13,6 +13,10 @@ from psplib.paper.figure_1 import Figure1
 from psplib.runs.store import published
 
 
+def settings(experiment: str, pick: Callable[[Any], Any]) -> str:
+    return choices.settings({"these": (experiment, pick)}).data
+
+
 @pytest.mark.parametrize(
     ("pick", "names"),
     [
@@ -27,7 +31,7 @@ from psplib.runs.store import published
     ],
 )
 def test_every_setting_is_listed(pick: Callable[[Any], Any], names: list[str]) -> None:
-    html = choices.settings_table("minima", pick).data
+    html = settings("minima", pick)
     for name in names:
         assert f'<td data-name="setting">{name}</td>' in html
     assert "retraining</td>" not in html
@@ -35,24 +39,23 @@ def test_every_setting_is_listed(pick: Callable[[Any], Any], names: list[str]) -
 
 def test_an_experiment_may_have_a_source_of_its_own() -> None:
     fashion, digits = (
-        choices.settings_table(name, choices.gradual_pruning).data
-        for name in ("figure_1c", "figure_1a")
+        settings(name, choices.gradual_pruning) for name in ("figure_1c", "figure_1a")
     )
     assert "far beyond the 80 %" in fashion
     assert "far beyond the 80 %" not in digits
 
 
 def test_weight_decay_has_the_seeds_of_its_own_runs() -> None:
-    html = choices.settings_table("beyond", choices.weight_decay("lenet-300")).data
+    html = settings("beyond", choices.weight_decay("lenet-300"))
     assert '<td data-name="setting">seed</td>' in html
     assert '<td data-name="paper">0 to 2</td>' in html
 
 
 def test_values_and_reasons_are_those_of_the_configurations() -> None:
-    gradual = choices.settings_table("figure_1a", choices.gradual_pruning).data
+    gradual = settings("figure_1a", choices.gradual_pruning)
     for text in ("learning rate", "TWT", "PWE", "0.985", "split seed", "0 to 2"):
         assert text in gradual
-    retrained = choices.settings_table("figure_1a", choices.retrained).data
+    retrained = settings("figure_1a", choices.retrained)
     assert "epochs" in retrained
     assert "0 to 9" in retrained
     assert str(scales.figure_1a("paper").retrained.epochs) in retrained

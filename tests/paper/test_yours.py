@@ -8,9 +8,13 @@ import pytest
 from scipy import stats
 from worlds import ARMS, panel, papers_world, world
 
+from psplib.experiments import scales
 from psplib.experiments.names import PUBLISHED
 from psplib.paper import figure_2, yours
+from psplib.paper.controls import FigureControls
+from psplib.paper.entropy_learning import FigureLearning
 from psplib.paper.minima import Quantity
+from psplib.paper.transfer import FigureTransfer
 from psplib.paper.yours import Numbers, differences_from
 
 SHOWN = {"test_error": Quantity("test error [%]", 2, 100)}
@@ -76,3 +80,60 @@ def test_a_chapter_beside_itself_is_no_standard_error_apart() -> None:
     table = differences_from(yours.numbers(minima), yours.numbers(minima), shown)
     assert len(table) == 2 * len(set(shown) & set(minima.table))
     assert set(table["apart"]) == {"+0.0", "+0, no standard error"}
+
+
+def learnt() -> FigureLearning:
+    rows = [
+        {"network": "LeNet-300, MNIST", "gamma": gamma, "labels": labels, "replica": replica}
+        | {"test_error": 0.02 + gamma + 0.01 * replica}
+        for gamma, labels in ((0.0, "classes"), (0.1, "classes"), (0.1, "permuted"))
+        for replica in (0, 1)
+    ]
+    table = pd.DataFrame(rows)
+    return FigureLearning(scales.entropy_learning("quick"), table, (), ())
+
+
+def probed() -> FigureTransfer:
+    rows = [
+        {"network": "LeNet-300, MNIST", "arm": arm, "lobster_seed": 0, "replica": replica}
+        | {"target": target, "layers": layers, "shots": shots, "sparsity": 0.98}
+        | {"error": 0.3 + 0.1 * replica + 0.2 * (layers + shots)}
+        for arm in ("lobster", "untrained")
+        for target in ("digits", "fashion-mnist")
+        for layers in (1, 2)
+        for shots in (5, 100)
+        for replica in (0, 1)
+    ]
+    return FigureTransfer(scales.transfer("quick"), pd.DataFrame(rows), pd.DataFrame(), (), ())
+
+
+def controlled() -> FigureControls:
+    rows = [
+        {"network": "LeNet-300, MNIST", "control": control, "lobster_seed": 0, "replica": replica}
+        | {"sparsity": 0.98, "test_error": 0.02 + 0.01 * replica}
+        for control in ("gradual", "one_shot_long")
+        for replica in (0, 1)
+    ]
+    return FigureControls(scales.controls("quick"), pd.DataFrame(rows), pd.DataFrame(), (), ())
+
+
+@pytest.mark.parametrize(
+    ("results", "shown", "names"),
+    [
+        (learnt(), yours.ERROR, {"γ 0, given the class", "γ 0.1, given shuffled classes"}),
+        (probed(), yours.PROBE, {"gradual (G)", "the mask, not trained"}),
+        (controlled(), yours.ERROR, {"gradual (G)", "1-S trained for long"}),
+    ],
+)
+def test_every_chapter_has_its_networks_by_their_names(results, shown, names: set[str]) -> None:
+    found = yours.numbers(results)
+    table = differences_from(found, found, shown)
+    assert names <= set(table["networks"])
+    assert set(table["apart"]) == {"+0.0"}
+    assert len(table) == sum(len(set(n.table["arm"])) for n in found)
+    is_transfer = isinstance(results, FigureTransfer)
+    assert [n.network for n in found] == (
+        ["LeNet-300, MNIST → digits", "LeNet-300, MNIST → Fashion-MNIST"]
+        if is_transfer
+        else ["LeNet-300, MNIST"]
+    )
