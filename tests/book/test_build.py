@@ -199,3 +199,13 @@ def test_the_published_book_needs_no_data_computes_nothing_and_says_what_was_not
     assert lacks_more == lacks + 1
     assert (silent, said) == (0, 2)  # the figure, and how many runs lack
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_file_of_the_library_is_on_the_page_of_its_room() -> None:
+    said = {
+        name
+        for page in (ROOT / "book" / "api").glob("*.md")
+        for name in re.findall(r"automodule:: psplib\.(\S+)", page.read_text())
+    }
+    files = {f"{p.parent.name}.{p.stem}" for p in (ROOT / "psplib").glob("*/*.py")}
+    assert said == {name for name in files if not name.endswith("__init__")}
