@@ -511,7 +511,7 @@ window.psplibLive ??= (() => {
       points.sort((a, b) => a.px - b.px);
       const levels = other ? [{ name: "no difference:", value: 0 }] : here.levels;
       const seen = [...points.flatMap(p => p.values), ...levels.map(l => l.value)];
-      if (!seen.length) return;
+      if (!points.length) seen.push(...here.series.flatMap(s => Object.values(s.points).flat()).filter(v => v !== null));
       const room = 0.08 * (Math.max(...seen) - Math.min(...seen) || 1), [low, high] = [Math.min(...seen) - room, Math.max(...seen) + room];
       const y = axis(low, high, box.bottom, box.top, false), clip = v => y.at(Math.min(high, Math.max(low, v)));
       const ylabel = other ? `minus ${other.name}: ${here.ylabel}` : here.ylabel;
