@@ -107,7 +107,7 @@ class FigureBeyond:
     def seeds(self) -> str:
         """How many gradual runs and replicas each network has."""
         return "; ".join(
-            f"{r.title}: {len(r.lobsters)} LOBSTER, {len(r.decays)} decay, "
+            f"{r.title}: {len(r.lobsters)} gradual runs, {len(r.decays)} by weight decay only, "
             f"{len(r.replicas)} replicas"
             for r in self.panel.networks
         )

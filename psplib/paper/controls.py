@@ -114,7 +114,10 @@ class FigureControls:
     @property
     def seeds(self) -> str:
         """How many gradual runs each network has."""
-        return "; ".join(f"{n.title}: {len(n.lobsters)} LOBSTER" for n in self.panel.networks)
+        parts = (
+            f"{n.title}: {counted(len(n.lobsters), 'gradual run')}" for n in self.panel.networks
+        )
+        return "; ".join(parts)
 
     def means(self, network: str, control: str, column: str) -> pd.Series:
         """A quantity's mean over the replicas of a control: a value per gradual run, by seed."""

@@ -56,7 +56,9 @@ class Results(Protocol):
 
 def runs_and_replicas(panel: Panel | Minima) -> str:
     """How many gradual runs and replicas an experiment has, for its badge."""
-    return f"{len(panel.lobsters)} LOBSTER × {len(panel.retrained.replicas)} replicas"
+    return (
+        f"{counted(len(panel.lobsters), 'gradual run')} × {len(panel.retrained.replicas)} replicas"
+    )
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -264,26 +266,16 @@ def styled(frame: pd.DataFrame) -> Any:
     return shown.set_table_attributes('class="psplib"')
 
 
-def cards(
-    names: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    marks: Sequence[Mapping[str, str]] | None = None,
-) -> str:
-    """A table of HTML cells with named columns; on a phone, a card for each row. With `marks`, what
-    each row is, a reader can filter it."""
+def cards(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells with named columns; on a phone, a card for each row."""
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(
-        f"<tr{_data(mark)}>"
+        "<tr>"
         + "".join(f'<td data-name="{n}">{cell}</td>' for n, cell in zip(names, row, strict=True))
         + "</tr>"
-        for row, mark in zip(rows, marks or [{}] * len(rows), strict=True)
+        for row in rows
     )
-    kind = "psplib cards" + (" filtered" if marks else "")
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>{body}</table>'
-
-
-def _data(mark: Mapping[str, str]) -> str:
-    return "".join(f' data-{name}="{html.escape(value)}"' for name, value in mark.items())
+    return f'<table class="psplib cards"><thead><tr>{head}</tr></thead>{body}</table>'
 
 
 FORMS = {"points": "+.2f", "bits": "+.4f", "×": ".2f", "r": "+.2f", "index": "+.4f"}

@@ -485,6 +485,7 @@ window.psplibLive ??= (() => {
       const arms = here?.series ?? [];
       offer(show, legend, here?.ylabel ?? "", arms, hidden, draw);
       show.value = arms.findIndex(a => a.name === base);
+      show.parentNode.hidden = arms.length < 2;
       draw();
     }
 

@@ -107,7 +107,7 @@ class FigureTransfer:
     def seeds(self) -> str:
         """How many gradual runs each source has, of those that are there."""
         return "; ".join(
-            f"{s.title}: {counted(runs, 'LOBSTER run')}"
+            f"{s.title}: {counted(runs, 'gradual run')}"
             for s in self.panel.networks
             if (runs := self.at_last(s)["lobster_seed"].nunique())
         )

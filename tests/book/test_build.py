@@ -12,12 +12,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pybtex.database import parse_file
 
 from psplib.book import build, references
 from psplib.book.chapter import begin
 from psplib.core.errors import PsplibError
 from psplib.experiments.plane import Map
-from psplib.paper import tables
+from psplib.paper import forest, tables
 from psplib.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,34 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
             if "hide-cell" in cell.metadata.get("tags", []):  # an answer, folded in JupyterLab too
                 folded = {"outputs_hidden": True, "source_hidden": True}
                 assert cell.metadata.get("jupyter") == folded, (path.name, cell.id)
+
+
+def test_sections_become_tabs() -> None:
+    text = "## Method\n\nAs it is done:\n\n### One\n\n$$\na\n$$\n\n### Two\n\nb\n"
+    assert references.in_tabs(text) == (
+        "## Method\n\nAs it is done:\n\n::::{tab-set}\n:::{tab-item} One\n\n$$\na\n$$\n\n\n:::\n"
+        ":::{tab-item} Two\n\nb\n\n:::\n::::\n"
+    )
+
+
+def test_a_work_is_cited_by_its_authors_and_its_year() -> None:
+    works = parse_file(ROOT / "book" / "references.bib").entries
+    assert references.cited(works["frankle2019lottery"]) == (
+        "Frankle and Carbin (2019)",
+        "Frankle and Carbin, 2019",
+    )
+    assert references.cited(works["he2016deep"])[1] == "He et al., 2016"
+    assert references.cited(works["krizhevsky2009learning"])[0] == "Krizhevsky (2009)"
+    said = [words for work in works.values() for words in references.cited(work)]
+    assert len(said) == len(set(said))
+
+
+def test_signatures_have_short_types_and_fields_of_tuples_are_left_out() -> None:
+    said = "(mask: ~psplib.nn.masks.Mask, buffers: dict[str, ~torch.Tensor] = <factory>)"
+    short = "(mask: Mask, buffers: dict[str, Tensor] = <factory>)"
+    assert references.short_types("class", "Compact", said, None) == (short, None)
+    assert references.is_alias(None, "class", "verdict", forest.Row.verdict, False, None)
+    assert not references.is_alias(None, "module", "Row", forest.Row, False, None)
 
 
 def test_every_figure_has_a_caption_with_a_number_of_its_own() -> None:
