@@ -17,8 +17,7 @@ ANEW := $(shell \
 ifneq ($(ANEW),)
 .PHONY: $(SETUP)
 endif
-# More than four workers wait for the same runs.
-TESTS := $(PY) -m pytest -n logical --maxprocesses 4
+TESTS := $(PY) -m pytest -n auto
 
 .DEFAULT_GOAL := help
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.

@@ -13,9 +13,13 @@ from typing import Any
 
 import matplotlib as mpl
 import nbformat
+import pandas.io.formats.style
 import papermill
 import papermill.engines
 import scipy.stats
+import seaborn
+import sklearn.datasets
+import sympy
 import torch
 from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,7 +31,11 @@ from psplib.book import lab_panel
 from psplib.core.errors import PsplibError
 from psplib.paper import ledger, live
 
-PRELOADED = (scipy.stats, lab_panel, ledger, live)  # what chapters import
+# What several chapters import; torch asks for sympy where it makes a layer without values.
+PRELOADED = (
+    *(pandas.io.formats.style, scipy.stats, seaborn, sklearn.datasets, sympy),
+    *(lab_panel, ledger, live),
+)
 
 
 class Hook(DisplayHook):

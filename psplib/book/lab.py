@@ -176,7 +176,7 @@ def _look(gradual: Gradual, pruned: int, threshold: float) -> Snapshot:
     weights, mask, model = gradual.weights, gradual.mask, gradual.trainer.full
     nn.utils.vector_to_parameters(weights, model.parameters())
     probe = FirstOrder()
-    observe(model, gradual.trainer.data.test, probe, mask=mask, batch=SIZES[-1])
+    observe(model, gradual.trainer.data.test, probe, batch=SIZES[-1])
     side = torch.linspace(-REACH, REACH, CELLS)
     grid = torch.cartesian_prod(side, side).flip(1)
     with torch.inference_mode():

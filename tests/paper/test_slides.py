@@ -123,7 +123,7 @@ def test_classes_and_neurons_hold_their_tables(minima: Figures2to4) -> None:
         "1-S: 1 vary, mean 0.0203 bits",
     )
     assert g["points"] == {"0": [1.0], "1": [1.0]}
-    assert s["points"] == {"0": [pytest.approx(0.811278)]}
+    assert s["points"] == {"0": [pytest.approx(0.811278, rel=1e-4)]}
 
 
 @pytest.mark.slow
