@@ -157,6 +157,14 @@ def test_the_templates_hold_no_outputs_and_start_at_smoke_scale() -> None:
                 assert cell.metadata.get("jupyter") == folded, (path.name, cell.id)
 
 
+def test_chapters_are_readable_where_nothing_is_rendered_but_markdown() -> None:
+    for path in CHAPTER.parent.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                found = re.search(r"\{[\w:-]+\}`|^:::", cell.source, re.MULTILINE)
+                assert not found, (path, cell.id)
+
+
 def test_sections_become_tabs() -> None:
     text = "## Method\n\nAs it is done:\n\n### One\n\n$$\na\n$$\n\n### Two\n\nb\n"
     assert references.in_tabs(text) == (
