@@ -338,33 +338,31 @@ def _training(ax: Axes, rows: pd.DataFrame, look: Look) -> None:
 
 
 def networks_table(figure: FigureControls) -> pd.DataFrame:
-    """A row per network and control: epochs and what was measured, mean over gradual runs with half
-    of the 95 % interval."""
-    rows = []
+    """What was measured of each network, a column for each control: mean over gradual runs with
+    half of the 95 % interval."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for network in figure.panel.networks:
         epochs = {c: str(r.epochs) for c, r in zip(CONTROLS, network.arms, strict=True)}
         for control, named in NAMES.items():
             means = {c: figure.means(network.title, control, c) for c in (*ERRORS, *MEASURED)}
             if not len(means["test_error"]):
                 continue
-            means["flat"] = means["lambda_1"] * means["norm"] ** 2
-            rows.append(
-                {
-                    "network": network.title,
-                    "trained": named,
-                    "epochs": epochs.get(control, ""),
-                    "runs": len(means["test_error"]),
-                    "best epoch": plus_minus(means["best_epoch"], 0),
-                    "test error [%]": plus_minus(100 * means["test_error"]),
-                    "at the last epoch": plus_minus(100 * means["last_test_error"]),
-                    "second order [bits]": plus_minus(means["joint"], 3),
-                    "mutual [bits]": plus_minus(means["mutual"], 4),
-                    "z²": plus_minus(means["z2"]),
-                    "λ₁": plus_minus(means["lambda_1"]),
-                    "λ₁·‖θ‖²": plus_minus(means["flat"], 0),
-                }
-            )
-    return pd.DataFrame(rows)
+            measured = {
+                "epochs": epochs.get(control, ""),
+                "gradual runs": str(len(means["test_error"])),
+                "best epoch": plus_minus(means["best_epoch"], 0),
+                "test error [%]": plus_minus(100 * means["test_error"]),
+                "at the last epoch": plus_minus(100 * means["last_test_error"]),
+                "second order [bits]": plus_minus(means["joint"], 2),
+                "mutual [millibits]": plus_minus(1000 * means["mutual"], 1),
+                "z²": plus_minus(means["z2"]),
+                "λ₁": plus_minus(means["lambda_1"]),
+                "λ₁·‖θ‖²": plus_minus(means["lambda_1"] * means["norm"] ** 2, 0),
+            }
+            for what, value in measured.items():
+                key = network.title, what
+                rows.setdefault(key, {"network": key[0], "measured": what})[named] = value
+    return pd.DataFrame(rows.values())
 
 
 def gaps_table(figure: FigureControls) -> pd.DataFrame:

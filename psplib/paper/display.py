@@ -7,6 +7,7 @@ import base64
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -362,19 +363,27 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def plus_minus(values: Interval | pd.Series, digits: int = 2) -> str:
-    """A mean and half of its 95 % interval. Up to three values are given themselves, for their
-    interval may be wider than all that there is to see; empty without any value.
+    """A mean and half of its 95 % interval, to one or two significant digits of this. Up to three
+    values are given themselves, for their interval may be wider than all that there is to see;
+    empty without any value.
 
     >>> plus_minus(pd.Series([3.0, 1.0, 2.0]), 0), plus_minus(pd.Series([1.0, 2.0, 3.0, 4.0]), 1)
     ('3 / 1 / 2', '2.5\\xa0±\\xa02.1')
+    >>> plus_minus(Interval(1.2, 0.0, 2.4, 9)), plus_minus(Interval(1.2, 1.199, 1.201, 9))
+    ('1.2\\xa0±\\xa01.2', '1.200\\xa0±\\xa00.001')
     """
     if isinstance(values, pd.Series):
         values = values.dropna()
         if len(values) < 4:
             return " / ".join(f"{value:.{digits}f}" for value in values)
         values = interval(values)
-    half = f"\u00a0±\u00a0{values.high - values.mean:.{digits}f}" if values.n > 1 else ""
-    return f"{values.mean:.{digits}f}{half}"
+    if values.n < 2:
+        return f"{values.mean:.{digits}f}"
+    half = values.high - values.mean
+    if half > 0:
+        order = math.floor(math.log10(half))
+        digits = max(0, min(digits + (order == -digits - 1), 1 - order))
+    return f"{values.mean:.{digits}f}\u00a0±\u00a0{half:.{digits}f}"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -43,7 +43,7 @@ QUANTITIES = {
     "test_error": ("test error on the source [%]", 100),
     "first": ("first-order entropy [bits]", 1),
     "joint": ("joint entropy [bits]", 1),
-    "mutual": ("mutual information of pairs [bits]", 1),
+    "mutual": ("mutual information of pairs [millibits]", 1000),
     "probe_error": ("probe error on the targets [%]", 100),
 }
 # What is drawn of them; the others can be looked up.
@@ -362,8 +362,10 @@ def further(figure: FigureLearning) -> pd.DataFrame:
 def _by_gamma(table: pd.DataFrame, quantities: dict[str, tuple[str, int]]) -> pd.DataFrame:
     rows = []
     for (network, labels, gamma), its in table.groupby(["network", "labels", "gamma"], sort=False):
-        row = {"network": network, "entropy": LOOKS[labels][2], "gamma": f"{gamma:g}"}
+        of = f"{network}: {LOOKS[labels][2]}" if gamma else network
+        row = {"network, and its entropy": of, "gamma": f"{gamma:g}"}
         for quantity, (name, factor) in quantities.items():
-            row[name] = plus_minus(factor * its[quantity], 2 if factor > 1 else 3)
+            few = factor > 1 or its[quantity].mean() > 1
+            row[name] = plus_minus(factor * its[quantity], 2 if few else 3)
         rows.append(row)
     return pd.DataFrame(rows)

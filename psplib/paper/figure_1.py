@@ -345,7 +345,8 @@ def _unfolded(figure: Figure1) -> str:
     if fig is None:
         return f'<p class="psplib-badge">{figure.title}: {NOT_THERE}</p>'
     training = plot_convergence(figure.history, f"{figure.panel.title}: is it the training budget?")
-    errors = f"<div>{display.styled(errors_by_sparsity(figure)).to_html()}</div>"
+    table = display.styled(errors_by_sparsity(figure)).to_html()
+    errors = f'<div tabindex="0">{table}</div>'  # where it scrolls, by keyboard too
     parts = [display.in_html(name, fig, figure.table, figure.panel), errors]
     if training:
         data = f"{name}_convergence", training, figure.history, figure.panel

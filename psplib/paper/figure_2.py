@@ -109,8 +109,8 @@ def _draw_line(ax: Axes, figures: Figures2to4, subspace: str) -> None:
             ax.plot(rows["alpha"], rows["eigenvalue"], color=color, **look)
             if definition == "converged":
                 end = rows["alpha"].iloc[-1], rows["eigenvalue"].iloc[-1]
-                name = f" λ{'₁₂₃₄₅'[int(rank) - 1]}"
-                ax.annotate(name, end, va="center", annotation_clip=False)
+                name, where = f"λ{'₁₂₃₄₅'[int(rank) - 1]}", "offset points"
+                ax.annotate(name, end, (6, 0), textcoords=where, va="center")
     mark_solutions(ax)
     ax.set(ylabel="eigenvalue", title=f"{subspace} coordinates")
     ax.margins(x=0.08)

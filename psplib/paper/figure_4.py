@@ -33,7 +33,7 @@ QUANTITIES = {
     "first": Quantity("first [bits]", 4),
     "joint": Quantity("joint [bits]", 4),
     "mutual": Quantity("mutual [bits]", 5),
-    "agreement": Quantity("agreement [bits]", 4),
+    "agreement": Quantity("agreement [bits]", 3),
 }
 
 

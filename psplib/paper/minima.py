@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -531,13 +531,13 @@ class Quantity(NamedTuple):
 
 
 def by_arm(figures: Figures2to4, quantities: Mapping[str, Quantity]) -> pd.DataFrame:
-    """A row for each network, gradual run and arm: what the censuses found, mean ± half of the
-    95 % interval."""
+    """A row for each network, gradual run and arm, with the number of its replicas: what the
+    censuses found, mean ± half of the 95 % interval."""
     rows = []
     for one in figures.networks:
         for (seed, arm), group in one.table.groupby(["lobster_seed", "arm"], sort=False):
-            row: dict[str, Any] = {"network": one.title, "run": seed, "arm": ARMS[arm].name}
-            row["n"] = len(group)
+            replicas = f" × {len(group)}" if len(group) > 1 else ""
+            row = {"network": one.title, "run": seed, "arm": ARMS[arm].name + replicas}
             for column, shown in quantities.items():
                 row[shown.title] = plus_minus(shown.scale * group[column], shown.digits)
             rows.append(row)

@@ -510,23 +510,22 @@ def plot_entropy(figure: FigureTransfer) -> Figure | None:
 
 
 def errors_by_shots(figure: FigureTransfer) -> pd.DataFrame:
-    """Probe errors [%], mean over targets, at the last points, by how much is read and how many
-    images of each class there are: mean over gradual runs with half of the 95 % interval; dense
-    network and raw pixels without."""
+    """Probe errors [%], mean over targets, at the last points, by arm and how much is read, a
+    column for each number of images of a class: mean over gradual runs with half of the 95 %
+    interval; dense network and raw pixels without."""
     rows = []
     t = figure.table
     for source in figure.panel.networks:
         last = figure.at_last(source)[["lobster_seed", "point"]].drop_duplicates()
         own = t[t["network"] == source.title]
         kept = pd.concat([own[own["point"] == 0], own.merge(last, on=["lobster_seed", "point"])])
-        for (layers, shots), group in kept.groupby(["layers", "shots"]):
-            row = {"network": source.title, "layers": str(layers), "images a class": str(shots)}
-            for arm in LOOKS:
-                its = group[group["arm"] == arm]
-                if len(its):
+        for layers, read in kept.groupby("layers"):
+            for arm in [arm for arm in LOOKS if (read["arm"] == arm).any()]:
+                row = {"network": source.title, "layers": str(layers), "arm": LOOKS[arm].name}
+                for shots, its in read[read["arm"] == arm].groupby("shots"):
                     means = 100 * its.groupby("lobster_seed")["error"].mean()
-                    row[LOOKS[arm].name] = plus_minus(means)
-            rows.append(row)
+                    row[f"{shots} a class"] = plus_minus(means)
+                rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -273,6 +273,19 @@ def test_panels_answer_to_their_knobs_and_to_keys(page_of: Callable) -> None:
     assert answer(page) == "Not computed."
 
 
+@needs_chromium
+def test_every_kind_of_mark_has_its_name_beside_it(page_of: Callable) -> None:
+    series = [live._series(look, {0: [1.0, 2.0], 1: [3.0]}) for look in live.ARMS.values()]
+    panel = {"at": [], "x": ["0", "1"], "xlabel": "class", "ylabel": "bits", "levels": []}
+    numbers = {"kind": "panels", "t": [12.7], "knobs": [], "panels": [panel | {"series": series}]}
+    page = page_of(live.Live(numbers, Slide("x", PNG)))
+    named = page.locator(".controls > span")
+    assert named.all_inner_texts() == [look.name for look in live.ARMS.values()]
+    drawn = {mark.get_attribute("fill") for mark in page.locator("svg[role=img] path").all()}
+    assert drawn == {m.get_attribute("fill") for m in named.locator("path").all()}
+    assert len(drawn) == len(live.ARMS)
+
+
 # The head of a picture of 3 × 2 pixels.
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">II", 3, 2)
 
