@@ -31,6 +31,7 @@ from psplib.pruning.retraining import Retraining
 from psplib.runs import store as runs
 from psplib.training.engines import CompactTrainer, StackedTrainer
 from psplib.training.fit import crops, order
+from psplib.training.precision import PRECISIONS
 from psplib.training.update import Sgd
 
 from .lobster_epoch import Mnist
@@ -54,10 +55,10 @@ def ticket(name: str) -> Mask:
 Epoch = Callable[[int], None]
 
 
-def learner(name: str, mask: Mask) -> Epoch:
+def learner(name: str, mask: Mask, precision: str = "float32") -> Epoch:
     """An epoch of one network in compact form."""
     model, loaded = models.build(name, 0), data.load_data("mnist")
-    one = CompactTrainer(model, [mask], loaded, BATCH)
+    one = CompactTrainer(model, [mask], loaded, BATCH, precision)
 
     def epoch(number: int) -> None:
         one.epoch([order(len(loaded.train), number, 1)], [Sgd(0.1)])
@@ -104,9 +105,9 @@ def plain(name: str) -> Epoch:
 
 
 def contender(what: str, name: str) -> Epoch:
-    if what == "compact":
+    if what in PRECISIONS:
         torch.set_num_threads(1)
-        return learner(name, ticket(name))
+        return learner(name, ticket(name), what)
     if what == "together":
         return in_one_program(name)
     if what == "dense":
@@ -152,7 +153,8 @@ def main() -> None:
     each = REPLICAS // cores
     # What is measured, in how many processes, how often, and how many networks that stands for.
     plan = {
-        "psplib": ("compact", cores, each, each * cores),
+        "psplib": ("float32", cores, each, each * cores),
+        "psplib, in bfloat16": ("bfloat16", cores, each, each * cores),
         "psplib, in one program": ("together", 1, 1, REPLICAS),
         # A run has one thread, so that its bits do not depend on the machine; it could have all.
         "psplib, dense, one after another": ("dense", 1, 2, 2),
@@ -167,9 +169,26 @@ def main() -> None:
                 seconds = measure(what, name, epochs, processes)
                 found[title].append(seconds * REPLICAS / networks)
         seconds = {title: statistics.median(values) for title, values in found.items()}
-        print(f"{'':36}{'seconds':>8}{'/ psplib':>10}")
+        print(f"{'':36}{'seconds':>8}{'/ psplib':>10}{'/ bfloat16':>12}")
         for title, value in seconds.items():
-            print(f"{title:36}{value:8.2f}{value / seconds['psplib']:10.2f}")
+            ratios = [value / seconds[base] for base in ("psplib", "psplib, in bfloat16")]
+            print(f"{title:36}{value:8.2f}{ratios[0]:10.2f}{ratios[1]:12.2f}")
+        precision(name)
+
+
+def precision(name: str, epochs: int = 5, replicas: int = 3) -> None:
+    """What bfloat16 does to the result: rewound networks, the same orders in both."""
+    loaded, model, mask = data.load_data("mnist"), models.build(name, 0), ticket(name)
+    print(f"Test error in % after {epochs} epochs, {replicas} orders of the samples")
+    for precision in ("float32", "bfloat16"):
+        errors = []
+        for replica in range(replicas):
+            one = CompactTrainer(model, [mask], loaded, BATCH, precision)
+            for epoch in range(epochs):
+                one.epoch([order(len(loaded.train), replica, epoch)], [Sgd(0.1)])
+            errors.append(100 * one.scores("test")[0].error)
+        listed = "  ".join(f"{error:.2f}" for error in errors)
+        print(f"{precision:10} {listed}   mean {statistics.mean(errors):.3f}")
 
 
 # Multiplications of an image, forward; a step takes three times as many.

@@ -10,8 +10,10 @@ from psplib.training.update import Update
 
 
 class Single(CompactTrainer):
-    def __init__(self, model: nn.Module, mask: Mask, data: Data, size: int) -> None:
-        super().__init__(model, [mask], data, size)
+    def __init__(
+        self, model: nn.Module, mask: Mask, data: Data, size: int, precision: str = "float32"
+    ) -> None:
+        super().__init__(model, [mask], data, size, precision)
 
     @property
     def mask(self) -> Mask:

@@ -26,6 +26,7 @@ from psplib.pruning.kind import TOGETHER, Program, Run
 from psplib.training.engines import trainers
 from psplib.training.entropy_learning import RISE, WAIT, EntropyTerm, Reward, ramp
 from psplib.training.fit import HISTORY, Checkpoint, Progress, Trial, fit
+from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import Score, Trainer, flat
 from psplib.training.update import LobsterStep, Update
 
@@ -89,6 +90,9 @@ class Lobster(Run):
     samples: int | None = setting(
         "ours", "training images and test images used, where not all", default=None, added=True
     )
+    precision: str = setting(
+        "ours", "of the products in training and scoring", default="float32", added=True
+    )
     gamma: float = setting(
         "ours",
         f"weight of the entropy in bits that is rewarded (EntropyTerm): none for {WAIT} "
@@ -100,6 +104,7 @@ class Lobster(Run):
     def __post_init__(self) -> None:
         one_of("architecture", self.architecture, models.NAMES)
         one_of("data", self.data, NAMES)
+        one_of("precision", self.precision, PRECISIONS)
         for name, least in (("batch_size", 1), ("patience", 0), ("max_epochs", 1)):
             whole_number(name, getattr(self, name), least)
         ramp(self.gamma, 1, WAIT, RISE)  # refuses what is not finite
@@ -158,7 +163,7 @@ class Lobster(Run):
     @property
     def program(self) -> Program:
         """Gradual runs of one architecture and data set can be made together."""
-        recipe = ("lobster", *self.inputs, self.batch_size, self.sensitivity)
+        recipe = ("lobster", *self.inputs, self.batch_size, self.sensitivity, self.precision)
         return Program(recipe, 1, TOGETHER[self.architecture], _make_together)
 
     def load(self, device: torch.device) -> Data:
@@ -565,13 +570,13 @@ def prune_gradually(
     """Prune from the dense network to the target sparsity: gradual runs of one architecture side by
     side, each with plateaus and thresholds of its own."""
     checkpoint = checkpoint or Checkpoint()
-    for name in ("architecture", "batch_size", "sensitivity"):
+    for name in ("architecture", "batch_size", "sensitivity", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Gradual runs side by side need one {name}; got {values}.")
     first, networks = configs[0], [models.build(c.architecture, c.seed) for c in configs]
     masks = [Mask.dense(network) for network in networks]
     alone = any(config.gamma for config in configs)
-    places = trainers(networks[0], masks, data, first.batch_size, alone)
+    places = trainers(networks[0], masks, data, first.batch_size, first.precision, alone)
     runs = []
     for config, network, (trainer, number) in zip(configs, networks, places, strict=True):
         trainer.set_weights(number, flat(network))

@@ -41,6 +41,7 @@ from psplib.training.fit import (
     is_finished,
     under,
 )
+from psplib.training.precision import PRECISIONS
 from psplib.training.trainer import flat
 from psplib.training.update import LobsterStep, Sgd, Update, check_steps, fallen
 
@@ -88,6 +89,7 @@ class Retraining(OfLobster):
         default=(),
         added=True,
     )
+    precision: str = setting("ours", "as in the LOBSTER run", default="float32", added=True)
     shrinkage: float = setting(
         "ours",
         "lambda of LOBSTER's step while the mask stays: none, but for the controls",
@@ -97,6 +99,7 @@ class Retraining(OfLobster):
 
     def __post_init__(self) -> None:
         one_of("arm", self.arm, ARMS)
+        one_of("precision", self.precision, PRECISIONS)
         for name in ("epochs", "batch_size"):
             whole_number(name, getattr(self, name), 1)
         if not self.replicas or len(set(self.replicas)) < len(self.replicas):
@@ -130,7 +133,7 @@ class Retraining(OfLobster):
     @property
     def program(self) -> Program:
         """Arms and points of one panel can be made together: they have one number of epochs."""
-        shared = (self.batch_size, self.epochs, self.shrinkage > 0)
+        shared = (self.batch_size, self.epochs, self.precision, self.shrinkage > 0)
         recipe = ("retraining", *self.lobster.inputs, *shared)
         most = TOGETHER[self.lobster.architecture]
         return Program(recipe, len(self.replicas), most, _make_together)
@@ -304,7 +307,7 @@ def retrain_replicas(
     `weights` (P,) those of the gradual network there, where the arm needs them."""
     checkpoint = checkpoint or Checkpoint()
     weights = weights or [None] * len(configs)
-    for name in ("batch_size", "epochs"):
+    for name in ("batch_size", "epochs", "precision"):
         if len(values := {getattr(c, name) for c in configs}) > 1:
             raise PsplibError(f"Retrainings side by side need one {name}; got {values}.")
     records = [_Record(*parts) for parts in zip(configs, masks, weights, strict=True)]
@@ -342,7 +345,7 @@ def _start(group: Sequence[tuple[_Record, int]], data: Data) -> list[Trial]:
     first = group[0][0].config
     model = models.build(first.lobster.architecture, first.lobster.seed)
     masks = [mask for _, mask in starts]
-    places = trainers(model, masks, data, first.batch_size)
+    places = trainers(model, masks, data, first.batch_size, first.precision)
     trials = []
     for (record, replica), (weights, _), place in zip(group, starts, places, strict=True):
         trainer, number = place

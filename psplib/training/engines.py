@@ -22,6 +22,7 @@ from psplib.nn.masks import Mask
 from psplib.nn.wiring import wire
 from psplib.training.cuda_graph import CapturedSteps
 from psplib.training.gradient import LinearChain, gradient
+from psplib.training.precision import of_activations
 from psplib.training.trainer import (
     EVALUATION_BATCH,
     Score,
@@ -49,15 +50,16 @@ def trainers(
     masks: Sequence[Mask],
     data: Data,
     batch_size: int,
+    precision: str = "float32",
     alone: bool = False,
 ) -> list[tuple[Trainer, int]]:
     """For each of the networks like `model` under `masks`, its trainer and its number there;
     `alone`, each has one of its own."""
     if stacks(data.train.x.device) and not alone:
         with suppress(Unstackable):
-            team = StackedTrainer(model, masks, data, batch_size)
+            team = StackedTrainer(model, masks, data, batch_size, precision)
             return [(team, number) for number in range(len(masks))]
-    return [(CompactTrainer(model, [m], data, batch_size), 0) for m in masks]
+    return [(CompactTrainer(model, [m], data, batch_size, precision), 0) for m in masks]
 
 
 IN_PLACE = ": it can be trained in place only, by psplib.prune or psplib.retrain"
@@ -106,7 +108,7 @@ class Rewritten(Trainer):
         x = x.to(dtype) if x.is_floating_point() else x
         few = Split(x[:ROWS], y)
         form, start = copy.copy(self), self._initial().to(dtype)
-        form.full = _copy(self.full).to(dtype)
+        form.full, form.precision = _copy(self.full).to(dtype), "float32"
         form.data = replace(self.data, train=few, validation=few, test=few)
         noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0))
         weights, own = start + 0.1 * noise.to(start), Own(self.full)
@@ -153,11 +155,12 @@ class CompactTrainer(Rewritten):
             self.compact = whole(_copy(self.full))
             self.model = self.compact.model.to(self.device)
         else:
-            self.compact = compact(self.full, mask, sparse=self.device.type == "cpu")
+            is_sparse = self.device.type == "cpu" and self.precision == "float32"
+            self.compact = compact(self.full, mask, sparse=is_sparse)
             self.model = pool_first(self.compact.model).to(self.device)
         weights, slopes = flatten_(self.model.parameters())
         self._weights, self._gradient = weights[None], slopes[None]
-        self._differentiate = gradient(self.model)
+        self._differentiate = gradient(self.model, self.precision)
         self._all_buffers = {n: b.clone().to(self.device) for n, b in self.full.named_buffers()}
 
     def _learn(self, rows: Tensor) -> Tensor:
@@ -190,8 +193,8 @@ class CompactTrainer(Rewritten):
 
     def scores(self, split: str) -> list[Score]:
         if self._is_plain or wire(self.full) is None:
-            return [evaluate(self.model, self.splits[split])]
-        return evaluate_each(self.model, self.splits[split], 1, EVALUATION_BATCH)
+            return [evaluate(self.model, self.splits[split], self.precision)]
+        return evaluate_each(self.model, self.splits[split], self.precision, 1, EVALUATION_BATCH)
 
     def _pass(
         self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
@@ -232,7 +235,7 @@ class StackedTrainer(Rewritten):
         self._weights, self._gradient = flatten_(self.model.parameters(), len(self))
         self._mask = torch.ones_like(self._weights)
         self._captured: CapturedSteps | None = None
-        is_chain = linear_layers(single) is not None
+        is_chain = linear_layers(single) is not None and self.precision != "bfloat16"
         layers = [m for m in self.model.modules() if isinstance(m, Linear)]
         self._chain = LinearChain(layers) if is_chain else None
 
@@ -270,7 +273,7 @@ class StackedTrainer(Rewritten):
 
     def scores(self, split: str) -> list[Score]:
         batch = max(1, STACKED_EVALUATION // len(self))
-        return evaluate_each(self.model, self.splits[split], len(self), batch)
+        return evaluate_each(self.model, self.splits[split], self.precision, len(self), batch)
 
     def _pass(
         self, orders: Sequence[Tensor], update: Update, crops: Sequence[Tensor] | None
@@ -303,7 +306,8 @@ class StackedTrainer(Rewritten):
             x, y = train.x.index_select(0, at), train.y.index_select(0, at)
             if crops is not None:
                 x = crop(x, crops.transpose(0, 1).flatten(0, 1))
-            logits = self.model(x.view(rows.shape[1], -1, *x.shape[2:])).view(len(y), -1)
+            with of_activations(self.precision, self.device):
+                logits = self.model(x.view(rows.shape[1], -1, *x.shape[2:])).view(len(y), -1)
             # A sum over networks of means over samples: no gradient reaches another network.
             loss = F.cross_entropy(logits.to(self._weights), y) * len(self)
             parts = torch.autograd.grad(loss, list(self.model.parameters()))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from psplib.core.errors import PsplibError
 from psplib.nn.compact import SparseLinear, linear_layers
 from psplib.nn.faithful import no_gradient
+from psplib.training.precision import of_activations
 
 # Of potentials (B, n) in front of each ReLU, and labels: a loss term's slopes.
 Term = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
@@ -25,14 +26,14 @@ class Gradient(Protocol):
         """Of the mean cross-entropy and, where there is one, of a `term` beside it."""
 
 
-def gradient(model: nn.Module) -> Gradient:
+def gradient(model: nn.Module, precision: str = "float32") -> Gradient:
     """The `Gradient` of a model: in closed form for a chain of linear layers, by autograd, and
-    without other terms, for the rest."""
-    layers = linear_layers(model)
-    return LinearChain(layers) if layers else _autograd(model)
+    without other terms, for the rest and in bfloat16."""
+    layers = linear_layers(model) if precision != "bfloat16" else None
+    return LinearChain(layers) if layers else _autograd(model, precision)
 
 
-def _autograd(model: nn.Module) -> Gradient:
+def _autograd(model: nn.Module, precision: str) -> Gradient:
     parameters = list(model.parameters())
 
     def backward(x: Tensor, y: Tensor, term: Term | None = None) -> None:
@@ -43,7 +44,8 @@ def _autograd(model: nn.Module) -> Gradient:
         for p in parameters:
             if p.grad is not None:
                 p.grad.zero_()
-        logits = model(x)
+        with of_activations(precision, x.device):
+            logits = model(x)
         try:
             F.cross_entropy(logits.to(parameters[-1]), y).backward()
         except RuntimeError as error:

@@ -22,7 +22,7 @@ from psplib.nn.masks import Mask
 from psplib.nn.minibatches import check_labels, check_pair
 from psplib.nn.wiring import is_plain
 from psplib.training.gradient import Term
-from psplib.training.precision import float32_products
+from psplib.training.precision import check_precision, of_activations, of_products
 from psplib.training.update import Update
 
 # Larger batches of images leave the cache: 0.50 s at 500, 0.81 s at 2000 (LeNet-5, 6,000 images).
@@ -37,7 +37,7 @@ class Score:
     error: float
 
 
-def evaluate(model: nn.Module, split: Split) -> Score:
+def evaluate(model: nn.Module, split: Split, precision: str = "float32") -> Score:
     """Loss and error of any network over a split; the modules' modes are restored. `PsplibError`
     for what is none, or does not fit: see `psp.observe`."""
     check_pair(split.x, split.y, 0)
@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, split: Split) -> Score:
         check_labels(split.y, logits.shape[1])
         return logits
 
-    return evaluate_each(model, split, 1, EVALUATION_BATCH, compute)[0]
+    return evaluate_each(model, split, precision, 1, EVALUATION_BATCH, compute)[0]
 
 
 @contextmanager
@@ -68,6 +68,7 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 def evaluate_each(
     model: nn.Module,
     split: Split,
+    precision: str,
     networks: int,
     batch: int,
     compute: Callable[[Tensor], Tensor] | None = None,
@@ -78,7 +79,12 @@ def evaluate_each(
     loss = torch.zeros(networks, dtype=torch.float64, device=device)
     wrong = torch.zeros(networks, dtype=torch.int64, device=device)
     # What a network keeps of a pass in inference mode could not be trained any more: no_grad.
-    with in_evaluation(model), torch.no_grad(), float32_products(device):
+    with (
+        in_evaluation(model),
+        torch.no_grad(),
+        of_products(precision, device),
+        of_activations(precision, device),
+    ):
         for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
             if networks > 1:
                 x = x[:, None].expand(-1, networks, *x.shape[1:]).flatten(1, 2)
@@ -119,10 +125,12 @@ class Trainer(ABC):
         masks: Sequence[Mask],
         data: Data,
         batch_size: int,
+        precision: str = "float32",
     ) -> None:
         self.device = data.train.x.device
+        check_precision(precision, self.device)
         self.full, self.masks, self.data = model, list(masks), data
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
         self._begin()
         self.weights = self._initial()
 
@@ -251,7 +259,7 @@ class Trainer(ABC):
         if bool(torch.as_tensor(update.momentum).any()):
             self._need_velocity()
         self.model.train()
-        with float32_products(self.device):
+        with of_products(self.precision, self.device):
             self._pass(orders, update, crops)
         self._pass_idle(update, -(-len(orders[0]) // self.batch_size))
         lost = (~self._weights.isfinite().all(1)).nonzero().flatten().tolist()

@@ -402,3 +402,20 @@ def test_arms_side_by_side_interrupted_after_every_checkpoint_end_with_the_same_
 def test_arms_side_by_side_have_one_number_of_epochs(tiny: Data, mask: Mask) -> None:
     with pytest.raises(PsplibError, match="side by side need one epochs; got"):
         retrain_replicas([CONFIG, replace(CONFIG, epochs=9)], tiny, [mask, mask])
+
+
+def test_another_precision_is_another_run_with_nearly_the_same_end(
+    tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, precision="bfloat16", replicas=(0,), learning_rate=0.1)
+    assert key(config) != key(replace(config, precision="float32"))
+    alone = run(config, tiny, mask)
+    plain = run(replace(config, precision="float32"), tiny, mask)
+    monkeypatch.setattr(engines, "stacks", lambda device: True)
+    found = run(config, tiny, mask)
+    far = (found.history["validation_loss"] - plain.history["validation_loss"]).abs()
+    assert 0 < far.max() < 0.05
+    far = (alone.history["validation_loss"] - plain.history["validation_loss"]).abs()
+    assert 0 < far.max() < 0.05
+    with pytest.raises(PsplibError, match=r"precision must be one of float32, tf32, bfloat16"):
+        replace(config, precision="float16")

@@ -111,6 +111,7 @@ def other(value: Any) -> Any:
                 "rewound": "dense",
                 "lenet-300": "lenet-5",
                 "digits": "mnist",
+                "float32": "tf32",
             }[value]
         case tuple():
             return (*value, 0.5)

@@ -250,6 +250,8 @@ def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
         stack_updates([Sgd(0.1), LobsterStep(0.1, 0.1)], W)
     with pytest.raises(PsplibError, match="one value of sensitivity"):
         stack_updates([LobsterStep(0.1, 0.1, True), LobsterStep(0.1, 0.1, False)], W)
+    with pytest.raises(PsplibError, match=r"precision.*float32, tf32, bfloat16; got 'float16'"):
+        StackedTrainer(models[0], masks, tiny, BATCH, "float16")
     with pytest.raises(PsplibError, match="Replicas of a PReLU are not known"):
         replicate(nn.Sequential(nn.Linear(3, 3), nn.PReLU()), 2)
     with pytest.raises(PsplibError, match=r"plain convolutions only; got Conv2d.*groups=2"):
@@ -258,6 +260,19 @@ def test_what_replicas_cannot_do_is_refused(tiny: Data) -> None:
     team.weights = torch.stack([flat(m) for m in models])
     with pytest.raises(PsplibError, match=r"networks \[1\] diverged"):
         team.epoch([order(300, 0, 1)] * R, [Sgd(0.1), Sgd(1e30), Sgd(0.1)])
+
+
+@pytest.mark.parametrize("name", ["lenet-300", "lenet-5"])
+def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> None:
+    models, masks = networks(name, torch.float32)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        team = StackedTrainer(models[0], masks, tiny, BATCH, precision)
+        team.weights = torch.stack([flat(m) for m in models])
+        team.epoch([order(300, r, 1)[:80] for r in range(R)], [Sgd(0.02)] * R)
+        found[precision] = team.weights
+    far = float((found["float32"] - found["bfloat16"]).abs().max())
+    assert 1e-6 < far < 0.02
 
 
 @pytest.mark.slow  # a compiler is called

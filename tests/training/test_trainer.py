@@ -337,6 +337,36 @@ def test_weights_are_read_and_set_in_full_coordinates(tiny: Data) -> None:
 @pytest.mark.parametrize(
     ("name", "density"), [("lenet-300", 0.01), ("lenet-5", 0.1), ("resnet-8", 0.5)]
 )
+def test_in_bfloat16_every_layer_puts_out_bfloat16_and_the_end_is_near(
+    name: str, density: float, tiny: Data, tiny_colour: Data
+) -> None:
+    data = tiny_colour if name == "resnet-8" else tiny
+    model, ends, kinds = build(name, 0), {}, set()
+    mask = random_mask(model, density)
+    for precision in ("float32", "bfloat16"):
+        learner = Single(model, mask, data, 20, precision)
+        learner.weights = flat(model)
+        for m in learner.model.modules():
+            if precision == "bfloat16" and isinstance(m, nn.Linear | nn.Conv2d):
+                m.register_forward_hook(lambda _m, _x, z: kinds.add(z.dtype))
+        learner.train(torch.arange(len(data.train))[:80], Sgd(0.02))
+        ends[precision] = learner.weights
+        assert learner.weights.dtype == torch.float32
+        assert np.isfinite(learner.score("test").loss)
+    assert kinds == {torch.bfloat16}
+    far = float((ends["float32"] - ends["bfloat16"]).abs().max())
+    assert 1e-7 < far < 0.02
+
+
+def test_a_cpu_has_no_tf32(tiny: Data) -> None:
+    model = build("lenet-300", 0)
+    with pytest.raises(PsplibError, match="precision 'tf32' needs a CUDA device; this one is cpu"):
+        Single(model, Mask.dense(model), tiny, 20, "tf32")
+
+
+@pytest.mark.parametrize(
+    ("name", "density"), [("lenet-300", 0.01), ("lenet-5", 0.1), ("resnet-8", 0.5)]
+)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_from_a_state_training_goes_on_to_the_same_bits(
     name: str, density: float, momentum: float, tiny: Data, tiny_colour: Data
