@@ -85,12 +85,7 @@ class _Counts(ABC):
         if not self.layers:
             return
         same = len(self.samples) == classes and list(layers) == list(self.layers)
-        pairs = zip(layers.values(), self.layers.values(), strict=False)
-        if not same or any(
-            one is not other
-            and (one.neurons != other.neurons or not torch.equal(one.watched, other.watched))
-            for one, other in pairs
-        ):
+        if not (same and all(_same(layers[n], layer) for n, layer in self.layers.items())):
             raise PsplibError(
                 "A probe counts the states of one network under one mask; "
                 "these neurons are not those it has seen before."
@@ -121,21 +116,26 @@ class FirstOrder(_Counts):
         # TF32 or bfloat16, which hold 0 and 1 exactly, since it adds in float32.
         return (seen.onehot.t() @ states).long()
 
-    def neurons(self) -> dict[str, Tensor]:
+    def neurons(self, miller_madow: bool = False) -> dict[str, Tensor]:
         """H(z | c) in bits, Eq. (4): for each layer (C, neurons) float64. Its sum over the classes
-        is Eq. (5).
+        is Eq. (5). `miller_madow` corrects the bias of small samples, see `entropy`.
 
         `PsplibError` if there are no data, or none of some class.
         """
         self._finish()
         found = {}
         for name, active in self.counts.items():
-            found[name] = self.layers[name].expand(given_class(active, self.samples)).cpu()
+            bits = given_class(active, self.samples, miller_madow)
+            found[name] = self.layers[name].expand(bits).cpu()
         return found
 
-    def entropy(self) -> Entropy:
-        """The mean over neurons; 0 to 1 bit for each class. `PsplibError` as in `neurons`."""
-        return Entropy({name: bits.mean(1) for name, bits in self.neurons().items()})
+    def entropy(self, miller_madow: bool = False) -> Entropy:
+        """The mean over neurons; 0 to 1 bit for each class.
+
+        With `miller_madow`, an estimate from M samples that saw K different states is raised by
+        (K - 1) / (2 M ln 2) bits (Miller, 1955). `PsplibError` as in `neurons`.
+        """
+        return Entropy({name: bits.mean(1) for name, bits in self.neurons(miller_madow).items()})
 
 
 @dataclass(kw_only=True)
@@ -188,22 +188,23 @@ class SecondOrder:
             tally.labels.append(seen.y)
             tally.settle(seen.logits.shape[1])
 
-    def entropies(self) -> dict[str, Entropy]:
+    def entropies(self, miller_madow: bool = False) -> dict[str, Entropy]:
         """By name of the definition, averaged over the pairs i < j of a layer:
 
         - `joint`: the entropy H_ij of a pair's four states, 0 to 2 bits for each class;
         - `mutual`: H_i + H_j - H_ij, 0 to 1 bit for each class;
         - `agreement`: what `Agreement` counts.
 
-        `PsplibError` if there are no data, or none of some class, or a layer has a single neuron.
+        `miller_madow` corrects the first two, see `FirstOrder.entropy`. `PsplibError` if there are
+        no data, or none of some class, or a layer has a single neuron.
         """
         self.first._finish(order=2)
         joint: dict[str, Tensor] = {}
         mutual: dict[str, Tensor] = {}
-        for name, single in self.first.neurons().items():
+        for name, single in self.first.neurons(miller_madow).items():
             n = self.first.layers[name].neurons
             pairs = math.comb(n, 2)
-            sums = torch.stack([self._sum(name, c) for c in range(len(single))]).cpu()
+            sums = torch.stack([self._sum(name, c, miller_madow) for c in range(len(single))]).cpu()
             # A constant neuron beside one that varies: the pair's entropy is that of the latter.
             constant = n - self._varying(name).sum(1).cpu()
             sums += constant * single.sum(1)
@@ -217,7 +218,7 @@ class SecondOrder:
         active = self.first.counts[name]
         return (active > 0) & (active < self.first.samples[:, None])
 
-    def _sum(self, name: str, label: int) -> Tensor:
+    def _sum(self, name: str, label: int, miller_madow: bool) -> Tensor:
         """The sum of H_ij over the pairs i < j of neurons that change their state."""
         samples = self.first.samples[label]
         active, varying = self.first.counts[name][label], self._varying(name)[label]
@@ -235,7 +236,9 @@ class SecondOrder:
                 found[0] -= 2 * len(rows)
                 found //= 2
             times += found
-        return (times * _cell(torch.arange(len(times), device=times.device), samples)).sum()
+        cells = _cell(torch.arange(len(times), device=times.device), samples, miller_madow)
+        count = int(varying.sum())
+        return (times * cells).sum() - math.comb(count, 2) * _excess(samples, miller_madow)
 
 
 @dataclass
@@ -288,15 +291,16 @@ class Subsets(_Counts):
             drawn = torch.cat([drawn, new], 1)
         return drawn
 
-    def entropy(self) -> Entropy:
+    def entropy(self, miller_madow: bool = False) -> Entropy:
         """The mean over the subsets, 0 to `order` bits for each class, with its standard error.
 
-        `PsplibError` if there are no data, or none of some class.
+        `miller_madow` as in `FirstOrder.entropy`. `PsplibError` if there are no data, or none of
+        some class.
         """
         self._finish()
         by_class, errors = {}, {}
         for name, counts in self.counts.items():
-            bits = _cell(counts, counts.sum(-1, keepdim=True)).sum(-1).cpu()
+            bits = _bits(counts, miller_madow).cpu()
             by_class[name], subsets = bits.mean(1), bits.shape[1]
             is_all = math.comb(self.layers[name].neurons, self.order) <= self.limit
             errors[name] = 0.0 if is_all else float(bits.sum(0).std()) / math.sqrt(subsets)
@@ -311,16 +315,28 @@ def entropy(model: nn.Module, data: Minibatches, **settings: Any) -> Entropy:
     return first.entropy()
 
 
-def given_class(active: Tensor, samples: Tensor) -> Tensor:
+def given_class(active: Tensor, samples: Tensor, miller_madow: bool = False) -> Tensor:
     """H(z | c) in bits, Eq. (4), of neurons that are `active` (C, n) on so many of the `samples`
-    (C,) of each class: (C, n) float64."""
-    samples = samples[:, None]
-    return _cell(active, samples) + _cell(samples - active, samples)
+    (C,) of each class: (C, n) float64. `miller_madow` as in `FirstOrder.neurons`."""
+    return _bits(torch.stack([active, samples[:, None] - active], -1), miller_madow)
 
 
-def _cell(count: Tensor, samples: Tensor) -> Tensor:
+def _cell(count: Tensor, samples: Tensor, miller_madow: bool) -> Tensor:
     """What a state adds to an entropy in bits, float64, if `count` of the samples are in it."""
-    return torch.special.entr(count.double() / samples) / math.log(2)
+    bits = torch.special.entr(count.double() / samples) / math.log(2)
+    # Miller and Madow add (K - 1) of these for K occupied states.
+    return bits + (count > 0) * _excess(samples, miller_madow)
+
+
+def _excess(samples: Tensor, miller_madow: bool) -> Tensor:
+    return miller_madow / (2 * math.log(2) * samples.double())
+
+
+def _bits(counts: Tensor, miller_madow: bool) -> Tensor:
+    """The entropy (...) in bits, float64, of counts (..., K) of K states."""
+    samples = counts.sum(-1, keepdim=True)
+    excess = _excess(samples.squeeze(-1), miller_madow)
+    return _cell(counts, samples, miller_madow).sum(-1) - excess
 
 
 def _times(count: Tensor, like: Tensor) -> Tensor:
@@ -331,6 +347,12 @@ def _times(count: Tensor, like: Tensor) -> Tensor:
 def _plus(count: Tensor, new: Tensor) -> Tensor:
     """The sum; nothing has been counted yet where `count` is empty."""
     return count + new.to(count.device) if len(count) else new
+
+
+def _same(one: Layer, other: Layer) -> bool:
+    return one is other or (
+        one.neurons == other.neurons and torch.equal(one.watched, other.watched)
+    )
 
 
 def _check_size(layer: Layer, order: int) -> None:

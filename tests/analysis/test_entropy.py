@@ -187,8 +187,14 @@ def test_closed_forms() -> None:
     # 1 pair of constants; 2 x 4 of a constant and a balanced one; 3 of equals; 3 of independents.
     assert found["joint"].by_layer == {"relu": pytest.approx(2 * (0 + 8 + 3 + 6) / 15, abs=1e-14)}
     assert found["mutual"].by_layer == {"relu": pytest.approx(2 * 3 / 15, abs=1e-14)}
-    pairs = fed(Subsets(2), observation).entropy()
-    assert float(pairs.by_class["relu"][1]) == pytest.approx((8 + 3 + 6) / 15, abs=1e-14)
+    corrected = fed(FirstOrder(), observation).neurons(miller_madow=True)["relu"]
+    excess = 1 / (2 * 4 * np.log(2))
+    assert corrected[0].tolist() == pytest.approx([0, 0, *[1 + excess] * 4], abs=1e-15)
+    joint = second.entropies(miller_madow=True)["joint"].by_class["relu"][1]
+    expected = 8 * (1 + excess) + 3 * (1 + excess) + 3 * (2 + 3 * excess)
+    assert float(joint) == pytest.approx(expected / 15, abs=1e-14)
+    triples = fed(Subsets(2), observation).entropy(miller_madow=True)
+    assert float(triples.by_class["relu"][1]) == pytest.approx(expected / 15, abs=1e-14)
 
 
 @pytest.mark.parametrize("state", [0.0, 1.0])
