@@ -1,4 +1,4 @@
-"""The leading eigenpairs of a symmetric operator that is known by its products.
+"""Eigenpairs of a symmetric operator that is known by its products: the leading ones, or all.
 
 Nothing here knows of networks: an operator has a `size`, a `device` and `@` for vectors.
 """
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from psplib.core.errors import PsplibError, whole_number
 from psplib.core.seeds import derive
+
+# A matrix of this size takes 3.2 GB, and as much again for its eigenvectors.
+LARGEST_EXACT = 20_000
 
 
 class Operator(Protocol):
@@ -75,6 +78,31 @@ class Eigenpairs:
     residuals: Tensor
     products: int
     converged: bool
+
+
+def exact(operator: Operator) -> Eigenpairs:
+    """All eigenpairs, the largest first: the whole spectrum, from the matrix in float64.
+
+    It takes D products; make a Hessian for it with `dtype=torch.float64`.
+
+    `PsplibError` if the operator has more than `LARGEST_EXACT` coordinates.
+    """
+    size = operator.size
+    if size > LARGEST_EXACT:
+        raise PsplibError(
+            f"An exact spectrum is for at most {LARGEST_EXACT} coordinates; this Hessian has "
+            f"{size}: use leading."
+        )
+    matrix = torch.empty(size, size, dtype=torch.float64, device=operator.device)
+    unit = torch.zeros(size, dtype=torch.float64, device=operator.device)
+    for row, position in zip(matrix, range(size), strict=True):
+        unit[position] = 1
+        row.copy_(_apply(operator, unit))
+        unit[position] = 0
+    matrix = (matrix + matrix.T) / 2
+    values, vectors = (t.flip(-1) for t in torch.linalg.eigh(matrix))
+    residuals = (matrix @ vectors - values * vectors).norm(dim=0)
+    return Eigenpairs(values.cpu(), vectors.T, residuals.cpu(), size, True)
 
 
 def leading(

@@ -341,11 +341,14 @@ def test_lanczos_agrees_with_the_exact_spectrum(make) -> None:
     """Products in float32, residuals in truth: against the matrix in float64."""
     model, split = make(), samples(IMAGE[make], n=40)
     matrix = full_matrix(model, split)
-    exact = torch.linalg.eigvalsh(matrix).flip(0)
-    close(torch.linalg.eigvalsh(dense(h.hessian(model, split, dtype=DOUBLE))).flip(0), exact)
+    exact = eigen.exact(h.hessian(model, split, dtype=DOUBLE))
+    close(exact.values, torch.linalg.eigvalsh(matrix).flip(0))
+    close(exact.vectors.T @ (exact.values[:, None] * exact.vectors), matrix)
+    assert (exact.products, exact.converged) == (len(matrix), True)
+    assert float(exact.residuals.max()) < 1e-12
     found = eigen.leading(h.hessian(model, split), 4, 1e-4)
     assert found.converged
-    close(found.values, exact[:4], 1e-4)
+    close(found.values, exact.values[:4], 1e-4)
     residuals = (found.vectors @ matrix - found.values[:, None] * found.vectors).norm(dim=1)
     assert float(residuals.max()) <= 1.1e-4 * float(found.values[0])
 
@@ -390,9 +393,9 @@ def test_along_the_segment_every_point_stands_for_itself() -> None:
         assert [len(t) for t in tables] == [2, 2, 2]
         table = tables[1]
         assert next(ask([0.5], mask, subspace, k=2)).equals(table)
-        exact = torch.linalg.eigvalsh(dense(h.hessian(middle, split, mask, subspace, dtype=DOUBLE)))
+        exact = eigen.exact(h.hessian(middle, split, mask, subspace, dtype=DOUBLE))
         found = torch.tensor(table["eigenvalue"].tolist(), dtype=DOUBLE)
-        close(found, exact.flip(0)[:2], 1e-4)
+        close(found, exact.values[:2], 1e-4)
         rough = next(ask([0.5], mask, subspace, k=2, definition="legacy"))
         assert set(rough["products"]) != set(table["products"])
 
@@ -449,6 +452,8 @@ def test_bad_arguments_of_algorithms_are_named() -> None:
         eigen.leading(matrix, 1, 0)
     with bad("A Hessian-vector product must be finite"):
         eigen.leading(Matrix(torch.full((3, 3), math.nan, dtype=DOUBLE)), 1)
+    with bad("at most 20000 coordinates; this Hessian has 431080"):
+        eigen.exact(h.hessian(build("lenet-5", 0), samples((1, 28, 28), n=1), dtype=DOUBLE))
     with bad("steps must be a whole number of at least 1"):
         eigen.legacy(matrix, 1, steps=0)
     model, split = linear_chain(), samples(IMAGE[linear_chain])
