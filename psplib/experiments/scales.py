@@ -51,13 +51,11 @@ class Size(NamedTuple):
 
 def figure_1a(scale: str, seed: int = 0) -> Panel:
     """Fig. 1a, LeNet-300 on MNIST, at a scale; `seed` shifts every seed of the panel."""
-    sizes = {"smoke": Size(1, 2, 10, 3), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
+    sizes = {"smoke": Size(1, 2, 10, 4), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
     gradual: dict[str, Any] = {"data": "mnist"}
     if scale == "smoke":
         gradual = {
             "data": "digits",
-            "samples": 500,
-            "batch_size": 50,
             "shrinkage": 5e-3,
             "tolerance": 0.2,
             "patience": 3,
@@ -122,8 +120,6 @@ def _lenet_5(scale: str) -> dict[str, Any]:
     return {
         "architecture": "lenet-5",
         "data": "digits",
-        "samples": 600,
-        "batch_size": 40,
         "shrinkage": 2e-2,
         "tolerance": 1.0,
         "patience": 1,

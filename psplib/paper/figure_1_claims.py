@@ -322,6 +322,8 @@ def _noted(verdict: Verdict, left_out: str) -> Verdict:
 
 
 def _missing(panels: Sequence[Figure1], arms: Iterable[str]) -> str:
+    if not panels:
+        return "needs a panel that is trained on the whole of its data"
     gone = [
         f.letter
         for f in panels

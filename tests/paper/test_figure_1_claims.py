@@ -214,6 +214,13 @@ def test_a_panel_of_a_part_of_its_data_is_not_comparable() -> None:
     assert fail.verdict == HOLDS, "of the other three"
     assert "left out: (d)" in fail.test
     assert "left out: (d)" in limit.test
+    parts = [
+        replace(f, panel=replace(f.panel, lobsters=(replace(f.panel.lobsters[0], samples=500),)))
+        for f in panels
+    ]
+    fail, *_, limit = claims_across(parts)
+    assert fail.verdict == limit.verdict == NOT_RUN
+    assert fail.test == limit.test == "needs a panel that is trained on the whole of its data"
 
 
 def gaps(**last: float) -> list[Figure1]:
