@@ -103,6 +103,19 @@ def overflow(page: Page) -> list[str]:
     )
 
 
+def sideways(page: Page) -> list[str]:
+    """Nothing of a wide screen's text, unfolded, needs to be scrolled sideways."""
+    return page.evaluate(
+        """() => {
+          document.querySelectorAll("details").forEach(d => d.open = true);
+          return [...document.querySelectorAll("article *")].filter(
+            e => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()
+              && ["auto", "scroll"].includes(getComputedStyle(e).overflowX)).map(
+            e => `${e.scrollWidth} > ${e.clientWidth} px: ${e.innerText.slice(0, 50)}`);
+        }"""
+    )
+
+
 def contrast(page: Page) -> list[str]:
     """All text can be read: its colour against what is painted behind it."""
     return page.evaluate(

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from psplib.experiments.designs import Beyond
 from psplib.paper import figure_1
-from psplib.paper.display import NOT_THERE, percent, plus_minus, unbroken
+from psplib.paper.display import NOT_THERE, counted, percent, plus_minus, styled, unbroken
 from psplib.paper.figure_1_claims import HIGH_SPARSITY
 from psplib.paper.statistics import (
     MARGIN,
@@ -107,8 +107,8 @@ class FigureBeyond:
     def seeds(self) -> str:
         """How many gradual runs and replicas each network has."""
         return "; ".join(
-            f"{r.title}: {len(r.lobsters)} gradual runs, {len(r.decays)} by weight decay only, "
-            f"{len(r.replicas)} replicas"
+            f"{r.title}: {counted(len(r.lobsters), 'gradual run')}, {len(r.decays)} by weight "
+            f"decay only, {counted(len(r.replicas), 'replica')}"
             for r in self.panel.networks
         )
 
@@ -396,6 +396,18 @@ def retrained_masks(figure: FigureBeyond) -> pd.DataFrame:
                     row[NAMES[arm]] = plus_minus(arms[arm].loc[point].dropna())
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def masks_turned(figure: FigureBeyond) -> Any:
+    """`retrained_masks` as HTML, a table for each network with a column for each point."""
+    from IPython.display import HTML
+
+    masks, parts = retrained_masks(figure), []
+    for network, rows in masks.groupby("network", sort=False) if len(masks) else ():
+        turned = rows.drop(columns="network").set_index("sparsity").T.dropna(how="all")
+        table = turned.rename_axis(columns=None).reset_index(names=str(network))
+        parts.append(styled(table).to_html())
+    return HTML("".join(parts))
 
 
 def survivors_by_layer(figure: FigureBeyond) -> pd.DataFrame:

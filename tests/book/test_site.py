@@ -100,7 +100,7 @@ def test_every_page_works_offline_fits_and_can_be_read(
                     seen += browsing.accessibility(page)
                 wrong += [f"{theme}: {fault}" for fault in seen]
             if width == browsing.WIDE:
-                wrong += browsing.controls(page)[1]
+                wrong += browsing.controls(page)[1] + browsing.sideways(page)
         faults[path.name] = wrong
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
 
@@ -316,6 +316,12 @@ def test_what_goes_wrong_in_loading_is_noticed(page_of, body: str, fault: str) -
             '<div class="math" style="overflow: auto"><p style="width: 600px">x</p></div>',
             '<div class="math" style="display: flex; flex-direction: row-reverse; overflow: auto; '
             'justify-content: flex-end"><p style="min-width: 600px">x</p></div>',
+        ),
+        (
+            browsing.sideways,
+            '<article style="overflow: auto">x</article>',
+            '<article><details><p style="overflow: auto"><span style="padding: 300px">x</span></p>'
+            "</details></article>",
         ),
         (
             browsing.contrast,

@@ -1,6 +1,7 @@
 """Beyond the paper: the experiment's runs, verdicts on hand-written tables, figure and chapter."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,6 +228,11 @@ def test_the_tables_and_the_reading_quote_the_errors() -> None:
     assert row["sparsity"] == "99.00 %"
     assert row["magnitude, one-shot, rewound"] == "3.80\u00a0±\u00a00.00"
     assert row["gradual (G)"] == row["gradual, weight decay only"] == "1.80"
+    head, first, second, *_ = re.findall("<tr>(.*?)</tr>", beyond.masks_turned(figure).data, re.S)
+    names, of_g, of_decay = (re.findall("<t[hd].*?>(.*?)<", line) for line in (head, first, second))
+    assert (names[0], names[-1]) == ("LeNet-300", "99.00 %")
+    assert (of_g[0], of_g[-1]) == ("gradual (G)", "1.80")
+    assert (of_decay[0], of_decay[-1]) == ("gradual, weight decay only", "1.80")
     decay = beyond.gradual_runs(figure)
     assert len(decay) == 8
     assert decay.iloc[0]["test error, decay only"] == "1.80\u00a0±\u00a00.00"
@@ -329,5 +335,5 @@ def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
 
 def test_the_badge_names_the_seeds_of_each_network(smoke_beyond: Store) -> None:
     seeds = display.facts(FigureBeyond.collect(scales.beyond("smoke"), smoke_beyond))["seeds"]
-    assert "LeNet-300, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
-    assert "LeNet-5, digits: 1 LOBSTER, 1 decay, 2 replicas" in seeds
+    assert "LeNet-300, digits: 1 gradual run, 1 by weight decay only, 2 replicas" in seeds
+    assert "LeNet-5, digits: 1 gradual run, 1 by weight decay only, 2 replicas" in seeds
