@@ -367,7 +367,7 @@ def _runs(name: str, results: Results) -> str:
         facts = artefact.provenance
         rows.append(
             [
-                named(read(artefact.config, KINDS)),
+                book_name(read(artefact.config, KINDS)),
                 artefact.folder.name,
                 facts["commit"][:10] + (" (modified)" if facts["modified"] else ""),
                 facts["finished"][:16].replace("T", " "),
@@ -380,7 +380,7 @@ def _runs(name: str, results: Results) -> str:
     lacking = f", {len(results.missing)} not run yet" if results.missing else ""
     alike = [i for i in (5, 6) if len({row[i] for row in rows}) == 1]
     of_all = "".join(f"<span><b>{_RUN[i]}</b> {html.escape(rows[0][i])}</span>" for i in alike)
-    rows += [[named(c), key(c), "not run", *[""] * 4] for c in results.missing]
+    rows += [[book_name(c), key(c), "not run", *[""] * 4] for c in results.missing]
     shown = [i for i in range(len(_RUN)) if i not in alike]
     table = as_html([_RUN[i] for i in shown], [[row[i] for i in shown] for row in rows]).data
     summary = f"{name}: {counted(len(results.artefacts), 'run')}, {hours:,.1f} core hours{lacking}"
@@ -399,7 +399,7 @@ _NAMES = {
 _CODED = re.compile("|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True))))
 
 
-def named(run: Run) -> str:
+def book_name(run: Run) -> str:
     """What a run is, by the names that arms have in the book."""
     return _CODED.sub(lambda found: _NAMES[found[0]], run.title)
 

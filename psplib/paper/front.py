@@ -27,7 +27,7 @@ from psplib.runs.store import published
 # --- five rows --------------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
+class Headline(NamedTuple):
     """What the paper says, the claim of the ledger that this is (a part of its words), and of what
     the effect is."""
 
@@ -37,27 +37,27 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row(
+    Headline(
         "Gradual pruning keeps its accuracy where one-shot pruning loses it.",
         "gradual pruning has a lower error than one-shot rewinding",
         "test error, one-shot − gradual",
     ),
-    Row(
+    Headline(
         "For one-shot pruning, original or new random initial values hardly matter.",
         "gap between original and random initial values is minor",
         "test error, random − original",
     ),
-    Row(
+    Headline(
         "Gradual pruning ends in a narrower minimum.",
         "narrower minimum than the one-shot solution: surviving coordinates",
         "largest eigenvalue, gradual / one-shot",
     ),
-    Row(
+    Headline(
         "The potentials of its hidden neurons are smaller.",
         "lower PSP magnitudes",
         "mean z², one-shot / gradual",
     ),
-    Row(
+    Headline(
         "Its neurons are less specialised to classes: a higher PSP-entropy of second order.",
         "higher second-order entropy: mutual",
         "mutual entropy, gradual − one-shot",
@@ -71,14 +71,14 @@ def five_rows(found: Sequence[Entry]) -> str:
     return display.cards(names, [_cells(row, _entry(row, found)) for row in ROWS])
 
 
-def _entry(row: Row, found: Sequence[Entry]) -> Entry:
+def _entry(row: Headline, found: Sequence[Entry]) -> Entry:
     for entry in found:
         if row.claim in entry.verdict.claim:
             return entry
     raise PsplibError(f"The first page quotes a claim that the ledger lacks: {row.claim!r}.")
 
 
-def _cells(row: Row, entry: Entry) -> tuple[str, ...]:
+def _cells(row: Headline, entry: Entry) -> tuple[str, ...]:
     v = entry.verdict
     network = v.claim.rstrip(".").rpartition("(")[2].removesuffix(")")
     what = f"{row.effect}, {network}; n\u00a0=\u00a0{v.n}"

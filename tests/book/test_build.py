@@ -67,7 +67,8 @@ def test_a_chapter_shows_the_same_from_any_folder_and_whatever_its_user_has_set(
     one, other = shown(by_papermill), shown(by_the_build)
     assert one == other
     assert any("psplib-verdict" in text for _, _, text in one)
-    assert any(kind == "image/png" for _, kind, _ in one)
+    assert any("data:image/svg+xml" in text for _, _, text in one)
+    assert any("data:image/png" in text for _, _, text in one)
 
 
 def sources(folder: Path) -> Path:

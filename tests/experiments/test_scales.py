@@ -132,7 +132,7 @@ def test_a_source_is_that_of_the_panel(
 def cells_of(experiment: str, part: str) -> str:
     """A table of deviations without the names that its cells carry."""
     picks = {"lobster": choices.gradual_pruning, "retraining": choices.retrained}
-    table = choices.settings_table(experiment, picks[part]).data
+    table = choices.settings({part: (experiment, picks[part])}).data
     return re.sub(r' data-name="[^"]*"', "", table)
 
 

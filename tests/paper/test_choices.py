@@ -73,7 +73,9 @@ def test_every_run_has_a_row_and_its_arm_the_name_that_the_book_has() -> None:
     assert "<b>data, SHA-256</b> mnist (standard) c868f4cc70" in text
     retrained = figure.panel.retrained
     shrunk = replace(retrained, arm="rewound", shrinkage=1e-4, point=3)
-    assert choices.named(shrunk).startswith("rewound (1-S), with shrinking, gradual run 0, point 3")
+    assert choices.book_name(shrunk).startswith(
+        "rewound (1-S), with shrinking, gradual run 0, point 3"
+    )
 
 
 def test_what_could_change_a_verdict_is_listed_with_it() -> None:
