@@ -279,8 +279,10 @@ def test_every_kind_of_mark_has_its_name_beside_it(page_of: Callable) -> None:
     panel = {"at": [], "x": ["0", "1"], "xlabel": "class", "ylabel": "bits", "levels": []}
     numbers = {"kind": "panels", "t": [12.7], "knobs": [], "panels": [panel | {"series": series}]}
     page = page_of(live.Live(numbers, Slide("x", PNG)))
-    named = page.locator(".controls > span")
-    assert named.all_inner_texts() == [look.name for look in live.ARMS.values()]
+    named = page.locator("label:has(input[type=checkbox])")
+    assert [name.strip() for name in named.all_inner_texts()] == [
+        look.name for look in live.ARMS.values()
+    ]
     drawn = {mark.get_attribute("fill") for mark in page.locator("svg[role=img] path").all()}
     assert drawn == {m.get_attribute("fill") for m in named.locator("path").all()}
     assert len(drawn) == len(live.ARMS)
