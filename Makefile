@@ -17,7 +17,8 @@ ANEW := $(shell \
 ifneq ($(ANEW),)
 .PHONY: $(SETUP)
 endif
-TESTS := $(PY) -m pytest -n auto
+# More than four workers wait for the same runs.
+TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
@@ -48,7 +49,7 @@ lab: setup ## open the chapters in JupyterLab; ARGS="--no-browser"
 check: lint ## lint, and the fast tests: while working (a minute and a half)
 	@$(TESTS) -m "not slow"
 
-test: setup assets ## run every test, the book at smoke scale included (5 to 10 minutes); ARGS="tests/nn"
+test: setup assets ## run every test, the book at smoke scale included (about 10 minutes); ARGS="tests/nn"
 	@$(TESTS) $(ARGS)
 
 lint: setup ## check format, style and types

@@ -47,12 +47,6 @@ settings.load_profile("psplib")
 SLOW = {"site", "smoke", "smoke_panels", "smoke_minima", "smoke_beyond", "smoke_controls"}
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores, for many tests wait for other processes; but of more than four
-    most would wait for the same runs."""
-    return min(4, 1 + (os.cpu_count() or 1))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and begin with it, the site first: workers take whole files, in order."""
 
