@@ -94,10 +94,6 @@ def packed(page: str, sources: Mapping[str, bytes]) -> str:
 
 # --- pictures -------------------------------------------------------------------------------------
 
-# In an attribute, or in the text of a widget, where quotes are escaped.
-_INLINE = re.compile(r'src=(\\?")data:image/png;base64,([A-Za-z0-9+/=]+)\\?"')
-
-
 _DRAWN = re.compile(r'<img src="(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+))"[^>]*>')
 
 
@@ -109,6 +105,10 @@ def with_drawings(page: str) -> str:
         name = drawing.split('"')[1]  # its id comes first
         page = page.replace(found[0], drawing).replace(f'href="{found[1]}"', f'href="#{name}"')
     return page
+
+
+# In an attribute, or in the text of a widget, where quotes are escaped.
+_INLINE = re.compile(r'src=(\\?")data:image/png;base64,([A-Za-z0-9+/=]+)\\?"')
 
 
 def without_pictures(page: str, put: Callable[[bytes], str]) -> str:
