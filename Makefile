@@ -24,7 +24,7 @@ TESTS := $(PY) -m pytest -n logical --maxprocesses 4
 # Each target keeps all cores busy by itself: with -j they would only slow one another down.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup assets book pdf picture lab check test lint format bench reproduce lock clean
+.PHONY: help setup assets book pdf release picture lab check test lint format bench reproduce lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ book: setup assets ## build _build/html/index.html; SCALE=published (default), s
 
 pdf: setup assets ## print the book to _build/html/psplib.pdf, linked from its first page (needs Chromium)
 	@$(PY) -m psplib book --scale $(SCALE) --pdf
+
+release: setup assets ## write executed chapters to _build/release, for GitHub's view (needs Chromium)
+	@$(PY) -m psplib book --scale $(SCALE) --release
 
 picture: setup ## draw README's picture from the published results
 	@$(PY) -m psplib.paper.front > book/_static/abstract.svg.new

@@ -88,13 +88,15 @@ def command(function: Callable[..., None]) -> Any:
 @click.option("--scale", default=PUBLISHED, show_default=True)
 @DEVICE
 @click.option("--pdf", is_flag=True, help="Print it to _build/html/psplib.pdf, too, by Chromium.")
-def book(scale: str, device: str, pdf: bool) -> None:
+@click.option("--release", is_flag=True, help="Write executed chapters to _build/release, too.")
+def book(scale: str, device: str, pdf: bool, release: bool) -> None:
     """Run the chapters and build _build/html/index.html."""
     if sys.flags.optimize > 1:
         raise PsplibError("Python -OO leaves out what the pages of the library show; unset it.")
     from psplib.book import build as book
 
-    click.echo(f"The book is ready: {os.path.relpath(book.build_book(scale, device, pdf=pdf))}")
+    first = book.build_book(scale, device, pdf=pdf, release=release)
+    click.echo(f"The book is ready: {os.path.relpath(first)}")
 
 
 @command

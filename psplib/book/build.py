@@ -34,14 +34,19 @@ MADE_FROM = ".made-from"  # among the pages: the digest of their sources and of 
 
 
 def build_book(
-    scale: str, device: str = "auto", output: Path | None = None, pdf: bool = False
+    scale: str,
+    device: str = "auto",
+    output: Path | None = None,
+    pdf: bool = False,
+    release: bool = False,
 ) -> Path:
     """Make the runs of a scale, execute the chapters and render the book; its first page's path.
 
     The pages are `<output>/html`, replaced when all new ones are there; `output` is `_build` in the
     checkout unless given. Executed chapters are kept in `<output>/executed`; the templates are not
-    touched. With `pdf` they are printed to `<output>/html/psplib.pdf`, too. Who builds into the
-    same folder at the same time waits.
+    touched. With `pdf` they are printed to `<output>/html/psplib.pdf`, too; with `release` they are
+    written with PNG pictures to `<output>/release`. Who builds into the same folder at the same
+    time waits.
     """
     scales.check_scale(scale, 0)
     errors.one_of("device", device, errors.DEVICES)
@@ -54,10 +59,10 @@ def build_book(
         apart([(make_runs, scale, device)])
     output = (output or root / "_build").absolute()
     with files.locked(output / ".lock"):
-        return _build(root, {"scale": scale, "device": device}, output, pdf)
+        return _build(root, {"scale": scale, "device": device}, output, pdf, release)
 
 
-def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool) -> Path:
+def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool, release: bool) -> Path:
     sources = chapters(root)
     # The largest first, so that no core waits for it alone in the end.
     templates = sorted(
@@ -107,6 +112,10 @@ def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool) -> P
             names = [p.relative_to(root).with_suffix(".html").as_posix() for p in sources]
             apart([(printed.print_book, html, names)])
             files.write(html / MADE_FROM, fingerprint(made_from, contents(html)).encode())
+    if release:
+        from psplib.book.release import release as write
+
+        apart([(write, list(executed.values()), output / "release")])
     return html / "index.html"
 
 

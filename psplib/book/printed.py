@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from posixpath import normpath
+from typing import Any
 
 from psplib.core.errors import PsplibError
 
@@ -25,20 +27,13 @@ _HEAD = re.compile(
 def print_book(site: Path, pages: Sequence[str]) -> None:
     """Print a site's pages, `book/x.html`, to `psplib.pdf` in it, and link that from the first one;
     `PsplibError` without Chromium."""
-    from playwright.sync_api import Error, sync_playwright
-
     together = site / "printed.html"
     together.write_text(put_together(site, pages), encoding="utf-8")
-    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    foot = '<p style="font-size: 8px; width: 100%; text-align: center" class="pageNumber"></p>'
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=next(found, None))
-            page = browser.new_page()
+        with chromium() as page:
             page.goto(together.as_uri(), wait_until="load")
             page.evaluate("window.MathJax?.startup ? MathJax.startup.promise : null")
-            foot = (
-                '<p style="font-size: 8px; width: 100%; text-align: center" class="pageNumber"></p>'
-            )
             page.pdf(
                 path=site / NAME,
                 format="A4",
@@ -50,17 +45,27 @@ def print_book(site: Path, pages: Sequence[str]) -> None:
                 outline=True,
                 tagged=True,
             )
-            browser.close()
-    except Error as error:
-        raise PsplibError(
-            f"Chromium does not print the book: {str(error).splitlines()[0]}"
-        ) from None
     finally:
         together.unlink()
     first = site / pages[0]
     text = first.read_text(encoding="utf-8")
     start = text.index('class="psplib-buttons"')
     first.write_text(text[:start] + text[start:].replace("</p>", BUTTON, 1), encoding="utf-8")
+
+
+@contextmanager
+def chromium(scale: float = 1) -> Iterator[Any]:
+    """A page of Chromium, `scale` pixels for one of CSS; `PsplibError` if that fails."""
+    from playwright.sync_api import Error, sync_playwright
+
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=next(found, None))
+            yield browser.new_page(device_scale_factor=scale)
+            browser.close()
+    except Error as error:
+        raise PsplibError(f"Chromium fails: {str(error).splitlines()[0]}") from None
 
 
 def put_together(site: Path, pages: Sequence[str]) -> str:

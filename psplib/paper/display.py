@@ -263,7 +263,7 @@ def styled(frame: pd.DataFrame) -> Any:
     """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
     if frame.empty:
         return None
-    shown = frame.style.hide(axis="index").format(na_rep="")
+    shown = frame.style.hide(axis="index").format(na_rep="", precision=3)
     return shown.set_table_attributes('class="psplib"')
 
 

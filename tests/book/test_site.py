@@ -10,6 +10,7 @@ import base64
 import html
 import os
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from psplib.book import markup
+from psplib.book import build, markup, printed
+from psplib.book.release import release
 from psplib.experiments import scales
 
 VENDOR = Path(__file__).parents[2] / "book" / "_static" / "vendor"
@@ -49,6 +51,37 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
     assert 'href="figure_2.html#fig-2a" data-preview="<strong>Fig. 2a' in html.unescape(
         pages["index"]
     )
+
+
+@needs_chromium
+def test_chapters_are_printed_and_released_with_their_pictures(site: Path, tmp_path: Path) -> None:
+    names = ["book/index.html", "book/figure_2.html"]
+    shutil.copytree(site, tmp_path / "site")
+    chapters = list((site.parent / "executed").glob("*/figure_2.ipynb"))
+    build.apart(
+        [(printed.print_book, tmp_path / "site", names), (release, chapters, tmp_path / "released")]
+    )
+    content = (tmp_path / "site" / printed.NAME).read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content.count(b"/Type /Page\n") > 3
+    assert f'href="../{printed.NAME}"' in (tmp_path / "site" / names[0]).read_text()
+
+    def shown_by(chapter: Path) -> list[dict[str, str]]:
+        cells = nbformat.read(chapter, as_version=4).cells
+        return [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
+
+    shown = shown_by(tmp_path / "released" / "figure_2.ipynb")
+    pictures = [data for data in shown if "image/png" in data]
+    text = "".join(data.get("text/html", "") for data in shown_by(chapters[0]))
+    assert len(pictures) == text.count('<img src="') > 3
+    for data in pictures:
+        png = base64.b64decode(data["image/png"])
+        assert png.startswith(b"\x89PNG")
+        assert int.from_bytes(png[16:20], "big") > 500  # pixels wide
+        assert len(data["text/plain"]) > 20
+    left = "".join(data.get("text/html", "") for data in shown)
+    assert not re.search("<(img|script|svg)|base64", left)
+    assert left.count("<table") == text.count("<table") > 0
 
 
 def test_pages_load_nothing_from_outside(site: Path) -> None:
