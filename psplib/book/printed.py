@@ -106,9 +106,9 @@ def _section(path: str, text: str, pages: Sequence[str]) -> str:
             return f'href="#{name(anchor, where)}"'
         return f'{kind}="{html.escape(where)}"'
 
-    article = re.sub(r'\b(href|src)="([^"]*)"', address, article)
+    article = re.sub(r'(?<= )(href|src)="([^"]*)"', address, article)
     article = re.sub(
-        r'\b(id|for|aria-labelledby|aria-describedby|name)="([^"]*)"',
+        r'(?<= )(id|for|aria-labelledby|aria-describedby|name)="([^"]*)"',
         lambda m: f'{m[1]}="{name(m[2])}"',
         article,
     )

@@ -260,9 +260,13 @@ def fold(summary: str, content: str, more: str = "") -> str:
 
 
 def styled(frame: pd.DataFrame) -> Any:
-    """A table in the book's style, empty where a value is missing; nothing, if it has no rows."""
+    """A table in the book's style, empty where a value is missing; nothing, if it has no rows. A
+    name in the first column stands once for the rows that share it."""
     if frame.empty:
         return None
+    first = frame.iloc[:, 0]
+    if pd.api.types.is_string_dtype(first):
+        frame = frame.assign(**{first.name: first.where(first != first.shift(), "")})
     shown = frame.style.hide(axis="index").format(na_rep="", precision=3)
     return shown.set_table_attributes('class="psplib"')
 

@@ -64,6 +64,7 @@ def test_chapters_are_printed_and_released_with_their_pictures(site: Path, tmp_p
     content = (tmp_path / "site" / printed.NAME).read_bytes()
     assert content.startswith(b"%PDF")
     assert content.count(b"/Type /Page\n") > 3
+    assert 'data-name="the paper says"' in printed.put_together(site, names)
     assert f'href="../{printed.NAME}"' in (tmp_path / "site" / names[0]).read_text()
 
     def shown_by(chapter: Path) -> list[dict[str, str]]:

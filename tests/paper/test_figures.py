@@ -258,6 +258,8 @@ def test_an_effect_without_an_interval_says_so() -> None:
 
 
 def test_a_value_that_is_missing_is_an_empty_cell() -> None:
+    twice = display.styled(pd.DataFrame({"arm": ["a", "a", "b", "a"], "point": [7, 7, 7, 7]}))
+    assert re.findall(r"<td[^>]*>(.*)</td>", twice.to_html()) == [*"a7", "", *"7b7a7"]
     shown = display.styled(pd.DataFrame([{"arm": "rewound", "error": "1.2"}, {"arm": "dense"}]))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown.to_html())
     assert cells == ["rewound", "1.2", "dense", ""]
