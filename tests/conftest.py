@@ -43,8 +43,9 @@ settings.register_profile(
 )
 settings.load_profile("psplib")
 
-# What takes longer than `make check` may: real runs, pages, a browser.
+# What takes longer than `make check` may: real runs, whole or in pieces, pages, a browser.
 SLOW = {"site", "smoke", "smoke_panels", "smoke_minima", "smoke_beyond", "smoke_controls"}
+SLOW |= {"in_pieces", "browser"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -164,6 +164,7 @@ def test_every_network_is_observed_as_it_is_or_refused(name: str) -> None:
         assert torch.equal(counted.sort(1).values, active.sort(1).values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_its_own_hessian_or_is_refused(name: str) -> None:
     def look(model: nn.Module, split: Split) -> tuple[Split, Tensor, Tensor]:
@@ -211,6 +212,7 @@ def loss_of(model: nn.Module, split: Split, weights: Tensor) -> float:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_map_is_of_the_network_itself_or_refused(name: str) -> None:
     # SyncBatchNorm is trained on a GPU only.

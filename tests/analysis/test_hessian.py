@@ -61,6 +61,7 @@ def small_resnet() -> nn.Module:
     return model
 
 
+RESNET = pytest.param(small_resnet, marks=pytest.mark.slow)
 IMAGE = {linear_chain: (1, 3, 4), conv_chain: (1, 11, 11), small_resnet: (3, 6, 6)}
 
 
@@ -137,7 +138,7 @@ def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
     close(dense(operator), expected)
 
 
-@pytest.mark.parametrize("make", [linear_chain, conv_chain, small_resnet])
+@pytest.mark.parametrize("make", [linear_chain, conv_chain, RESNET])
 def test_products_are_those_of_the_full_matrix(make) -> None:
     model, split = make(), samples(IMAGE[make])
     operator = h.hessian(model, split, dtype=DOUBLE, batch_size=4)
@@ -149,7 +150,7 @@ def test_products_are_those_of_the_full_matrix(make) -> None:
     close(single @ v, expected @ v, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [linear_chain, conv_chain, small_resnet])
+@pytest.mark.parametrize("make", [linear_chain, conv_chain, RESNET])
 @given(density=st.sampled_from([0.05, 0.2, 0.5, 0.9]), seed=st.integers(0, 99))
 @settings(max_examples=4, deadline=None)
 def test_surviving_coordinates_are_a_submatrix(make, density: float, seed: int) -> None:
@@ -336,7 +337,7 @@ def test_lanczos_of_a_small_matrix_converges(values: list[float], k: int, seed: 
     assert torch.equal(found.values, found.values.sort(descending=True).values)
 
 
-@pytest.mark.parametrize("make", [conv_chain, small_resnet])
+@pytest.mark.parametrize("make", [conv_chain, RESNET])
 def test_lanczos_agrees_with_the_exact_spectrum(make) -> None:
     """Products in float32, residuals in truth: against the matrix in float64."""
     model, split = make(), samples(IMAGE[make], n=40)

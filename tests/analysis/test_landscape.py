@@ -80,7 +80,7 @@ def test_second_axis_is_drawn_by_the_seed() -> None:
         ("lenet-5", "all"),
         ("lenet-300", "surviving"),
         ("lenet-300", "all"),
-        ("resnet-8", "surviving"),
+        pytest.param("resnet-8", "surviving", marks=pytest.mark.slow),
     ],
 )
 def test_map_is_what_each_point_gives_by_itself(

@@ -232,6 +232,7 @@ def test_an_error_in_the_thread_is_shown_in_the_panel() -> None:
     assert not panel.run_button.disabled
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_between_two_epochs() -> None:
     panel = Laboratory(lambda setting: lab.simulate(replace(setting, epochs=100_000)))
     panel.start()

@@ -98,6 +98,7 @@ def test_training_under_a_mask_is_that_of_pytorch_or_refused(name: str) -> None:
     assert [m.training for m in model.modules()] == modes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_lobster_is_its_equation_at_any_network(name: str) -> None:
     """An epoch, the largest threshold, and an epoch under its mask."""

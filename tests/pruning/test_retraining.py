@@ -105,6 +105,7 @@ def test_arms_start_from_the_initial_values_that_they_say(arm: str, mask: Mask) 
         assert torch.equal(other, start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_all_arms_see_the_samples_in_the_same_orders_replica_by_replica(
     arm: str, tiny: Data, mask: Mask, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def colour(name: str, tiny: Data, tiny_colour: Data) -> Data:
     return replace(tiny, train=Split(tiny.train.x[:42], tiny.train.y[:42]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [

@@ -238,6 +238,7 @@ def test_a_hundred_steps_equal_those_of_plain_sgd_on_the_full_network(
         assert learner.score(split).error == expected.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "decay"), [(0.9, 0.0), (0.0, 0.3), (0.9, 0.3)])
 @pytest.mark.parametrize(("name", "rate"), [("lenet-300", 0.05), ("resnet-8", 0.002)])
 def test_momentum_weight_decay_and_crops_are_those_of_pytorch(
@@ -364,6 +365,7 @@ def test_a_cpu_has_no_tf32(tiny: Data) -> None:
         Single(model, Mask.dense(model), tiny, 20, "tf32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "density"), [("lenet-300", 0.01), ("lenet-5", 0.1), ("resnet-8", 0.5)]
 )
