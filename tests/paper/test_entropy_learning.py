@@ -31,12 +31,14 @@ def world(
     probe: Callable[[float, str, str], float],
     cost: Callable[[float], float] = lambda gamma: 0.0 if gamma < 0.3 else 0.01,
     networks: tuple[str, ...] = (DENSE, REWOUND, SECOND, LARGE, GRADUAL),
+    rise: Callable[[float, int], float] = lambda gamma, replica: gamma,
 ) -> FigureLearning:
-    """Probe errors `probe(gamma, labels, network)` but for noise; gammas of 0.3 cost accuracy."""
+    """Probe errors `probe(gamma, labels, network)` but for noise; gammas of 0.3 cost accuracy; the
+    entropies are those of gamma 0 plus a `rise(gamma, replica)`."""
     rows = [
         {"network": network, "gamma": gamma, "labels": labels, "replica": r}
         | {"validation_error": 0.02 + cost(gamma), "test_error": 0.02}
-        | {"first": 2 + gamma + 1e-3 * r, "joint": 4 + gamma, "mutual": 0.1}
+        | {"first": 2 + rise(gamma, r) + 1e-3 * r, "joint": 4 + rise(gamma, r), "mutual": 0.1}
         | {"probe_error": probe(gamma, labels, network) + 1e-4 * (-1) ** r + 1e-2 * r}
         for network in networks
         for gamma, labels in sorted(EMPTY.cases(network))
@@ -77,6 +79,20 @@ def test_verdicts_where_any_penalty_does_as_well_and_where_none_does() -> None:
     assert verdicts(none_does) == [FAILS, FAILS, HOLDS, FAILS, FAILS]
     assert learning.learning_answer(none_does).startswith("**No**")
     assert "the probe error by 1.00" in learning.learning_answer(none_does)
+
+
+@pytest.mark.parametrize("network", [DENSE, SECOND])
+def test_what_was_rewarded_rises_falls_or_scatters(network: str) -> None:
+    def raised(rise: Callable[[float, int], float]) -> str:
+        figure = world(lambda g, labels, network: 0.2, rise=rise)
+        found = [
+            v for v in learning.learning_claims(figure) if learning.CLAIMS["raised"] in v.claim
+        ]
+        return next(v.verdict for v in found if v.claim.endswith(f"({network})."))
+
+    assert raised(lambda gamma, r: gamma) == HOLDS
+    assert raised(lambda gamma, r: -gamma - 1e-3 * gamma * r) == FAILS
+    assert raised(lambda gamma, r: gamma * (-1) ** r) == UNDECIDED
 
 
 def test_a_control_that_costs_accuracy_is_not_comparable() -> None:
