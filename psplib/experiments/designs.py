@@ -382,7 +382,8 @@ class Controls(_Several):
 class Source:
     """Gradual runs of one network, and how they are retrained: at the last point by `arms` and
     `others`; and, one replica each, at points near to the sparsities `goals` where the gradual
-    network's weights were kept. `dense` is what they are compared with."""
+    network's weights were kept. `dense` is what they are compared with, and iterative magnitude
+    pruning, a `ticket`, in at most so many `rounds` on the way of each run."""
 
     title: str
     lobsters: tuple[Lobster, ...]
@@ -392,10 +393,12 @@ class Source:
     arms: tuple[str, ...] = ("rewound", "reinitialised")
     others: tuple[Retraining, ...] = ()
     goals: tuple[float, ...] = ()
+    ticket: Magnitude | None = None
+    rounds: int = 5
 
-    def retrainings(self, lobster: Lobster, points: pd.DataFrame) -> list[Retraining]:
+    def retrainings(self, lobster: Lobster, points: pd.DataFrame) -> list[Retraining | Magnitude]:
         """What is retrained from a gradual run, the most telling first: at its last point each of
-        the arms, then on the way; `points` are the run's."""
+        the arms, then on the way, then the ticket; `points` are the run's."""
         last, sparsity = len(points) - 1, points["sparsity"].tolist()
         asked = [(last, dataclasses.replace(self.retrained, arm=arm)) for arm in self.arms]
         asked += [(last, other) for other in self.others]
@@ -405,7 +408,14 @@ class Source:
             min(kept, key=lambda p: abs(sparsity[p] - goal), default=0): goal for goal in self.goals
         }
         asked += [(p, one) for p, goal in sorted(near.items()) if abs(sparsity[p] - goal) < NEAR]
-        return [dataclasses.replace(one, lobster=lobster, point=point) for point, one in asked]
+        found: list[Retraining | Magnitude] = [
+            dataclasses.replace(one, lobster=lobster, point=point) for point, one in asked
+        ]
+        if not self.ticket or not last:
+            return found
+        on_the_way = spread((1 - points["sparsity"][1:]).tolist(), self.rounds)
+        rounds = tuple(place + 1 for place in on_the_way)
+        return [*found, dataclasses.replace(self.ticket, lobster=lobster, points=rounds)]
 
 
 @dataclass(frozen=True)
@@ -418,7 +428,7 @@ class Transfers(_Several):
     samples: int
     validation: int
 
-    def transfer(self, source: Source, retraining: Retraining) -> Transfer:
+    def transfer(self, source: Source, retraining: Retraining | Magnitude) -> Transfer:
         """The transfer of a retraining."""
         sizes = (self.shots, self.draws, self.samples, self.validation)
         return Transfer(retraining, source.targets, *sizes)
@@ -442,7 +452,8 @@ class Transfers(_Several):
             found.append(retraining)
             if store.has(retraining):
                 found.append(self.transfer(source, retraining))
-                if place <= len(each):  # of each gradual run the most telling, and dense
+                # Of each gradual run the most telling, and dense.
+                if place <= len(each) and isinstance(retraining, Retraining):
                     found.append(self.fine_tuning(source, retraining))
         return found
 

@@ -25,6 +25,7 @@ from psplib.experiments.designs import (
 from psplib.experiments.entropy_learning import EntropyLearning
 from psplib.experiments.names import PUBLISHED, SCALES
 from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.training.entropy_learning import LABELS
 
@@ -286,7 +287,11 @@ def transfer(scale: str, seed: int = 0) -> Transfers:
     first = _source(controlled[0], figure_1a(scale, seed).dense)
     second = _source(controlled[1], narrower.dense)
     if scale == "smoke":
-        second = dataclasses.replace(second, targets=("digits",), others=(), goals=())
+        assert second.ticket
+        ticket = dataclasses.replace(second.ticket, epochs=1)
+        second = dataclasses.replace(
+            second, targets=("digits",), others=(), goals=(), ticket=ticket, rounds=1
+        )
         return Transfers("transfer", scale, seed, "Transfer", (second,), (5, 10), 2, 300, 100)
     third = Source(
         fashion.title,
@@ -304,7 +309,10 @@ def transfer(scale: str, seed: int = 0) -> Transfers:
 def _source(network: Controlled, dense: Retraining) -> Source:
     """The networks of the controls as a source: at the last point 1-S with LOBSTER's shrinking, G
     without it, a random structure and a dense network of the live widths."""
-    one = dataclasses.replace(network.retrained, replicas=network.retrained.replicas[:1])
+    of = network.retrained
+    one = dataclasses.replace(of, replicas=of.replicas[:1])
+    recipe = (of.epochs, of.learning_rate, of.batch_size)
+    ticket = Magnitude(of.lobster, (1,), True, one.replicas, *recipe, kept=True)
     further = [dataclasses.replace(one, arm=arm) for arm in ("restructured-layer", "narrow")]
     return Source(
         network.title,
@@ -314,6 +322,7 @@ def _source(network: Controlled, dense: Retraining) -> Source:
         ("fashion-mnist", "digits", "cifar10"),
         others=(*network.arms[1:3], *further),
         goals=(0.90, 0.95, 0.98),
+        ticket=ticket,
     )
 
 

@@ -20,6 +20,7 @@ from psplib.nn.data import Data, Split
 from psplib.nn.masks import SUBSPACES, Mask
 from psplib.pruning.kind import Run
 from psplib.pruning.lobster import KEPT_ABOVE, Lobster
+from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import UNDER_ITS_MASK, Retraining
 from psplib.training.fit import Checkpoint
 
@@ -79,10 +80,10 @@ def best_replica(replicas: pd.DataFrame) -> int:
 class OfRetraining(Run):
     """What all that is made of a retraining has in common."""
 
-    retraining: Retraining
+    retraining: Retraining | Magnitude
 
     @property
-    def parents(self) -> tuple[Retraining | Lobster, ...]:
+    def parents(self) -> tuple[Retraining | Magnitude | Lobster, ...]:
         return self.retraining, *self.retraining.parents
 
     def load(self, device: torch.device) -> Data:

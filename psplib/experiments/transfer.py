@@ -33,6 +33,7 @@ from psplib.nn import models
 from psplib.nn.compact import compact
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask, unpack_bits
+from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.training.fit import Checkpoint
 from psplib.training.trainer import flat
@@ -59,9 +60,12 @@ class Transfer(OfRetraining):
     """Ridge read-outs of frozen features on other data sets, of every replica of a retraining whose
     weights were kept, else of its best one; beside them of the gradual network with the same mask
     (arm `lobster`) and of the mask with its initial values (`untrained`), or, of the dense arm,
-    which has no mask, of the raw pixels (`pixels`)."""
+    which has no mask, of the raw pixels (`pixels`). Of networks pruned by magnitude, which were
+    kept, there is nothing beside them."""
 
-    retraining: Retraining = setting("paper", "Sec. 6: sparse architectures, gradual and one-shot")
+    retraining: Retraining | Magnitude = setting(
+        "paper", "Sec. 6: sparse architectures, gradual and one-shot"
+    )
     targets: tuple[str, ...] = setting("ours", "the data sets that features are read out on")
     shots: tuple[int, ...] = setting(
         "ours", "labelled images of each class", default=(5, 10, 50, 100)
@@ -87,6 +91,13 @@ class Transfer(OfRetraining):
             whole_number("shots", each, 1)
         for name in ("draws", "samples", "validation"):
             whole_number(name, getattr(self, name), 1)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The arms beside the one that was retrained."""
+        if isinstance(self.retraining, Magnitude):
+            return ()
+        return ("lobster", "untrained") if self.retraining.point else ("pixels",)
 
     @property
     def title(self) -> str:
@@ -123,7 +134,7 @@ class Transfer(OfRetraining):
         model = models.build(self.retraining.lobster.architecture, self.retraining.lobster.seed)
         drawn = {t.name: list(draws(t, self.shots, self.draws)) for t in targets}
         named: list[tuple[str, int, Network | None]] = [(n.arm, n.replica, n) for n in found]
-        if not self.retraining.point:
+        if "pixels" in self.beside:
             named += [("pixels", -1, None)]
         todo = checkpoint.each(named, rows, probes, note=lambda one: f"{self.title}, {one[0]}")
         for arm, replica, network in todo:
@@ -166,10 +177,10 @@ class Transfer(OfRetraining):
         probes = {"target": NAME, "layers": COUNT, "shots": COUNT, "error": SHARE, "sd": SIZE}
         probes |= {"neurons": COUNT, "penalty": NUMBER}
         images = {n: COUNT for n in ("pool", "validation", "test")}
-        most = 2 + len(self.retraining.replicas)
+        most = len(self.beside) + len(self.retraining.replicas)
         each = len(self.targets) * len(self.shots) * len(DEPTHS)
         return {
-            "networks": Table(name | source, range(2, most + 1)),
+            "networks": Table(name | source, range(1 + len(self.beside), most + 1)),
             "probes": Table(name | probes, range(most * each + 1)),
             "targets": Table(
                 {"target": NAME, "variant": NAME, "sha256": NAME, **images}, len(self.targets)
@@ -180,8 +191,8 @@ class Transfer(OfRetraining):
         """Insist that every network was read out on every target with every number of images, and
         that the targets are the data sets that they are called."""
         networks, targets = artefact.table("networks"), artefact.table("targets")
-        arms = {"pixels", "dense"} if not self.retraining.point else {"lobster", "untrained"}
-        artefact.insist(set(networks["arm"]) == arms | {self.retraining.arm}, "the table of arms")
+        arms = {*self.beside, self.retraining.arm}
+        artefact.insist(set(networks["arm"]) == arms, "the table of arms")
         names = ["arm", "replica", "target", "layers", "shots"]
         asked = [
             (arm, replica, *place)
@@ -203,13 +214,15 @@ class Transfer(OfRetraining):
         return {"of": of.arm, "point": of.point, "lobster_seed": of.lobster.seed}
 
 
-def check_features(retraining: Retraining) -> None:
+def check_features(retraining: Retraining | Magnitude) -> None:
     """Refuse a network without linear layers to read."""
     architecture = retraining.lobster.architecture
     if architecture not in ("lenet-300", "lenet-5"):
         raise PsplibError(
             f"Features are those that linear layers read, in LeNets; got {architecture!r}."
         )
+    if isinstance(retraining, Magnitude) and not retraining.kept:
+        raise PsplibError("Features of magnitude pruning need its networks kept; kept is False.")
 
 
 def check_different(name: str, values: Sequence[Any]) -> None:
@@ -225,10 +238,13 @@ def check_targets(names: Sequence[str]) -> None:
         one_of("a target", name, data_sets.NAMES)
 
 
-def networks(retraining: Retraining, parents: Parents) -> list[Network]:
+def networks(retraining: Retraining | Magnitude, parents: Parents) -> list[Network]:
     """The networks that a retraining's transfer is of; see `Transfer`."""
     lobster, point, artefact = retraining.lobster, retraining.point, parents[retraining]
     mask = lobster.mask(point, parents)
+    if isinstance(retraining, Magnitude):
+        each = zip(retraining.replicas, *retraining.networks(artefact), strict=True)
+        return [Network(retraining.arm, n, mask.with_flat(own), w) for n, own, w in each]
     found = []
     if point:
         start = flat(models.build(lobster.architecture, lobster.seed)) * mask.flat

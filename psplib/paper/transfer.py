@@ -38,8 +38,9 @@ from psplib.paper.statistics import (
     is_above,
     reported,
 )
-from psplib.paper.style import ARMS, STYLE, Look
+from psplib.paper.style import ARMS, RIVALS, STYLE, Look
 from psplib.paper.tables import divide, together
+from psplib.pruning.retraining import Retraining
 from psplib.runs.run import Run
 from psplib.runs.store import Artefact, Store
 
@@ -49,6 +50,7 @@ ORDERS = ("joint", "mutual", "first")
 LOOKS = ARMS | {
     "rewound-shrinking": Look("#B5477F", "s", "rewound (1-S), with shrinking"),
     "continued": Look("#56B4E9", "o", "gradual (G), without shrinking"),
+    "iterative": RIVALS["iterative"],
     "narrow": Look("#999933", "v", "dense of the live widths"),
     "untrained": Look("#888888", "x", "the mask, not trained"),
     "pixels": Look("#000000", "", "raw pixels"),
@@ -61,6 +63,7 @@ COMPARED = (
     "reinitialised",
     "continued",
     "restructured-layer",
+    "iterative",
     "narrow",
 )
 # Of the claims those that the chapter's first sentence rests on.
@@ -144,7 +147,7 @@ def _labelled(config: Transfer, artefact: Artefact, source: Source, store: Store
         columns=["arm", "replica", "test_error", *ORDERS]
     )
     sparsity, retraining = 0.0, config.retraining
-    if retraining.shrinkage:
+    if isinstance(retraining, Retraining) and retraining.shrinkage:
         for table in (probes, networks):
             table["arm"] = table["arm"].replace(retraining.arm, f"{retraining.arm}-shrinking")
     if retraining.point:

@@ -16,15 +16,17 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from psplib.core.artefact import Artefact, Parents, Parts
 from psplib.core.config import setting
 from psplib.core.errors import PsplibError, one_of, whole_number
-from psplib.core.schema import COUNT, NAME, Files, Table
+from psplib.core.schema import COUNT, NAME, Files, Shape, Table, Tensors
 from psplib.core.seeds import derive
 from psplib.nn import models
 from psplib.nn.data import Data
-from psplib.nn.masks import Mask, magnitude
+from psplib.nn.masks import Mask, magnitude, pack_bits, unpack_bits
 from psplib.pruning.lobster import Lobster, OfLobster
 from psplib.training.engines import trainers
 from psplib.training.fit import (
@@ -78,6 +80,9 @@ class Magnitude(OfLobster):
         default=(),
         added=True,
     )
+    kept: bool = setting(
+        "ours", "the networks at the last point are kept, to be transferred", False, added=True
+    )
 
     def __post_init__(self) -> None:
         one_of("rewinds", self.rewinds, REWINDS)
@@ -93,6 +98,11 @@ class Magnitude(OfLobster):
             raise PsplibError(f"replicas must be different numbers; got {self.replicas}.")
         if list(self.points) != sorted(set(self.points)) or not all(p > 0 for p in self.points):
             raise PsplibError(f"points must be rising numbers from 1 on; got {self.points}.")
+
+    @property
+    def point(self) -> int:
+        """The last point, whose networks may be kept."""
+        return max(self.points, default=0)
 
     @property
     def arm(self) -> str:
@@ -124,21 +134,34 @@ class Magnitude(OfLobster):
         return epochs * self.lobster.epoch_cost(is_dense=True)
 
     def make(self, data: Data, parents: Parents, checkpoint: Checkpoint) -> Parts:
-        """The tables of `MagnitudeResult`."""
+        """The tables of `MagnitudeResult`, and, if they are kept, its networks."""
         masks = [self.lobster.mask(point, parents) for point in self.points]
         found = prune_by_magnitude(self, data, masks, checkpoint)
-        return {"replicas": found.replicas, "layers": found.layers, "history": found.history}
+        parts: Parts = {n: getattr(found, n) for n in ("replicas", "layers", "history")}
+        if self.kept:
+            survivors = found.weights[found.masks].view(len(found.masks), -1)
+            parts["networks"] = {"packed": pack_bits(found.masks), "weights": survivors}
+        return parts
+
+    def networks(self, artefact: Artefact) -> tuple[Tensor, Tensor]:
+        """Masks and weights (R, P) of the replicas at the last point, if they were kept."""
+        found = artefact.tensors("networks")
+        masks = unpack_bits(found["packed"], sum(models.sizes(self.lobster.architecture)))
+        return masks, torch.zeros(masks.shape).masked_scatter_(masks, found["weights"])
 
     @property
     def writes(self) -> Files:
-        """The tables of `MagnitudeResult`."""
+        """The tables of `MagnitudeResult`, and the masks and survivors of its networks."""
         labels, rounds = {"replica": COUNT, "point": COUNT}, len(self.replicas) * len(self.points)
         whole = rounds + len(self.replicas)
         counts = {"size": COUNT, "kept": COUNT, "lobster": COUNT, "shared": COUNT}
-        parameters = len(models.sizes(self.lobster.architecture))
+        sizes = models.sizes(self.lobster.architecture)
+        bits = Shape("U8", (len(self.replicas), -(-sum(sizes) // 8)))
+        networks = {"packed": bits, "weights": Shape("F32", (len(self.replicas), None))}
         return {
+            **({"networks": Tensors(networks)} if self.kept else {}),
             "replicas": Table({**labels, **SCORES, "units": NAME}, whole),
-            "layers": Table({**labels, "parameter": NAME, **counts}, rounds * parameters),
+            "layers": Table({**labels, "parameter": NAME, **counts}, rounds * len(sizes)),
             "history": Table({**labels, **HISTORY}, whole * self.epochs),
         }
 
@@ -154,6 +177,12 @@ class Magnitude(OfLobster):
         for column in ("kept", "lobster"):
             is_same = layers[column].to_dict() == kept.to_dict()
             artefact.insist(is_same, "the table of layers")
+        if self.kept:
+            found, size = artefact.tensors("networks"), sum(models.sizes(self.lobster.architecture))
+            survivors = unpack_bits(found["packed"], size).sum(1).tolist()
+            asked = replicas.loc[replicas["point"] == self.point, "kept"].tolist()
+            is_same = survivors == asked == [found["weights"].shape[1]] * len(asked)
+            artefact.insist(is_same, "the networks that are kept")
         if self.lobster in parents:
             points = parents[self.lobster].table("points").set_index("point")["kept"]
             is_same = bool((replicas["point"].map(points) == replicas["kept"]).all())
@@ -171,11 +200,14 @@ class MagnitudeResult:
     """`replicas`: a row per replica and point, scored at its best epoch as in a
     `RetrainingResult`, the trained dense network being point 0; `layers`: a row per replica, point
     and parameter: how many of its elements survive here (`kept`), in the gradual run (`lobster`),
-    in both (`shared`); `history`: a row per epoch."""
+    in both (`shared`); `history`: a row per epoch; `masks` and `weights` (R, P): those of each
+    replica at its last point."""
 
     replicas: pd.DataFrame
     layers: pd.DataFrame
     history: pd.DataFrame
+    masks: Tensor
+    weights: Tensor
 
 
 def prune_by_magnitude(
@@ -191,11 +223,13 @@ def prune_by_magnitude(
     layers: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
     mask, source = dense, flat(model)
+    ends, weights = torch.zeros(0, len(source), dtype=torch.bool), torch.zeros(0, len(source))
     saved = checkpoint.load()
     if saved:
         tensors, state = saved
         rows, layers, history = state["rows"], state["layers"], state["history"]
         mask, source = dense.with_flat(tensors["mask"]), tensors["source"]
+        ends, weights = tensors["masks"], tensors["weights"]
 
     for replica, point in rounds[len(rows) :]:
         if not saved:
@@ -214,7 +248,7 @@ def prune_by_magnitude(
         note = f"{config.arm}, replica {replica}, point {point}"
         progress = by_epochs([trial], len(rows), len(rounds), note)
         others = (
-            {"mask": mask.flat, "source": source},
+            {"mask": mask.flat, "source": source, "masks": ends, "weights": weights},
             {"rows": rows, "layers": layers, "history": history},
         )
         fit([trial], checkpoint, progress, saved, others)
@@ -223,9 +257,13 @@ def prune_by_magnitude(
             source = trial.weights
         rows += [row | {"units": trial.units} for row in finish([trial])]
         history += trial.history
+        if point == config.point:
+            ends = torch.cat([ends, mask.flat[None]])
+            weights = torch.cat([weights, trial.weights[None]])
         if point:
             layers += _layers(replica, point, mask, matched[point])
-    return MagnitudeResult(pd.DataFrame(rows), pd.DataFrame(layers), pd.DataFrame(history))
+    tables = pd.DataFrame(rows), pd.DataFrame(layers), pd.DataFrame(history)
+    return MagnitudeResult(*tables, ends, weights)
 
 
 def _layers(replica: int, point: int, mask: Mask, lobster: Mask) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from psplib.nn import models
 from psplib.nn.data import Data, Split
 from psplib.nn.masks import Mask
 from psplib.pruning.lobster import Lobster
+from psplib.pruning.magnitude import Magnitude
 from psplib.pruning.retraining import Retraining
 from psplib.runs.run import check_run
 from psplib.runs.store import Store
@@ -125,6 +126,10 @@ def test_colour_becomes_brightness() -> None:
             {"retraining": Retraining(Lobster("resnet-8", "cifar10", 0), 1, "rewound", (0,))},
             "in LeNets; got 'resnet-8'",
         ),
+        (
+            {"retraining": Magnitude(REWOUND.lobster, (1,), True, (0,), epochs=1)},
+            "magnitude pruning need its networks kept; kept is False",
+        ),
     ],
 )
 def test_bad_configurations_are_named(changes: dict, sentence: str) -> None:
@@ -155,6 +160,26 @@ def test_the_networks_of_a_store_are_those_of_its_tables(smoke_minima: Store) ->
     assert len(tuned.table("errors")) == len(these) * len(source.targets)
 
 
+def test_a_network_pruned_by_magnitude_is_transferred_by_itself(smoke_minima: Store) -> None:
+    cpu, panel = torch.device("cpu"), scales.transfer("smoke")
+    (source,) = panel.networks
+    ticket = next(c for c in panel.runs(smoke_minima) if isinstance(c, Magnitude))
+    pruned = compute(ticket, smoke_minima, cpu)
+    check_run(pruned, (Magnitude, Lobster), smoke_minima)
+    ((arm, replica, mask, weights),) = networks(ticket, {ticket: pruned, **{
+        ticket.lobster: smoke_minima.load(ticket.lobster)
+    }})  # fmt: skip
+    row = pruned.table("replicas").iloc[-1]
+    assert (arm, replica, mask.kept) == ("iterative", 0, row["kept"])
+    config = panel.transfer(source, ticket)
+    artefact = compute(config, smoke_minima, cpu)
+    check_run(artefact, (Transfer, Magnitude, Lobster), smoke_minima)
+    assert artefact.table("networks")["arm"].tolist() == ["iterative"]
+    assert artefact.table("networks")["test_error"].tolist() == [row["test_error"]]
+    model = with_weights(models.build("lenet-5", ticket.lobster.seed), weights)
+    assert training.evaluate(model, ticket.load(cpu).test).error == row["test_error"]
+
+
 def test_where_no_weights_were_kept_the_best_network_is_taken_and_pixels_with_the_dense_one(
     smoke: Store,
 ) -> None:
@@ -179,7 +204,10 @@ def test_on_the_way_weights_are_asked_for_where_they_were_kept() -> None:
     points = pd.DataFrame({"sparsity": sparsity, "kept": [round(1e4 * (1 - s)) for s in sparsity]})
     found = source.retrainings(source.lobsters[3], points)
     last = [5] * (len(source.arms) + len(source.others))
-    assert [r.point for r in found] == [*last, 3, 4]
+    assert [r.point for r in found] == [*last, 3, 4, 5]
+    ticket = found.pop()
+    assert (ticket.arm, ticket.points, ticket.kept) == ("iterative", (1, 2, 3, 4, 5), True)
+    assert (ticket.lobster, ticket.epochs) == (source.lobsters[3], source.retrained.epochs)
     assert found[0] == scales.replication("paper").retrainings(source.lobsters[3], sparsity)[0]
     assert [(r.arm, len(r.replicas)) for r in found[-2:]] == [("rewound", 1)] * 2
 

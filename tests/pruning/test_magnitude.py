@@ -25,7 +25,7 @@ from psplib.pruning.magnitude import Magnitude, MagnitudeResult
 from psplib.pruning.retraining import Retraining
 from psplib.training.engines import trainers
 from psplib.training.fit import finish, order
-from psplib.training.trainer import flat
+from psplib.training.trainer import evaluate, flat
 
 # Trained hard enough for the best epoch not always to be the last, whose weights are ranked.
 CONFIG = Magnitude(
@@ -203,6 +203,20 @@ def test_interrupted_after_every_checkpoint_it_ends_with_the_same_bits(
         pd.testing.assert_frame_equal(
             getattr(resumed, part), getattr(result, part), check_exact=True
         )
+    assert torch.equal(resumed.weights, result.weights)
+    assert torch.equal(resumed.masks, result.masks)
+
+
+def test_the_networks_at_the_end_are_those_that_were_scored(
+    result: MagnitudeResult, tiny: Data
+) -> None:
+    last = result.replicas[result.replicas["point"] == 4]
+    for mask, weights, (_, row) in zip(result.masks, result.weights, last.iterrows(), strict=True):
+        assert int(mask.sum()) == row["kept"]
+        assert not weights[~mask].any()
+        model = build("lenet-300", 7)
+        torch.nn.utils.vector_to_parameters(weights.clone(), model.parameters())
+        assert evaluate(model, tiny.test).error == row["test_error"]
 
 
 @pytest.mark.parametrize(
