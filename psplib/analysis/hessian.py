@@ -126,7 +126,7 @@ def hessian(
     values = weights.to(dtype)
     with torch.no_grad(), own.at(values, dtype):
         outputs = own(x[:1].to(own.device))
-    few, labels = x[:ROWS].double() if x.is_floating_point() else x[:ROWS], split.y[:ROWS]
+    few, labels = _without_ties(x[:ROWS]) if x.is_floating_point() else x[:ROWS], split.y[:ROWS]
     if loss is F.cross_entropy:
         if outputs.ndim != 2:
             raise PsplibError(
@@ -150,6 +150,16 @@ def hessian(
     engine, index = found
     coordinates = wanted.flat.nonzero().flatten()
     return Hessian(coordinates.to(device), len(wanted.flat), dtype, engine, index.to(device))
+
+
+def _without_ties(x: Tensor) -> Tensor:
+    """Images in float64, each number a hundredth of the way to a random one of their range: in a
+    ground of one colour all patches are alike, and which of them a maximum takes, and with it the
+    gradient of the pruned weights, hangs on how an algorithm rounds."""
+    x = x.double()
+    low, high = x.aminmax()
+    drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    return torch.lerp(x, low + (high - low) * drawn.to(x.device), 0.01)
 
 
 def _moving(model: nn.Module, mask: Mask) -> Mask:
@@ -212,19 +222,23 @@ def _rewritten(
         weights = values[form.index].to(x.device, x.dtype)
         return Autograd(Own(small), weights, channels_last(x), y, batch_size, loss)
 
-    # In float64 a product is the same, if the form is the network.
+    # In float64 outputs and products are the same, if the form is the network.
     vector = torch.randn(
         len(form.index), generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     try:
         product = engine(form.read(few), labels).product(vector.to(x.device)).cpu()
+        with torch.no_grad():
+            outputs = small(form.read(x[:ROWS].double()))
     except RuntimeError:
         return None
     where = own.device
+    with torch.no_grad(), own.at(values.double().to(where), torch.float64):
+        same = agrees(outputs.to(where), own(x[:ROWS].double().to(where)))
     data = few.to(where), labels.to(where)
     plain = Autograd(own, values.double().to(where), *data, len(labels), loss)
     expected = plain.product(form.expand(vector).to(where)).cpu()
-    if not agrees(product, expected[form.index]):
+    if not (same and agrees(product, expected[form.index])):
         return None
     return engine(form.read(x), y), form.index
 

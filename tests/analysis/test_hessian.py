@@ -20,7 +20,7 @@ from psplib.analysis import eigen, rop
 from psplib.analysis import hessian as h
 from psplib.core.errors import PsplibError
 from psplib.core.seeds import derive
-from psplib.nn.data import Split
+from psplib.nn.data import Split, load_data
 from psplib.nn.masks import Mask
 from psplib.nn.models import ResNet, build
 
@@ -463,3 +463,33 @@ def test_bad_arguments_of_algorithms_are_named() -> None:
         next(h.eigenvalues_along(model, split, *ends, [0.0]))
     with bad("definition must be one of converged, legacy"):
         next(h.eigenvalues_along(model, split, *ends, [0.0], definition="new"))
+
+
+class Plain(nn.Module):
+    """A network that no faster form is known of."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_ground_of_one_colour_whose_patches_are_alike_does_no_harm(is_plain: bool) -> None:
+    """Of black and white images (four digits) two of a pool's numbers are equal but for how they
+    are rounded; which is the larger tells what the slopes of pruned weights are."""
+    digits = load_data("digits").train
+    images = Split((digits.x[16:20] > 0).float(), digits.y[16:20])
+    model = build("lenet-5", 4)
+    dense = Mask.dense(model)
+    generator = torch.Generator().manual_seed(4)
+    mask = dense.with_flat(torch.rand(len(dense.flat), generator=generator) < 0.05)
+    network = Plain(model) if is_plain else model
+    own = Mask.dense(network).with_flat(mask.flat)
+    found = h.hessian(network, images, own)
+    assert isinstance(found._engine, rop.Autograd if is_plain else rop.ROperator)
+    expected = h.hessian(model, images, mask)
+    vector = torch.randn(len(expected.coordinates), generator=generator)
+    assert torch.allclose(found @ vector, expected @ vector, rtol=1e-3, atol=1e-4)
