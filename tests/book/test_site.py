@@ -46,7 +46,7 @@ def test_the_smoke_book_is_built_without_a_warning(site: Path) -> None:
         assert pages[chapter].count('href="glossary.html#term-LOBSTER" data-preview="') == 1, (
             chapter
         )
-    assert pages["provenance"].count('data-name="key"') == 15 + 3 * 10 + 19 + 21 + 17 + 9 + 17
+    assert pages["provenance"].count('data-name="key"') == 15 + 3 * 10 + 19 + 21 + 17 + 11 + 17
     assert "Frankle" in pages["references"]
     assert 'href="figure_2.html#fig-2a" data-preview="<strong>Fig. 2a' in html.unescape(
         pages["index"]
