@@ -223,13 +223,16 @@ def prune_by_magnitude(
     layers: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
     mask, source = dense, flat(model)
-    ends, weights = torch.zeros(0, len(source), dtype=torch.bool), torch.zeros(0, len(source))
+    last_masks = torch.zeros(0, len(source), dtype=torch.bool)
+    last_weights = torch.zeros(0, len(source))
     saved = checkpoint.load()
     if saved:
         tensors, state = saved
         rows, layers, history = state["rows"], state["layers"], state["history"]
         mask, source = dense.with_flat(tensors["mask"]), tensors["source"]
-        ends, weights = tensors["masks"], tensors["weights"]
+        # A run begun before networks were kept has none, and needs none.
+        last_masks = tensors.get("masks", last_masks)
+        last_weights = tensors.get("weights", last_weights)
 
     for replica, point in rounds[len(rows) :]:
         if not saved:
@@ -248,7 +251,7 @@ def prune_by_magnitude(
         note = f"{config.arm}, replica {replica}, point {point}"
         progress = by_epochs([trial], len(rows), len(rounds), note)
         others = (
-            {"mask": mask.flat, "source": source, "masks": ends, "weights": weights},
+            {"mask": mask.flat, "source": source, "masks": last_masks, "weights": last_weights},
             {"rows": rows, "layers": layers, "history": history},
         )
         fit([trial], checkpoint, progress, saved, others)
@@ -258,12 +261,12 @@ def prune_by_magnitude(
         rows += [row | {"units": trial.units} for row in finish([trial])]
         history += trial.history
         if point == config.point:
-            ends = torch.cat([ends, mask.flat[None]])
-            weights = torch.cat([weights, trial.weights[None]])
+            last_masks = torch.cat([last_masks, mask.flat[None]])
+            last_weights = torch.cat([last_weights, trial.weights[None]])
         if point:
             layers += _layers(replica, point, mask, matched[point])
     tables = pd.DataFrame(rows), pd.DataFrame(layers), pd.DataFrame(history)
-    return MagnitudeResult(*tables, ends, weights)
+    return MagnitudeResult(*tables, last_masks, last_weights)
 
 
 def _layers(replica: int, point: int, mask: Mask, lobster: Mask) -> list[dict[str, Any]]:
