@@ -52,8 +52,8 @@ lab: setup ## open the chapters in JupyterLab; ARGS="--no-browser"
 check: lint ## lint, and the fast tests: while working (a minute and a half)
 	@$(TESTS) -m "not slow"
 
-test: setup assets ## run every test, the book at smoke scale included (about 10 minutes); ARGS="tests/nn"
-	@$(TESTS) $(ARGS)
+test: setup assets ## run the tests, the book at smoke scale included (5 to 6 minutes); ARGS=tests: the long ones, too
+	@$(TESTS) $(or $(ARGS),-m "not thorough")
 
 lint: setup ## check format, style and types
 	@$(PY) -m ruff format --check .

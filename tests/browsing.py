@@ -174,7 +174,8 @@ def accessibility(page: Page) -> list[str]:
           const of = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
           const values = axe.getRules([...of, "experimental"]).map(rule => rule.ruleId);
           // Not preloaded: a browser forbids the page of a file to read its style sheets.
-          const options = { runOnly: { type: "rule", values }, preload: false };
+          const options = { runOnly: { type: "rule", values }, preload: false,
+            resultTypes: ["violations"] };
           const { violations } = await axe.run(document, options);
           return violations.flatMap(({ id, nodes }) =>
             nodes.map(n => `${id}: ${n.target} ${n.html.slice(0, 100)}`));

@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if "site" in _fixtures(item) else 1 if item.get_closest_marker("slow") else 2
 
     for item in items:
-        if SLOW & _fixtures(item):
+        if SLOW & _fixtures(item) or item.get_closest_marker("thorough"):
             item.add_marker("slow")
     items.sort(key=place)
 
@@ -149,6 +149,7 @@ def site(
     """The pages of the book at smoke scale, built once."""
     from psplib.book import build as book
 
+    runs_of("transfer", "entropy_learning")  # the build would begin a process a core for these
     return book.build_book("smoke", "cpu", tmp_path_factory.mktemp("build")).parent
 
 

@@ -126,7 +126,14 @@ def python(*words: str, folder: Path, **environment: str | None) -> subprocess.C
         ("--help", ">/dev/full 2>&1", 2),
         ("--help", ">&-", 0),
         ("reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 1", ">&- 2>&-", 0),
-        ("reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 2", ">&- 2>&- <&-", 0),
+        pytest.param(
+            *(
+                "reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 2",
+                ">&- 2>&- <&-",
+                0,
+            ),
+            marks=pytest.mark.thorough,
+        ),
         ("status", "| true", 0),
     ],
 )
@@ -227,6 +234,7 @@ def test_a_name_of_300_characters_or_a_read_only_place_is_one_sentence(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.thorough
 def test_interrupted_side_by_side_runs_go_on_to_the_same_bits(
     psplib: Psplib, smoke: Store, tmp_path: Path
 ) -> None:
@@ -288,7 +296,7 @@ def test_a_budget_stops_in_time_and_keeps_what_is_done(psplib: Psplib, tmp_path:
     assert any(store.work(c).exists() or store.has(c) for c in panel.runs(store))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_budget_stops_side_by_side_workers_in_time_too(psplib: Psplib, tmp_path: Path) -> None:
     runs = Store(tmp_path / "runs")
     words = ("reproduce", "--scale", "smoke", "--budget", "0.15", "--jobs", "2")

@@ -52,7 +52,7 @@ class Size(NamedTuple):
 
 def figure_1a(scale: str, seed: int = 0) -> Panel:
     """Fig. 1a, LeNet-300 on MNIST, at a scale; `seed` shifts every seed of the panel."""
-    sizes = {"smoke": Size(1, 2, 10, 4), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
+    sizes = {"smoke": Size(1, 2, 6, 4), "quick": Size(1, 3, 20, 6), "paper": Size(3, 10, 40, 8)}
     gradual: dict[str, Any] = {"data": "mnist"}
     if scale == "smoke":
         gradual = {
@@ -68,14 +68,14 @@ def figure_1a(scale: str, seed: int = 0) -> Panel:
 
 def figure_1b(scale: str, seed: int = 0) -> Panel:
     """Fig. 1b, LeNet-5 on MNIST: its gradual runs are those of Figs. 2 to 4."""
-    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(2, 10, 40, 8)}
+    sizes = {"smoke": Size(1, 2, 3, 2), "quick": Size(1, 3, 20, 5), "paper": Size(2, 10, 40, 8)}
     return _panel("figure_1b", scale, seed, sizes, _lenet_5(scale))
 
 
 def figure_1c(scale: str, seed: int = 0) -> Panel:
     """Fig. 1c, LeNet-5 on Fashion-MNIST; at smoke scale, where there are digits only, the same runs
     as Fig. 1b."""
-    sizes = {"smoke": Size(1, 2, 6, 2), "quick": Size(1, 3, 20, 5), "paper": Size(3, 10, 40, 8)}
+    sizes = {"smoke": Size(1, 2, 3, 2), "quick": Size(1, 3, 20, 5), "paper": Size(3, 10, 40, 8)}
     gradual = _lenet_5(scale)
     if scale != "smoke":
         gradual |= {"data": "fashion-mnist", "target_sparsity": 0.98}
@@ -165,7 +165,7 @@ def minima(scale: str, seed: int = 0) -> Minima:
     one_of("scale", scale, SCALES)
     whole_number("seed", seed)
     if scale == "smoke":
-        runs, replicas, epochs, samples = 1, 2, 6, 100
+        runs, replicas, epochs, samples = 1, 2, 3, 100
         sizes = {"map": (4, 2), "pairs": (2, 0), "map, all": (2, 0)}
         sizes |= {"line": (4, 1), "line, all": (1, 0), "line, legacy": (1, 0)}
     else:
@@ -234,7 +234,7 @@ CONTROLS = ("one_shot", "one_shot_shrinking", "gradual_plain", "one_shot_long", 
 # Replicas and epochs of all but the first. LeNet-300's differ less among themselves (0.06 points of
 # test error) than its gradual runs do (0.13): one replica of each of many runs tells most.
 _EFFORTS = {
-    "smoke": {"lenet-300": ((2, 6), (2, 3), (1, 12), (2, 3))},
+    "smoke": {"lenet-300": ((2, 3), (2, 2), (1, 6), (2, 2))},
     "quick": {
         "lenet-300": ((1, 100), (1, 40), (1, 400), (1, 40)),
         "lenet-5": ((2, 60), (2, 20), (1, 100), (2, 20)),

@@ -81,7 +81,7 @@ def sources(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_far", [False, True])
+@pytest.mark.parametrize("is_far", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_the_chapter_of_another_clone_is_refused_wherever_papermill_is_called(
     is_far: bool, tmp_path: Path
 ) -> None:

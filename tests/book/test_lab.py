@@ -292,7 +292,7 @@ def test_a_front_end_sees_the_pictures_uses_the_kernel_and_stops_the_run() -> No
         manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["nbconvert", "papermill"])
 def test_where_nobody_turns_the_knobs_the_chapter_shows_how_a_recorded_run_ended(
     tool: str, tmp_path: Path

@@ -114,27 +114,36 @@ SEEN_TWICE = {"index", "figure_1", "figure_4", "claims", "playground"}
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [browsing.WIDE, browsing.NARROW])
+@pytest.mark.parametrize(
+    "widths",
+    [
+        (browsing.NARROW, browsing.WIDE),
+        pytest.param((browsing.WIDE,), marks=pytest.mark.thorough),
+    ],
+)
 def test_every_page_works_offline_fits_and_can_be_read(
-    site: Path, browser: Browser, width: int
+    site: Path, browser: Browser, widths: tuple[int, ...]
 ) -> None:
+    """It is opened on a screen of the first of these widths, which then becomes the next."""
     faults = {}
     for path in pages(site):
-        with browsing.visit(browser, path.as_uri(), site, width) as (page, wrong):
+        with browsing.visit(browser, path.as_uri(), site, widths[0]) as (page, wrong):
             wrong += browsing.mathematics(page) + browsing.pictures(page)
-            for theme in ("light", "dark"):
-                page.emulate_media(color_scheme=theme)
-                page.wait_for_function(
-                    "theme => document.documentElement.dataset.theme === theme", arg=theme
-                )
-                seen = browsing.overflow(page) + browsing.contrast(page)
-                if (width, theme) == (browsing.WIDE, "light") or (
-                    path.stem in SEEN_TWICE and (width, theme) != (browsing.NARROW, "dark")
-                ):
-                    seen += browsing.accessibility(page)
-                wrong += [f"{theme}: {fault}" for fault in seen]
-            if width == browsing.WIDE:
-                wrong += browsing.controls(page)[1] + browsing.sideways(page)
+            for width in widths:
+                page.set_viewport_size({"width": width, "height": 900})
+                for theme in ("light", "dark"):
+                    page.emulate_media(color_scheme=theme)
+                    page.wait_for_function(
+                        "theme => document.documentElement.dataset.theme === theme", arg=theme
+                    )
+                    seen = browsing.overflow(page) + browsing.contrast(page)
+                    if len(widths) > 1 and (
+                        (width, theme) == (browsing.WIDE, "light")
+                        or (path.stem in SEEN_TWICE and (width, theme) != (browsing.NARROW, "dark"))
+                    ):
+                        seen += browsing.accessibility(page)
+                    wrong += [f"{width} px, {theme}: {fault}" for fault in seen]
+            wrong += browsing.controls(page)[1] + browsing.sideways(page)
         faults[path.name] = wrong
     assert {name: wrong for name, wrong in faults.items() if wrong} == {}
 
@@ -172,7 +181,7 @@ def test_a_download_is_unpacked_and_a_link_shows_what_it_leads_to(
 
 
 @needs_chromium
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.thorough), "dark"])
 def test_on_paper_every_page_is_black_on_white(site: Path, browser: Browser, theme: str) -> None:
     seen = """() => {
       const style = e => getComputedStyle(e);

@@ -109,6 +109,7 @@ def test_a_wheel_has_every_room_and_its_command(wheel: Path) -> None:
     assert "psplib = psplib.__main__:main" in zipfile.ZipFile(wheel).read(entry).decode()
 
 
+@pytest.mark.thorough
 def test_a_wheel_reproduces_and_packs_and_what_it_sends_back_is_published(
     site: Path, smoke: Store, tmp_path: Path
 ) -> None:

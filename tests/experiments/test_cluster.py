@@ -74,21 +74,18 @@ BUSY = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}
 
 
 @contextmanager
-def reproducing(runs: Path, log: Path) -> Iterator[subprocess.Popen]:
+def reproducing(runs: Path, log: Path, *words: str, **given: str) -> Iterator[subprocess.Popen]:
     """Fig. 1a at smoke scale is being reproduced by two workers of Ray."""
-    environment = (
-        os.environ
-        | BUSY
-        | {
-            "PYTHONPATH": str(ROOT),
-            "PSPLIB_RUNS": str(runs),
-            "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
-        }
-    )
+    surroundings = {
+        "PYTHONPATH": str(ROOT),
+        "PSPLIB_RUNS": str(runs),
+        "TMPDIR": str(runs.parent / ("long" * 25)),  # no socket can lie there
+    }
+    environment = os.environ | BUSY | surroundings | given
     Path(environment["TMPDIR"]).mkdir(exist_ok=True)
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(log), *ENGINE, "--jobs", "2"],
+        [sys.executable, "-c", DRIVER, str(log), *ENGINE, "--jobs", "2", *words],
         env=environment,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -147,52 +144,19 @@ def listening(processes: list[int]) -> set[str]:
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
-def test_a_worker_killed_in_the_middle_costs_nothing_and_nobody_else_is_let_in(
-    smoke: Store, store: Store, tmp_path: Path
+@pytest.mark.thorough
+def test_nobody_else_is_let_in_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
+    store: Store, tmp_path: Path
 ) -> None:
-    gradual, log = PANEL.lobsters[0], tmp_path / "log"
-    with reproducing(store.root, log) as process:
-        until((store.work(gradual) / "checkpoint.safetensors").exists, process)
+    log = tmp_path / "log"
+    with store.lock(PANEL.dense), reproducing(store.root, log) as process:
+        until(lambda: any(word == "done" for word, *_ in notes(log)), process)
         everyone = of(store.root)
         told = b"".join(Path(f"/proc/{p}/environ").read_bytes() for p in everyone)
         assert b"RAY_AUTH_MODE=token" in told
         found = listening(everyone)
         assert found
         assert found <= LOOPBACK
-        (victim,) = [p for word, p, run in notes(log) if (word, run) == ("began", key(gradual))]
-        os.kill(victim, signal.SIGKILL)
-        assert not store.has(gradual), "it was killed too late"
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    # Ray itself may say before that a worker died.
-    assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
-
-    configs = PANEL.runs(store)
-    assert sorted(store.all()) == sorted(map(store.folder, configs))
-    written = notes(log)
-    done = Counter(run for word, _, run in written if word == "done")
-    assert done == Counter(map(key, configs)), "each run is made once"
-    attempts = [process for word, process, run in written if (word, run) == ("began", key(gradual))]
-    assert len(attempts) > 1
-    assert victim not in attempts[1:]
-    assert len({process for word, process, _ in written if word == "done"}) == 2
-
-    for config in configs:
-        one, other = smoke.load(config), store.load(config)
-        assert one.provenance["files"] == other.provenance["files"]
-        names = {p.name for p in one.folder.iterdir()}
-        assert names == {p.name for p in other.folder.iterdir()}
-        for name in names - {"provenance.json"}:
-            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
-
-
-@pytest.mark.slow
-def test_what_another_process_has_is_left_to_it_and_ctrl_c_ends_the_sweep(
-    store: Store, tmp_path: Path
-) -> None:
-    log = tmp_path / "log"
-    with store.lock(PANEL.dense), reproducing(store.root, log) as process:
-        until(lambda: any(word == "done" for word, *_ in notes(log)), process)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -229,28 +193,42 @@ def head(surroundings: dict[str, str]) -> Iterator[str]:
             yield process.stdout.readline().strip()
 
 
-def test_a_cluster_that_runs_already_makes_what_lacks(
+@pytest.mark.thorough
+def test_on_a_cluster_that_runs_already_a_worker_killed_in_the_middle_costs_nothing(
     smoke: Store, store: Store, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    configs = PANEL.runs(smoke)
-    for config in configs[:-2]:
-        store.adopt(smoke.load(config))
+    gradual, log = PANEL.lobsters[0], tmp_path / "log"
     alone = BUSY | cluster._ALONE | {"RAY_AUTH_TOKEN": "0" * 64}
     with head(alone) as address:
         assert address.startswith("127.0.0.1:")
-        surroundings = alone | {"PYTHONPATH": str(ROOT), "PSPLIB_RUNS": str(store.root)}
-        done = subprocess.run(
-            [sys.executable, "-m", "psplib", *ENGINE, "--address", address, "--jobs", "1"],
-            env=os.environ | surroundings,
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"figure_1a at smoke scale is complete ({store.root}).\n"
+        with reproducing(store.root, log, "--address", address, **alone) as process:
+            until((store.work(gradual) / "checkpoint.safetensors").exists, process)
+            (victim,) = [p for word, p, run in notes(log) if (word, run) == ("began", key(gradual))]
+            os.kill(victim, signal.SIGKILL)
+            assert not store.has(gradual), "it was killed too late"
+            output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    # Ray itself may say before that a worker died.
+    assert output.endswith(f"figure_1a at smoke scale is complete ({store.root}).\n")
+
+    configs = PANEL.runs(store)
+    assert sorted(store.all()) == sorted(map(store.folder, configs))
+    written = notes(log)
+    done = Counter(run for word, _, run in written if word == "done")
+    assert done == Counter(map(key, configs)), "each run is made once"
+    attempts = [process for word, process, run in written if (word, run) == ("began", key(gradual))]
+    assert len(attempts) > 1
+    assert victim not in attempts[1:]
+    assert len({process for word, process, _ in written if word == "done"}) == 2
+
     for config in configs:
-        theirs, ours = smoke.load(config).provenance, store.load(config).provenance
-        assert theirs["files"] == ours["files"]
+        one, other = smoke.load(config), store.load(config)
+        assert one.provenance["files"] == other.provenance["files"]
+        names = {p.name for p in one.folder.iterdir()}
+        assert names == {p.name for p in other.folder.iterdir()}
+        for name in names - {"provenance.json"}:
+            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
 
 
 def test_a_worker_sweeps_until_nothing_lacks_and_says_what_is_wrong(

@@ -145,8 +145,7 @@ def test_the_networks_of_a_store_are_those_of_its_tables(smoke_minima: Store) ->
     assert [(n.arm, n.replica) for n in these] == [
         ("lobster", -1), ("untrained", -1), ("rewound", 0), ("rewound", 1)
     ]  # fmt: skip
-    config = dataclasses.replace(panel.transfer(source, retraining), draws=1, shots=(5,))
-    artefact = compute(config, smoke_minima, torch.device("cpu"))
+    artefact = compute(panel.transfer(source, retraining), smoke_minima, torch.device("cpu"))
     assert artefact is not None
     check_run(artefact, (Transfer, Retraining, Lobster), smoke_minima)
     errors = artefact.table("networks").set_index(["arm", "replica"])["test_error"]

@@ -312,6 +312,7 @@ def test_every_run_has_an_estimate_of_its_cost(smoke_beyond: Store, tmp_path: Pa
     assert 1800 < seconds(real, nothing) < 7200
 
 
+@pytest.mark.thorough
 def test_interrupted_by_its_budget_it_goes_on_to_the_same_bits(
     psplib: Callable, smoke_beyond: Store, tmp_path: Path
 ) -> None:

@@ -965,6 +965,7 @@ def leftovers(root: Path) -> list[str]:
     return [str(p) for p in kept if ".work" in p.parts or p.suffix == ".part"]
 
 
+@pytest.mark.thorough
 def test_kills(training: tuple[Data, Retraining, Mask], small: list[Path], tmp_path: Path) -> None:
     """A run, a publication and a tar, killed at a file operation and asked for again."""
     data, config, mask = training

@@ -276,7 +276,7 @@ def test_in_bfloat16_the_result_is_another_but_near(name: str, tiny: Data) -> No
     assert 1e-6 < far < 0.02
 
 
-@pytest.mark.slow  # a compiler is called
+@pytest.mark.thorough  # a compiler is called
 def test_the_fused_update_is_the_update_and_does_not_touch_what_it_is_tried_on() -> None:
     torch.manual_seed(0)
     update = stack_updates([LobsterStep(0.1 * k, 1e-3 * k, True, 0.9, 1e-4) for k in (1, 2, 3)], W)
