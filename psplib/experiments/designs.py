@@ -107,15 +107,21 @@ class _Several(_Named):
 
 @dataclass(frozen=True)
 class Panel(_Named):
-    """One panel of Fig. 1: gradual pruning runs, and what is retrained from the first one's masks.
+    """One panel of Fig. 1: gradual pruning runs, and what is retrained from the first one's masks,
+    the most telling arm first.
 
     The masks of the later runs are not retrained from: they show how much LOBSTER itself varies.
     """
 
     lobsters: tuple[Lobster, ...]
     dense: Retraining
-    retrained: Retraining
+    arms: tuple[Retraining, ...]
     most_points: int
+
+    @property
+    def retrained(self) -> Retraining:
+        """The rewound arm."""
+        return self.arms[0]
 
     @property
     def thresholds(self) -> tuple[Thresholds, ...]:
@@ -124,18 +130,14 @@ class Panel(_Named):
         return (Thresholds(first),) if first.architecture == "lenet-300" else ()
 
     def retrainings(self, densities: list[float]) -> list[Retraining]:
-        """All arms along the first gradual run, the most telling arm first.
+        """All arms along the first gradual run.
 
         `densities` are those of its points, the dense one first. At most `most_points` are
         retrained from: those nearest to equal steps of log density, the first pruned one and the
         last always among them.
         """
         points = spread(densities[1:], self.most_points)
-        return [
-            dataclasses.replace(self.retrained, point=point + 1, arm=arm)
-            for arm in RETRAINED
-            for point in points
-        ]
+        return [dataclasses.replace(arm, point=point + 1) for arm in self.arms for point in points]
 
     def runs(self, store: Store) -> list[Run]:
         """Its runs in the order of their worth, see `Design.runs`."""

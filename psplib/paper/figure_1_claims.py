@@ -38,6 +38,7 @@ AROUND, SPARSITY_B, ABOUT = 0.80, 0.98, 0.10
 SPARSITY_C = 0.80
 ARM = {"rewound": "rewound", "reinitialised": "re-initialised"}
 VALUES = {"rewound": "original", "reinitialised": "new random"}
+NO_PANEL = "needs a panel whose networks are there and saw the whole of their data"
 STRUCTURES = {"restructured-layer": "layer by layer", "restructured-global": "global"}
 
 
@@ -304,37 +305,39 @@ def claims_across(panels: Sequence[Figure1]) -> list[Verdict]:
         "The gap between gradual and one-shot pruning is lowest for LeNet-5 on MNIST (one mask a "
         "panel)."
     )
-    whole = [f for f in panels if not part_of_the_data(f)]
-    left_out = "; ".join(filter(None, map(part_of_the_data, panels)))
     short = "; ".join(filter(None, (part_of_the_data(f) or unequal(f) for f in panels)))
+    failing, left_out = _whole(panels, VALUES)
+    limited, left_out_too = _whole(panels, ["rewound"])
+    limit = reserved(_limit(limited), "; ".join(filter(None, map(unequal, limited))))
     return [
-        _noted(_fail(whole), left_out),
+        _noted(_fail(failing), left_out),
         reserved(_extreme(resnet, "5.1", panels, "d", "reinitialised", 1), short),
         reserved(_extreme(lowest, "5.2", panels, "b", "rewound", -1), short),
-        _noted(reserved(_limit(whole), "; ".join(filter(None, map(unequal, whole)))), left_out),
+        _noted(limit, left_out_too),
     ]
 
 
+def _whole(panels: Sequence[Figure1], arms: Iterable[str]) -> tuple[list[Figure1], str]:
+    """The panels that a claim on every panel can be tested on; why others are left out."""
+    why = [part_of_the_data(f) or _missing([f], arms) for f in panels]
+    whole = [f for f, reason in zip(panels, why, strict=True) if not reason]
+    return whole, "; ".join(filter(None, why))
+
+
 def _noted(verdict: Verdict, left_out: str) -> Verdict:
-    if not left_out or verdict.verdict == NOT_RUN:
+    if not left_out:
         return verdict
     return replace(verdict, test=f"{verdict.test}; left out: {left_out}")
 
 
 def _missing(panels: Sequence[Figure1], arms: Iterable[str]) -> str:
-    if not panels:
-        return "needs a panel that is trained on the whole of its data"
     gone = [
         f.letter
         for f in panels
         if f.errors("dense").empty
         or not all(complete(f.errors(arm), f.planned[-1:]) for arm in arms)
     ]
-    return (
-        f"needs the last point of every panel, and that of {_letters(gone)} is not there"
-        if gone
-        else ""
-    )
+    return f"the last point of {_letters(gone)} is not there yet" if gone else ""
 
 
 def _masks(panels: Sequence[Figure1]) -> str:
@@ -343,8 +346,8 @@ def _masks(panels: Sequence[Figure1]) -> str:
 
 def _fail(panels: Sequence[Figure1]) -> Verdict:
     claim = "From original and from random values, retraining fails at high compression rates."
-    if gone := _missing(panels, VALUES):
-        return Verdict(claim, "5.1", gone, NOT_RUN)
+    if not panels:
+        return Verdict(claim, "5.1", NO_PANEL, NOT_RUN)
     tests = [
         Tested(t.verdict, t.p, t.effect, f"({f.letter}) {t.where}")
         for f in panels
@@ -364,8 +367,8 @@ def _limit(panels: Sequence[Figure1]) -> Verdict:
     claim = (
         "There is a limit to the sparsity of one-shot pruning, and gradual pruning overcomes it."
     )
-    if gone := _missing(panels, ["rewound"]):
-        return Verdict(claim, "6", gone, NOT_RUN)
+    if not panels:
+        return Verdict(claim, "6", NO_PANEL, NOT_RUN)
     tests = []
     for f in panels:
         dense = f.errors("dense").loc[0].dropna()
@@ -396,7 +399,7 @@ def _extreme(
     """The verdict on "the gap of a panel is the largest" (sign 1) or "the smallest" (-1); the
     largest gap must also be above zero."""
     if gone := _missing(panels, [arm]):
-        return Verdict(claim, section, gone, NOT_RUN)
+        return Verdict(claim, section, f"needs every panel, and {gone}", NOT_RUN)
     gaps = {figure.letter: _gap(figure, arm) for figure in panels}
     own = gaps.pop(letter)
     tests = [

@@ -186,15 +186,13 @@ def test_each_line_of_the_four_panels_has_its_name_at_its_end_in_one_colour(
 
 
 def test_no_text_of_the_four_panels_is_clipped_or_covered(panels: list[Figure1]) -> None:
-    quick = Figure1(
-        scales.figure_1d("quick"), panels[3].table, (scales.figure_1d("quick").dense,), ()
-    )
-    fig = figure_1.plot_panels([*panels[:3], quick])
+    part = scales.figure_1d("smoke")
+    fig = figure_1.plot_panels([*panels[:3], Figure1(part, panels[3].table, (part.dense,), ())])
     renderer = FigureCanvasAgg(fig).get_renderer()
     fig.draw_without_rendering()
     above = [ax.texts[0].get_text() for ax in fig.axes]
     assert above[0] == "paper: 10 replicas"
-    assert above[3] == "quick: 2,000 images, 3 replicas, 1 run missing"
+    assert above[3] == "smoke: 200 images, 2 replicas, 1 run missing"
     # With its titles, ticks, labels and names.
     boxes = [ax.get_tightbbox(renderer) for ax in fig.axes]
     for i, box in enumerate(boxes):

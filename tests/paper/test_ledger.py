@@ -37,13 +37,13 @@ def test_every_verdict_of_every_chapter_is_listed_in_the_order_of_the_paper() ->
 
 
 def test_a_panel_names_its_network_and_what_its_verdicts_rest_on() -> None:
-    quick = Figure1(scales.figure_1d("quick"), PANELS[3].table, (), ())
-    found = ledger.entries([*PANELS[:3], quick], world())
-    (entry,) = (e for e in found if "minor" in e.verdict.claim and "ResNet" in e.verdict.claim)
-    assert entry.verdict.claim.endswith(" (ResNet-32, CIFAR-10)")
-    assert entry.basis == "quick, 2,000 images, masks of gradual run 0, 3 replicas"
+    part = Figure1(scales.figure_1d("smoke"), PANELS[3].table, (), ())
+    found = ledger.entries([*PANELS[:3], part], world())
+    (entry,) = (e for e in found if "minor" in e.verdict.claim and "ResNet-8" in e.verdict.claim)
+    assert entry.verdict.claim.endswith(" (ResNet-8, digits)")
+    assert entry.basis == "smoke, 200 images, masks of gradual run 0, 2 replicas"
     (between,) = (e for e in found if "extremely evident" in e.verdict.claim)
-    assert between.basis.endswith("(d) quick, masks of gradual run 0, 3 replicas")
+    assert between.basis.endswith("(d) smoke, masks of gradual run 0, 2 replicas")
 
 
 def test_each_measure_of_narrow_has_a_row() -> None:
