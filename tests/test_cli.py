@@ -127,11 +127,9 @@ def python(*words: str, folder: Path, **environment: str | None) -> subprocess.C
         ("--help", ">&-", 0),
         ("reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 1", ">&- 2>&-", 0),
         pytest.param(
-            *(
-                "reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 2",
-                ">&- 2>&- <&-",
-                0,
-            ),
+            "reproduce --scale smoke --only figure_1a --budget 0.001 --jobs 2",
+            ">&- 2>&- <&-",
+            0,
             marks=pytest.mark.thorough,
         ),
         ("status", "| true", 0),

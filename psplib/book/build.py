@@ -64,7 +64,7 @@ def build_book(
 
 def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool, release: bool) -> Path:
     sources = chapters(root)
-    templates = sorted((p for p in sources if p.suffix == ".ipynb"), key=_lateness)
+    templates = sorted((p for p in sources if p.suffix == ".ipynb"), key=_longest_first)
     store = store_of(parameters["scale"])
 
     def ingredients() -> tuple[str, dict[Path, str | None]]:
@@ -116,9 +116,9 @@ def _build(root: Path, parameters: dict[str, str], output: Path, pdf: bool, rele
     return html / "index.html"
 
 
-def _lateness(template: Path) -> tuple[bool, int]:
-    """What takes longest comes first, so that no core waits for it alone in the end: what is slow,
-    as its metadata say, then what is large."""
+def _longest_first(template: Path) -> tuple[bool, int]:
+    """The place of a chapter: what is slow, as its metadata say, then what is large, so that no
+    core waits for it alone in the end."""
     return b'"slow": true' not in template.read_bytes(), -template.stat().st_size
 
 

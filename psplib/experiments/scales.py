@@ -84,8 +84,8 @@ def figure_1c(scale: str, seed: int = 0) -> Panel:
 
 
 def figure_1d(scale: str, seed: int = 0) -> Panel:
-    """Fig. 1d, ResNet-32 on CIFAR-10; at quick scale, for CPUs that multiply in bfloat16, a fifth
-    of the epochs, and fewer arms."""
+    """Fig. 1d, ResNet-32 on CIFAR-10; at quick scale, for CPUs that multiply in bfloat16, fewer
+    epochs, no global structure, and of that layer by layer one replica."""
     sizes = {"smoke": Size(1, 2, 2, 2), "quick": Size(1, 2, 20, 2), "paper": Size(3, 10, 182, 8)}
     he: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4, "batch_size": 128}
     gradual: dict[str, Any] = {"architecture": "resnet-32", "data": "cifar10"}

@@ -86,6 +86,11 @@ _RESNET_RETRAINING = {
         "He et al. (2016), section 4.2: 64,000 steps, which are 182 epochs of 352; the code that "
         "the paper names has 200; at quick scale what a CPU can pay",
     ),
+    "replicas": Origin(
+        "paper",
+        "Sec. 5: 10 initialisations, 10 structures; ours also repeats the rewound network; at "
+        "quick scale two, and one structure layer by layer",
+    ),
     "precision": _BFLOAT16,
     "learning_rate": _STEP,
     "batch_size": _STEP,

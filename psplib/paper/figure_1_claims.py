@@ -38,7 +38,6 @@ AROUND, SPARSITY_B, ABOUT = 0.80, 0.98, 0.10
 SPARSITY_C = 0.80
 ARM = {"rewound": "rewound", "reinitialised": "re-initialised"}
 VALUES = {"rewound": "original", "reinitialised": "new random"}
-NO_PANEL = "needs a panel whose networks are there and saw the whole of their data"
 STRUCTURES = {"restructured-layer": "layer by layer", "restructured-global": "global"}
 
 
@@ -74,8 +73,8 @@ def unequal(figure: Figure1) -> str:
 
     The dense network is trained as long as they are. Where its error is higher by more than the
     margin than that of LOBSTER's network before its first pruning, their training was too short;
-    where it is lower by more than that than the lowest error of any of LOBSTER's points, LOBSTER's
-    was. A gap would be that of the budgets.
+    where LOBSTER's lowest error of all points is higher than that of the dense network by more than
+    the margin, LOBSTER's was. A gap would be that of the budgets.
     """
     dense, own = figure.errors("dense"), figure.gradual
     if dense.empty or own.empty:
@@ -311,39 +310,37 @@ def claims_across(panels: Sequence[Figure1]) -> list[Verdict]:
         "The gap between gradual and one-shot pruning is lowest for LeNet-5 on MNIST (one mask a "
         "panel)."
     )
+    whole = [f for f in panels if not part_of_the_data(f)]
+    left_out = "; ".join(filter(None, map(part_of_the_data, panels)))
     short = "; ".join(filter(None, (part_of_the_data(f) or unequal(f) for f in panels)))
-    failing, left_out = _whole(panels, VALUES)
-    limited, left_out_too = _whole(panels, ["rewound"])
-    limit = reserved(_limit(limited), "; ".join(filter(None, map(unequal, limited))))
     return [
-        _noted(_fail(failing), left_out),
+        _noted(_fail(whole), left_out),
         reserved(_extreme(resnet, "5.1", panels, "d", "reinitialised", 1), short),
         reserved(_extreme(lowest, "5.2", panels, "b", "rewound", -1), short),
-        _noted(limit, left_out_too),
+        _noted(reserved(_limit(whole), "; ".join(filter(None, map(unequal, whole)))), left_out),
     ]
 
 
-def _whole(panels: Sequence[Figure1], arms: Iterable[str]) -> tuple[list[Figure1], str]:
-    """The panels that a claim on every panel can be tested on; why others are left out."""
-    why = [part_of_the_data(f) or _missing([f], arms) for f in panels]
-    whole = [f for f, reason in zip(panels, why, strict=True) if not reason]
-    return whole, "; ".join(filter(None, why))
-
-
 def _noted(verdict: Verdict, left_out: str) -> Verdict:
-    if not left_out:
+    if not left_out or verdict.verdict == NOT_RUN:
         return verdict
     return replace(verdict, test=f"{verdict.test}; left out: {left_out}")
 
 
 def _missing(panels: Sequence[Figure1], arms: Iterable[str]) -> str:
+    if not panels:
+        return "needs a panel that is trained on the whole of its data"
     gone = [
         f.letter
         for f in panels
         if f.errors("dense").empty
         or not all(complete(f.errors(arm), f.planned[-1:]) for arm in arms)
     ]
-    return f"the last point of {_letters(gone)} is not there yet" if gone else ""
+    return (
+        f"needs the last point of every panel, and that of {_letters(gone)} is not there"
+        if gone
+        else ""
+    )
 
 
 def _masks(panels: Sequence[Figure1]) -> str:
@@ -352,8 +349,8 @@ def _masks(panels: Sequence[Figure1]) -> str:
 
 def _fail(panels: Sequence[Figure1]) -> Verdict:
     claim = "From original and from random values, retraining fails at high compression rates."
-    if not panels:
-        return Verdict(claim, "5.1", NO_PANEL, NOT_RUN)
+    if gone := _missing(panels, VALUES):
+        return Verdict(claim, "5.1", gone, NOT_RUN)
     tests = [
         Tested(t.verdict, t.p, t.effect, f"({f.letter}) {t.where}")
         for f in panels
@@ -373,8 +370,8 @@ def _limit(panels: Sequence[Figure1]) -> Verdict:
     claim = (
         "There is a limit to the sparsity of one-shot pruning, and gradual pruning overcomes it."
     )
-    if not panels:
-        return Verdict(claim, "6", NO_PANEL, NOT_RUN)
+    if gone := _missing(panels, ["rewound"]):
+        return Verdict(claim, "6", gone, NOT_RUN)
     tests = []
     for f in panels:
         dense = f.errors("dense").loc[0].dropna()
@@ -405,7 +402,7 @@ def _extreme(
     """The verdict on "the gap of a panel is the largest" (sign 1) or "the smallest" (-1); the
     largest gap must also be above zero."""
     if gone := _missing(panels, [arm]):
-        return Verdict(claim, section, f"needs every panel, and {gone}", NOT_RUN)
+        return Verdict(claim, section, gone, NOT_RUN)
     gaps = {figure.letter: _gap(figure, arm) for figure in panels}
     own = gaps.pop(letter)
     tests = [

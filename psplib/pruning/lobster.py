@@ -136,7 +136,9 @@ class Lobster(Run):
 
     @property
     def _seconds(self) -> tuple[float, float, float]:
-        return _SECONDS.get(self.architecture, _SECONDS["resnet-32"])
+        whole, dense, sparse = _SECONDS.get(self.architecture, _SECONDS["resnet-32"])
+        faster = 2 if self.precision == "bfloat16" else 1
+        return whole / faster, dense / faster, sparse / faster
 
     @property
     def cost(self) -> float:
